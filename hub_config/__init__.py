@@ -1,0 +1,1 @@
+"""The deployment: hub configuration, page templates, and the ``timeshare`` command."""

@@ -1,0 +1,109 @@
+"""What a GPU is to timeshare. Plain facts, no I/O; every inventory (NVML, simulated) answers in these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+MIB_PER_GIB = 1024
+
+
+@dataclass(frozen=True)
+class MigInstance:
+    """One hardware partition (MIG) of a device.
+
+    ``profile`` is the vendor's name without the product part, such as ``1g.10gb``; ``memory_mib`` is in MiB.
+    """
+
+    uuid: str
+    profile: str
+    memory_mib: int
+    gpu_instance_id: int = 0
+    compute_instance_id: int = 0
+
+
+@dataclass(frozen=True)
+class Device:
+    """One physical GPU, known by its UUID.
+
+    ``memory_mib`` is what sessions can get: total memory less what the driver keeps for itself, in MiB.
+    ``order`` is the fixed place of the device on its node; placement breaks ties by it.
+    A device with ``instances`` is MIG-partitioned: it is handed out by instance, never whole or by fraction.
+    ``cordoned`` says why no new share may be placed here; None means healthy.
+    """
+
+    uuid: str
+    model: str
+    memory_mib: int
+    node: str = "local"
+    order: int = 0
+    minor: int | None = None
+    compute_capability: str = ""
+    instances: tuple[MigInstance, ...] = ()
+    cordoned: str | None = None
+    simulated: bool = False
+
+    @property
+    def partitioned(self) -> bool:
+        return bool(self.instances)
+
+
+@dataclass(frozen=True)
+class DeviceProcess:
+    """A process that holds GPU memory. ``memory_mib`` is None where the driver does not say."""
+
+    pid: int
+    device_uuid: str
+    memory_mib: int | None
+    instance_uuid: str | None = None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything one look at a node's GPUs told.
+
+    ``driver`` and ``cuda`` are version strings, empty without a driver. ``note`` says in words why there are
+    no devices, or that they are simulated.
+    """
+
+    devices: tuple[Device, ...] = ()
+    driver: str = ""
+    cuda: str = ""
+    simulated: bool = False
+    note: str = ""
+
+    def by_uuid(self) -> Mapping[str, Device]:
+        return {device.uuid: device for device in self.devices}
+
+
+@dataclass(frozen=True)
+class HealthEvent:
+    """Something the driver reported about a device. ``cordon`` is True when no new work may go there."""
+
+    device_uuid: str
+    kind: str
+    detail: str
+    cordon: bool
+    code: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class DeviceSource(Protocol):
+    """The one interface behind which NVML and the simulated inventory stand."""
+
+    def inventory(self) -> Inventory:
+        """The devices as they are now. Raises DeviceError when the driver does not answer (unknown, not gone)."""
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        """Who holds GPU memory now. Raises DeviceError when that cannot be known."""
+
+    def health_events(self) -> tuple[HealthEvent, ...]:
+        """Events since the last call, without waiting."""
+
+    def close(self) -> None:
+        """Let go of the driver. Safe to call twice."""
+
+
+class DeviceError(Exception):
+    """The driver did not answer: the facts are unknown. Never read as 'no devices'."""

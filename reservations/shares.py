@@ -1,0 +1,167 @@
+"""From what a person asks for to one typed share request. Validated here, once, on every path."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from .devices.model import MIB_PER_GIB
+from .errors import PublicError, invalid
+
+MAX_COUNT = 1024
+MAX_MEMORY_GIB = 1024.0
+FULL_COMPUTE = 1000
+"""Compute weight of a whole device, in thousandths."""
+MODEL_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,62}")
+PROFILE_PATTERN = re.compile(r"[1-9][0-9]?g\.[1-9][0-9]{0,3}gb(\+[a-z0-9.+]{1,12})?")
+SHARE_FIELDS = ("gpus", "memory_gib", "compute_percent", "mig_profile", "model", "cpu_only")
+
+
+class Shape(str, Enum):
+    """The four kinds of share. ``CPU`` holds no GPU, and sees none."""
+
+    WHOLE = "whole"
+    FRACTION = "fraction"
+    MIG = "mig"
+    CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class ShareRequest:
+    """A validated wish.
+
+    ``count``: whole devices on one node. ``memory_mib``: device memory of one device, in MiB. ``compute``: weight in
+    thousandths of a device, 0 for "in proportion to the memory". ``profile``: a MIG profile such as ``1g.10gb``.
+    ``model``: a device model such as ``a100-40gb``; empty for any.
+    """
+
+    shape: Shape
+    count: int = 0
+    memory_mib: int = 0
+    compute: int = 0
+    profile: str = ""
+    model: str = ""
+
+    def describe(self) -> str:
+        """The share in a person's words, such as ``10 GiB of one a100-40gb``."""
+        model = self.model or "GPU"
+        if self.shape is Shape.WHOLE:
+            return f"{self.count} whole {model}{'s' if self.count > 1 else ''}"
+        if self.shape is Shape.FRACTION:
+            weight = f" at {self.compute / 10:g} % compute" if self.compute else ""
+            return f"{self.memory_mib / MIB_PER_GIB:g} GiB of one {model}{weight}"
+        if self.shape is Shape.MIG:
+            return f"one {self.profile} slice{' of ' + self.model if self.model else ''}"
+        return "CPU only"
+
+    def as_options(self) -> dict[str, Any]:
+        """The same wish in the fields of the API; ``parse_share`` of it gives an equal request."""
+        fields: dict[str, Any] = {}
+        if self.shape is Shape.WHOLE:
+            fields["gpus"] = self.count
+        elif self.shape is Shape.FRACTION:
+            fields["memory_gib"] = self.memory_mib / MIB_PER_GIB
+            if self.compute:
+                fields["compute_percent"] = self.compute / 10
+        elif self.shape is Shape.MIG:
+            fields["mig_profile"] = self.profile
+        else:
+            fields["cpu_only"] = True
+        if self.model:
+            fields["model"] = self.model
+        return fields
+
+
+def parse_share(fields: Mapping[str, Any]) -> ShareRequest:
+    """The typed request for API fields (``gpus``, ``memory_gib``, ``compute_percent``, ``mig_profile``, ``model``,
+    ``cpu_only``).
+
+    Raises PublicError naming the field, the value and the rule.
+    """
+    unknown = sorted(set(fields) - set(SHARE_FIELDS))
+    if unknown:
+        raise invalid(str(unknown[0]), fields[unknown[0]], f"no such field; known fields: {', '.join(SHARE_FIELDS)}")
+    given = {name: value for name, value in fields.items() if value is not None and value is not False}
+    shapes = [name for name in ("gpus", "memory_gib", "mig_profile", "cpu_only") if name in given]
+    if len(shapes) != 1:
+        raise _not_one_shape(shapes)
+    model = _model(given.get("model"))
+    if "compute_percent" in given and shapes[0] != "memory_gib":
+        raise invalid("compute_percent", given["compute_percent"], "goes with memory_gib only")
+    if shapes[0] == "gpus":
+        return ShareRequest(Shape.WHOLE, count=_count(given["gpus"]), model=model)
+    if shapes[0] == "memory_gib":
+        return ShareRequest(
+            Shape.FRACTION,
+            memory_mib=_memory_mib(given["memory_gib"]),
+            compute=_compute(given.get("compute_percent")),
+            model=model,
+        )
+    if shapes[0] == "mig_profile":
+        return ShareRequest(Shape.MIG, profile=_profile(given["mig_profile"]), model=model)
+    return _cpu_only(given["cpu_only"], model)
+
+
+def _not_one_shape(shapes: Sequence[str]) -> PublicError:
+    rule = "give exactly one of gpus, memory_gib, mig_profile or cpu_only"
+    if not shapes:
+        return PublicError("invalid", f"no share asked for: {rule}", 400, {"field": "share", "rule": rule})
+    return invalid("share", " and ".join(shapes), f"two shapes at once; {rule}")
+
+
+def _model(value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not MODEL_PATTERN.fullmatch(value):
+        raise invalid("model", value, "must be a model name in lower case, such as a100-40gb")
+    return value
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
+        raise invalid(
+            "gpus",
+            value,
+            f"must be a whole number from 1 to {MAX_COUNT}; for no GPU ask for cpu_only instead",
+        )
+    return value
+
+
+def _number(name: str, value: object, low: float, high: float, unit: str) -> float:
+    rule = f"must be a number of {unit} above {low:g} and at most {high:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid(name, value, rule)
+    if not math.isfinite(value) or not low < value <= high:
+        raise invalid(name, value, rule)
+    return float(value)
+
+
+def _memory_mib(value: object) -> int:
+    mib = round(_number("memory_gib", value, 0, MAX_MEMORY_GIB, "GiB") * MIB_PER_GIB)
+    if mib < 1:
+        raise invalid("memory_gib", value, "must be at least 1 MiB (0.001 GiB)")
+    return mib
+
+
+def _compute(value: object) -> int:
+    if value is None:
+        return 0
+    return max(1, round(_number("compute_percent", value, 0, 100, "percent of a device") * 10))
+
+
+def _profile(value: object) -> str:
+    if not isinstance(value, str) or not PROFILE_PATTERN.fullmatch(value):
+        raise invalid("mig_profile", value, "must be a MIG profile such as 1g.10gb")
+    return value
+
+
+def _cpu_only(value: object, model: str) -> ShareRequest:
+    if value is not True:
+        raise invalid("cpu_only", value, "must be true, or left out")
+    if model:
+        raise invalid("model", model, "a cpu_only session holds no GPU: leave model out")
+    return ShareRequest(Shape.CPU)
