@@ -1,0 +1,1 @@
+"""The node agent: owns this node's GPUs and session processes."""
