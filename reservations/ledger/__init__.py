@@ -1,0 +1,5 @@
+"""Durable truth: every reservation, on SQLite or PostgreSQL, written by one service process."""
+
+from .store import Change, Ledger, LedgerLost
+
+__all__ = ["Change", "Ledger", "LedgerLost"]

@@ -1,0 +1,43 @@
+"""Reservations as rows, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ..placement import Holding
+from ..reservation import Kind, Reason, Reservation, State
+from ..shares import parse_share
+
+PLAIN = (
+    *("id", "seq", "owner", "server_name", "time_limit_s", "submitted_at", "client_key", "detail"),
+    *("generation", "enforcement", "granted_at", "starting_at", "started_at", "ends_at", "ending_at", "ended_at"),
+)
+
+
+def to_row(reservation: Reservation) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(reservation, name) for name in PLAIN}
+    row["kind"] = reservation.kind.value
+    row["state"] = reservation.state.value
+    row["reason"] = reservation.reason.value if reservation.reason else None
+    row["share"] = json.dumps(reservation.request.as_options())
+    row["placement"] = json.dumps([asdict(holding) for holding in reservation.holdings])
+    return row
+
+
+def from_row(row: Mapping[str, Any]) -> Reservation:
+    plain = {name: row[name] for name in PLAIN}
+    return Reservation(
+        **plain,
+        kind=Kind(row["kind"]),
+        state=State(row["state"]),
+        reason=Reason(row["reason"]) if row["reason"] else None,
+        request=parse_share(json.loads(row["share"])),
+        holdings=tuple(Holding(**holding) for holding in json.loads(row["placement"])),
+    )
+
+
+def holding_rows(reservation: Reservation) -> list[dict[str, Any]]:
+    return [{"reservation_id": reservation.id, **asdict(holding)} for holding in reservation.holdings]

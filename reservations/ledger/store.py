@@ -1,0 +1,206 @@
+"""The ledger: one writer, every change a transaction that is on disk before anybody hears of it.
+
+Who may write is settled by an *epoch*: opening the ledger takes the next number, and every transaction first checks
+that the number is still its own. A second service on the same ledger thus ends the first instead of granting twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from ..clock import ClockAnchor
+from ..reservation import Reservation, State
+from . import tables
+from .rows import from_row, holding_rows, to_row
+
+
+class LedgerLost(Exception):
+    """Another service process owns the ledger now. This one must stop: what it knows may be old."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One reservation as it shall be. ``new`` inserts it; ``before`` is what it was, None when new."""
+
+    after: Reservation
+    before: Reservation | None
+
+    @property
+    def new(self) -> bool:
+        return self.before is None
+
+
+_T = tables.reservations
+_H = tables.holdings
+_CHECK_EPOCH = (
+    sa.update(tables.meta)
+    .values(value=sa.bindparam("mine"))
+    .where(tables.meta.c.key == "epoch", tables.meta.c.value == sa.bindparam("mine_too"))
+)
+_INSERT = sa.insert(_T)
+_UPDATE = (
+    sa.update(_T)
+    .where(_T.c.id == sa.bindparam("row_id"))
+    .values({c.name: sa.bindparam(c.name) for c in _T.columns if c.name != "id"})
+)
+_INSERT_HOLDINGS = sa.insert(_H)
+_DELETE_HOLDINGS = sa.delete(_H).where(_H.c.reservation_id == sa.bindparam("row_id"))
+_INSERT_EVENTS = sa.insert(tables.events)
+
+
+class Ledger:
+    """Open it with ``Ledger.open``; use it from one thread."""
+
+    def __init__(self, engine: sa.Engine, epoch: str) -> None:
+        self._engine = engine
+        self._epoch = epoch
+        self._connection = engine.connect()
+
+    @classmethod
+    def open(cls, url: str) -> Ledger:
+        """Opens and migrates the ledger at ``url`` and takes its ownership. ``sqlite:///path`` or ``postgresql+…``."""
+        engine = _engine(url)
+        with engine.begin() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        with engine.begin() as connection:
+            meta = tables.meta
+            epoch = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "epoch").with_for_update())
+            following = str(int(epoch or 0) + 1)
+            if epoch is None:
+                connection.execute(sa.insert(meta).values(key="epoch", value=following))
+            else:
+                connection.execute(sa.update(meta).where(meta.c.key == "epoch").values(value=following))
+        return cls(engine, following)
+
+    def close(self) -> None:
+        self._connection.close()
+        self._engine.dispose()
+
+    def commit(self, changes: Sequence[Change], now: float) -> None:
+        """Writes ``changes`` as one transaction, durable on return. Raises LedgerLost when no longer the owner."""
+        connection = self._connection
+        with connection.begin():
+            self._check_owner()
+            # Ends first: a device may be passed on within one transaction.
+            for change in sorted(changes, key=lambda c: c.after.holds):
+                self._write(change)
+            connection.execute(
+                _INSERT_EVENTS,
+                [
+                    {
+                        "reservation_id": change.after.id,
+                        "at": now,
+                        "state": change.after.state.value,
+                        "detail": change.after.detail,
+                    }
+                    for change in changes
+                ],
+            )
+
+    def _check_owner(self) -> None:
+        done = self._connection.execute(_CHECK_EPOCH, {"mine": self._epoch, "mine_too": self._epoch})
+        if done.rowcount != 1:
+            raise LedgerLost(f"the ledger is owned by another service process (this one has epoch {self._epoch})")
+
+    def _write(self, change: Change) -> None:
+        row = to_row(change.after)
+        if change.new:
+            self._connection.execute(_INSERT, row)
+        else:
+            self._connection.execute(_UPDATE, {**row, "row_id": row.pop("id")})
+        held_before = change.before is not None and change.before.holds
+        if change.after.holds and not held_before:
+            rows = holding_rows(change.after)
+            if rows:
+                self._connection.execute(_INSERT_HOLDINGS, rows)
+        elif held_before and not change.after.holds:
+            self._connection.execute(_DELETE_HOLDINGS, {"row_id": change.after.id})
+
+    def live(self) -> list[Reservation]:
+        """Every reservation that has not ended, in queue order."""
+        return self._select(sa.select(_T).where(_T.c.state != State.ENDED.value).order_by(_T.c.seq))
+
+    def get(self, reservation_id: str) -> Reservation | None:
+        found = self._select(sa.select(_T).where(_T.c.id == reservation_id))
+        return found[0] if found else None
+
+    def by_client_key(self, owner: str, client_key: str) -> Reservation | None:
+        found = self._select(sa.select(_T).where(_T.c.owner == owner, _T.c.client_key == client_key))
+        return found[0] if found else None
+
+    def find(self, owner: str | None, states: Iterable[State], limit: int) -> list[Reservation]:
+        """The newest ``limit`` reservations, of ``owner`` (None: of all), in one of ``states`` (none given: any)."""
+        query = sa.select(_T).order_by(_T.c.seq.desc()).limit(limit)
+        if owner is not None:
+            query = query.where(_T.c.owner == owner)
+        values = [state.value for state in states]
+        if values:
+            query = query.where(_T.c.state.in_(values))
+        return self._select(query)
+
+    def last_seq(self) -> int:
+        with self._connection.begin():
+            return int(self._connection.scalar(sa.select(sa.func.max(_T.c.seq))) or 0)
+
+    def holdings(self) -> list[dict[str, Any]]:
+        """The holdings table as it stands, for audits and tests."""
+        with self._connection.begin():
+            return [dict(row) for row in self._connection.execute(sa.select(_H)).mappings()]
+
+    def events(self, reservation_id: str) -> list[dict[str, Any]]:
+        e = tables.events
+        query = sa.select(e.c.at, e.c.state, e.c.detail).where(e.c.reservation_id == reservation_id).order_by(e.c.id)
+        with self._connection.begin():
+            return [dict(row) for row in self._connection.execute(query).mappings()]
+
+    def read_meta(self, key: str) -> Any:
+        """The JSON value stored under ``key``; None when there is none."""
+        meta = tables.meta
+        with self._connection.begin():
+            text = self._connection.scalar(sa.select(meta.c.value).where(meta.c.key == key))
+        return None if text is None else json.loads(text)
+
+    def write_meta(self, key: str, value: Any) -> None:
+        meta, text = tables.meta, json.dumps(value)
+        with self._connection.begin():
+            self._check_owner()
+            done = self._connection.execute(sa.update(meta).where(meta.c.key == key).values(value=text))
+            if done.rowcount == 0:
+                self._connection.execute(sa.insert(meta).values(key=key, value=text))
+
+    def clock_anchor(self) -> ClockAnchor | None:
+        stored = self.read_meta("clock")
+        return ClockAnchor(**stored) if stored else None
+
+    def store_clock_anchor(self, anchor: ClockAnchor) -> None:
+        self.write_meta("clock", asdict(anchor))
+
+    def _select(self, query: sa.Select[Any]) -> list[Reservation]:
+        with self._connection.begin():
+            return [from_row(dict(row)) for row in self._connection.execute(query).mappings()]
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(parsed, pool_pre_ping=True)
+    engine = sa.create_engine(parsed, connect_args={"check_same_thread": False, "timeout": 30})
+
+    @sa.event.listens_for(engine, "connect")
+    def _durable(connection: Any, _record: Any) -> None:
+        # WAL + FULL: a commit is on disk when it returns, and readers never block the writer.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine

@@ -1,0 +1,314 @@
+"""The owner of all reservations: takes requests and facts, decides, writes the ledger, then lets others know.
+
+No I/O but the ledger's; every call runs in one thread. Whoever calls asks the agent and the clock.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from .clock import Clock, duration_text, rfc3339
+from .devices.model import Device, Inventory
+from .errors import PublicError
+from .ledger import Change, Ledger
+from .limits import Limits, check_extension, check_submission, check_time
+from .placement import Slot, never_fits, slots_of
+from .reservation import Kind, Reason, Reservation, State
+from .schedule import Facts, Forecast, earliest_for_new, forecast, schedule
+from .shares import ShareRequest
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What somebody asks for, already typed. ``queue`` False: now or not at all."""
+
+    owner: str
+    request: ShareRequest
+    time_limit_s: int | None = None
+    kind: Kind = Kind.SESSION
+    server_name: str = ""
+    client_key: str | None = None
+    queue: bool = True
+
+
+class Pool:
+    """All reservations and devices of a pool. ``changed`` is called after every commit."""
+
+    def __init__(self, ledger: Ledger, limits: Limits, clock: Clock) -> None:
+        self._ledger = ledger
+        self.limits = limits
+        self.clock = clock
+        self.changed: Callable[[], None] = lambda: None
+        self.inventory: Inventory | None = None
+        self.version = 0
+        self._known: dict[str, Device] = {}
+        self._live = {reservation.id: reservation for reservation in ledger.live()}
+        self._seq = ledger.last_seq()
+        self._forecast: tuple[int, float, dict[str, Forecast]] = (-1, 0.0, {})
+
+    # --- questions
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Every device known, those that are missing or cordoned too."""
+        return tuple(self._known.values())
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return slots_of(self.devices, include_cordoned=True)
+
+    def live(self) -> Iterable[Reservation]:
+        return self._live.values()
+
+    def get(self, reservation_id: str) -> Reservation:
+        """Raises PublicError 404 for an id that there never was."""
+        found = self._live.get(reservation_id) or self._ledger.get(reservation_id)
+        if found is None:
+            raise unknown_id(reservation_id)
+        return found
+
+    def find(self, owner: str | None, states: Iterable[State], limit: int) -> list[Reservation]:
+        return self._ledger.find(owner, states, limit)
+
+    def events(self, reservation_id: str) -> list[dict[str, object]]:
+        return self._ledger.events(reservation_id)
+
+    def forecast(self) -> dict[str, Forecast]:
+        """Position and latest start of everyone who waits; kept for a second, as it is the same for all askers."""
+        version, at, known = self._forecast
+        now = self.clock()
+        if version != self.version or now - at > 1.0:
+            known = forecast(self.facts(), self.limits.rules)
+            self._forecast = (self.version, now, known)
+        return known
+
+    def latest_starts(self, wishes: Sequence[tuple[ShareRequest, float]]) -> list[float | None]:
+        grace = self.limits.stop.longest_s
+        return earliest_for_new(self.facts(), [(request, seconds + grace) for request, seconds in wishes])
+
+    def facts(self) -> Facts:
+        grace = self.limits.stop.longest_s
+        held = tuple(r.held(grace) for r in self._live.values() if r.holds)
+        waiting = tuple(r.waiting(grace) for r in self._live.values() if r.state is State.QUEUED)
+        return Facts(self.devices, held, waiting, self.clock())
+
+    # --- changes
+
+    def submit(self, wish: Submission) -> tuple[Reservation, bool]:
+        """The reservation for ``wish``, and whether it is new: an owner's client key makes one reservation, ever."""
+        if wish.client_key is not None:
+            known = self._ledger.by_client_key(wish.owner, wish.client_key)
+            if known is not None:
+                return known, False
+        seconds = check_time(self.limits, wish.time_limit_s)
+        check_submission(self.limits, wish.owner, wish.kind, self._live.values())
+        self._check_server_free(wish)
+        if self.inventory is not None:
+            error = never_fits(self.slots, wish.request)
+            if error is not None:
+                raise error
+        reservation = Reservation(
+            id=str(uuid.uuid4()),
+            seq=self._seq + 1,
+            owner=wish.owner,
+            server_name=wish.server_name,
+            kind=wish.kind,
+            request=wish.request,
+            time_limit_s=seconds,
+            submitted_at=self.clock(),
+            client_key=wish.client_key,
+            detail="asked for",
+        )
+        changes = self._decide([Change(reservation, None)])
+        mine = next(change.after for change in changes if change.after.id == reservation.id)
+        if mine.state is State.QUEUED and not wish.queue:
+            raise self._no_capacity(reservation)
+        self._commit(changes)
+        self._seq = reservation.seq
+        return mine, True
+
+    def starting(self, reservation_id: str) -> Reservation:
+        """A start begins: durable before any process exists. Raises PublicError when it may not."""
+        reservation = self.get(reservation_id)
+        if reservation.state not in (State.GRANTED, State.STARTING):
+            raise wrong_state(reservation, "be started")
+        return self._change(reservation, reservation.starting(self.clock()))
+
+    def active(self, reservation_id: str, generation: int, enforcement: str) -> Reservation:
+        """The server answers. A report of an older generation is refused."""
+        reservation = self.get(reservation_id)
+        if generation != reservation.generation:
+            raise PublicError(
+                "old-generation",
+                f"generation is {generation}: this reservation was started again and is at {reservation.generation}",
+                409,
+                {"generation": generation, "current": reservation.generation},
+            )
+        if reservation.state is State.ACTIVE:
+            return reservation
+        if reservation.state is not State.STARTING:
+            raise wrong_state(reservation, "become active")
+        return self._change(reservation, reservation.active(enforcement, self.clock()))
+
+    def extend(self, reservation_id: str, seconds: int) -> Reservation:
+        """Moves the end. Refused beyond the limits, and when somebody who waits would start later for it."""
+        reservation = self.get(reservation_id)
+        if reservation.state not in (State.GRANTED, State.STARTING, State.ACTIVE):
+            raise wrong_state(reservation, "be extended")
+        check_extension(self.limits, reservation, seconds)
+        longer = reservation.extended(seconds)
+        delayed = self.delayed_by(longer)
+        if delayed:
+            message = (
+                f"{delayed} waiting request{'s' if delayed > 1 else ''} would start later if this session went on for "
+                f"{duration_text(seconds)} more: it ends as planned; a shorter extension may still fit"
+            )
+            raise PublicError("others-wait", message, 409, {"seconds": seconds, "waiting": delayed})
+        detail = f"extended by {duration_text(seconds)}"
+        return self._change(reservation, replace(longer, detail=detail))
+
+    def delayed_by(self, longer: Reservation) -> int:
+        """How many waiting requests would start later if ``longer`` replaced the reservation of its id."""
+        facts = self.facts()
+        if not facts.waiting:
+            return 0
+        before = forecast(facts, self.limits.rules)
+        grace = self.limits.stop.longest_s
+        held = tuple(longer.held(grace) if h.id == longer.id else h for h in facts.held)
+        after = forecast(replace(facts, held=held), self.limits.rules)
+        return sum(1 for name, told in after.items() if _later(before[name], told))
+
+    def end(self, reservation_id: str, reason: Reason, detail: str) -> Reservation:
+        """Begins the end; one that has no process ends at once. Idempotent."""
+        reservation = self.get(reservation_id)
+        if reservation.state in (State.ENDING, State.ENDED):
+            return reservation
+        if reservation.state in (State.QUEUED, State.GRANTED):
+            return self._change(reservation, reservation.ended(reason, detail, self.clock()))
+        return self._change(reservation, reservation.ending(reason, detail, self.clock()))
+
+    def gone(self, reservation_id: str, reason: Reason, detail: str) -> Reservation:
+        """Every process of it was seen gone: it has ended, its devices are free."""
+        reservation = self.get(reservation_id)
+        if reservation.state is State.ENDED:
+            return reservation
+        return self._change(reservation, reservation.ended(reason, detail, self.clock()))
+
+    def tick(self) -> list[Reservation]:
+        """What time alone brings: ends, starts that were given up, and grants. Returns those that begin to end."""
+        now = self.clock()
+        changes = []
+        for reservation in self._live.values():
+            after = self._due(reservation, now)
+            if after is not None:
+                changes.append(Change(after, reservation))
+        changes = self._decide(changes)
+        if changes:
+            self._commit(changes)
+        return [change.after for change in changes if change.after.state is State.ENDING]
+
+    def set_inventory(self, inventory: Inventory) -> None:
+        """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
+        self.inventory = inventory
+        seen = inventory.by_uuid()
+        holders = {h.device_uuid for r in self._live.values() if r.holds for h in r.holdings}
+        known = dict(seen)
+        for device_uuid, device in self._known.items():
+            if device_uuid not in seen and device_uuid in holders:
+                known[device_uuid] = replace(device, cordoned="not reported by its node any more")
+        if known != self._known:
+            self._known = known
+            self.version += 1
+            self.changed()
+
+    # --- inside
+
+    def _due(self, reservation: Reservation, now: float) -> Reservation | None:
+        limits, state = self.limits, reservation.state
+        if state is State.GRANTED and now >= (reservation.granted_at or now) + limits.start_within:
+            detail = f"granted, but not started within {duration_text(limits.start_within)}"
+            return reservation.ended(Reason.LOST, detail, now)
+        if state is State.STARTING and now >= (reservation.starting_at or now) + limits.start_timeout:
+            detail = f"the server did not start within {duration_text(limits.start_timeout)}"
+            return reservation.ending(Reason.FAILED, detail, now)
+        if state in (State.STARTING, State.ACTIVE) and now >= (reservation.ends_at or now + 1):
+            detail = f"its time limit of {duration_text(reservation.time_limit_s)} was reached"
+            return reservation.ending(Reason.TIME_LIMIT, detail, now)
+        return None
+
+    def _decide(self, changes: list[Change]) -> list[Change]:
+        """``changes`` and the grants and refusals that follow from them, as one set to commit."""
+        if self.inventory is None:
+            return changes
+        after = {change.after.id: change.after for change in changes}
+        world = {**self._live, **after}
+        if not any(reservation.state is State.QUEUED for reservation in world.values()):
+            return changes
+        grace = self.limits.stop.longest_s
+        now = self.clock()
+        facts = Facts(
+            self.devices,
+            tuple(r.held(grace) for r in world.values() if r.holds),
+            tuple(r.waiting(grace) for r in world.values() if r.state is State.QUEUED),
+            now,
+        )
+        decision = schedule(facts, self.limits.rules)
+        for grant in decision.grants:
+            after[grant.id] = world[grant.id].granted(grant.holdings, now)
+        for refusal in decision.refusals:
+            after[refusal.id] = world[refusal.id].ended(Reason.REFUSED, refusal.error.message, now)
+        return [Change(reservation, self._live.get(name)) for name, reservation in after.items()]
+
+    def _change(self, before: Reservation, after: Reservation) -> Reservation:
+        changes = [Change(after, before)]
+        if before.holds and not after.holds:
+            changes = self._decide(changes)
+        self._commit(changes)
+        return after
+
+    def _commit(self, changes: Sequence[Change]) -> None:
+        self._ledger.commit(changes, self.clock())
+        for change in changes:
+            if change.after.state is State.ENDED:
+                self._live.pop(change.after.id, None)
+            else:
+                self._live[change.after.id] = change.after
+        self.version += 1
+        self.changed()
+
+    def _check_server_free(self, wish: Submission) -> None:
+        for other in self._live.values():
+            same = (other.owner, other.server_name, other.kind) == (wish.owner, wish.server_name, Kind.SESSION)
+            if same and wish.kind is Kind.SESSION:
+                name = f"the server '{wish.server_name}'" if wish.server_name else "your default server"
+                message = f"{name} already has a reservation ({other.state.value}): stop it, or leave the queue, first"
+                raise PublicError("already-reserved", message, 409, {"id": other.id, "state": other.state.value})
+
+    def _no_capacity(self, reservation: Reservation) -> PublicError:
+        (start,) = self.latest_starts([(reservation.request, reservation.time_limit_s)])
+        when = f"it could start at the latest at {rfc3339(start)}" if start else "nobody can say when it could start"
+        message = (
+            f"{reservation.request.describe()} is not free now; {when}. "
+            "Ask with queue set to true to wait in line and be started when it is your turn"
+        )
+        details = {"share": reservation.request.as_options(), "latest_start": rfc3339(start)}
+        return PublicError("no-capacity", message, 409, details)
+
+
+def _later(before: Forecast, after: Forecast) -> bool:
+    if before.latest_start is None:
+        return False
+    return after.latest_start is None or after.latest_start > before.latest_start + 0.5
+
+
+def unknown_id(reservation_id: str) -> PublicError:
+    return PublicError("not-found", f"there is no reservation {reservation_id!r} of yours", 404, {"id": reservation_id})
+
+
+def wrong_state(reservation: Reservation, what: str) -> PublicError:
+    message = f"the reservation is {reservation.state.value} and cannot {what}"
+    if reservation.state is State.ENDED and reservation.reason is not None:
+        message += f"; it ended: {reservation.detail or reservation.reason.value}"
+    return PublicError("wrong-state", message, 409, {"id": reservation.id, "state": reservation.state.value})

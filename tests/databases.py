@@ -1,0 +1,77 @@
+"""Real databases for the tests: SQLite files, and a PostgreSQL server of our own on a free port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+POSTGRES_USERS = ("postgres", "nobody")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def postgres_bin() -> Path | None:
+    """The newest PostgreSQL server installed, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+def _unprivileged() -> list[str]:
+    """PostgreSQL refuses to run as root: a prefix that steps down to another account when we are."""
+    if os.geteuid() != 0:
+        return []
+    account = next(pwd.getpwnam(name) for name in POSTGRES_USERS if _exists(name))
+    return ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+
+
+def _exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """A running server; yields its SQLAlchemy URL."""
+    binaries = postgres_bin()
+    assert binaries is not None
+    run = _unprivileged()
+    home = Path(tempfile.mkdtemp(prefix="timeshare-pg-"))
+    if run:
+        account = next(pwd.getpwnam(name) for name in POSTGRES_USERS if _exists(name))
+        os.chown(home, account.pw_uid, account.pw_gid)
+    data, port = home / "data", free_port()
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={home}"
+    try:
+        subprocess.run(
+            [*run, binaries / "initdb", "-D", data, "-U", "timeshare", "--auth=trust", "-N"],
+            check=True,
+            capture_output=True,
+            cwd=home,
+        )
+        control = [*run, binaries / "pg_ctl", "-D", data, "-w"]
+        subprocess.run(
+            [*control, "-o", options, "-l", home / "log", "start"], check=True, cwd=home, stdout=subprocess.DEVNULL
+        )
+        try:
+            yield f"postgresql+psycopg://timeshare@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=home, stdout=subprocess.DEVNULL)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
