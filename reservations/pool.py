@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 from .clock import Clock, duration_text, rfc3339
 from .devices.model import Device, Inventory
+from .enforcement import share_enforcement
 from .errors import PublicError
 from .ledger import Change, Ledger
 from .limits import Limits, check_extension, check_submission, check_time
+from .notices import Notice
 from .placement import Slot, never_fits, slots_of
 from .reservation import Kind, Reason, Reservation, State
 from .schedule import Facts, Forecast, earliest_for_new, forecast, schedule
@@ -42,7 +44,11 @@ class Pool:
         self.clock = clock
         self.changed: Callable[[], None] = lambda: None
         self.inventory: Inventory | None = None
+        self.device_filter: str | None = None
+        self.notices: dict[str, tuple[Notice, ...]] = {}
         self.version = 0
+        self._paused = False
+        self._cordons: dict[str, str] = ledger.read_meta("cordons") or {}
         self._known: dict[str, Device] = {}
         self._live = {reservation.id: reservation for reservation in ledger.live()}
         self._seq = ledger.last_seq()
@@ -87,6 +93,10 @@ class Pool:
     def latest_starts(self, wishes: Sequence[tuple[ShareRequest, float]]) -> list[float | None]:
         grace = self.limits.stop.longest_s
         return earliest_for_new(self.facts(), [(request, seconds + grace) for request, seconds in wishes])
+
+    def enforcement_of(self, share: ShareRequest) -> str:
+        """What would hold ``share`` to its size here; never overstated."""
+        return share_enforcement(share, self.device_filter, bool(self.inventory and self.inventory.simulated))
 
     def facts(self) -> Facts:
         grace = self.limits.stop.longest_s
@@ -212,16 +222,46 @@ class Pool:
     def set_inventory(self, inventory: Inventory) -> None:
         """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
         self.inventory = inventory
-        seen = inventory.by_uuid()
+        known = {
+            device.uuid: replace(device, cordoned=device.cordoned or self._cordons.get(device.uuid))
+            for device in inventory.devices
+        }
         holders = {h.device_uuid for r in self._live.values() if r.holds for h in r.holdings}
-        known = dict(seen)
         for device_uuid, device in self._known.items():
-            if device_uuid not in seen and device_uuid in holders:
+            if device_uuid not in known and device_uuid in holders:
                 known[device_uuid] = replace(device, cordoned="not reported by its node any more")
         if known != self._known:
             self._known = known
             self.version += 1
             self.changed()
+
+    def pause(self) -> None:
+        """Grants nothing until ``resume``: nobody knows how the devices are."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+
+    def cordon(self, device_uuid: str, why: str | None) -> None:
+        """Takes a device out of service for new shares, over restarts; ``why`` None puts it back."""
+        cordons = {name: text for name, text in self._cordons.items() if name != device_uuid}
+        if why:
+            cordons[device_uuid] = why
+        if cordons == self._cordons:
+            return
+        self._ledger.write_meta("cordons", cordons)
+        self._cordons = cordons
+        if self.inventory is not None:
+            self.set_inventory(self.inventory)
+
+    def notice(self, reservation_id: str, level: str, text: str) -> None:
+        """Something its owner must read now; kept until the reservation ends."""
+        if reservation_id not in self._live:
+            return
+        before = self.notices.get(reservation_id, ())
+        self.notices[reservation_id] = (*before[-9:], Notice(level, text, self.clock()))
+        self.version += 1
+        self.changed()
 
     # --- inside
 
@@ -240,7 +280,7 @@ class Pool:
 
     def _decide(self, changes: list[Change]) -> list[Change]:
         """``changes`` and the grants and refusals that follow from them, as one set to commit."""
-        if self.inventory is None:
+        if self.inventory is None or self._paused:
             return changes
         after = {change.after.id: change.after for change in changes}
         world = {**self._live, **after}
@@ -273,6 +313,7 @@ class Pool:
         for change in changes:
             if change.after.state is State.ENDED:
                 self._live.pop(change.after.id, None)
+                self.notices.pop(change.after.id, None)
             else:
                 self._live[change.after.id] = change.after
         self.version += 1

@@ -1,0 +1,64 @@
+"""What an engine tells and does. Facts in, acts out; what they mean is decided in ``reconcile``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from ..devices.model import Inventory
+from ..limits import Stop
+
+
+class EngineUnknown(Exception):
+    """The engine did not answer: nothing is known, so nothing may be freed or ended."""
+
+
+class SessionState(str, Enum):
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class EngineSession:
+    """One start of one reservation as the engine sees it."""
+
+    reservation_id: str
+    generation: int
+    state: SessionState
+    exit_code: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class EngineEvent:
+    """Something the engine noticed. ``kind``: ``health``, ``over_memory``, ``stopped_over_memory``."""
+
+    seq: int
+    kind: str
+    message: str
+    device_uuid: str | None = None
+    reservation_id: str | None = None
+    cordon: bool = False
+
+
+class Engine(Protocol):
+    """Where reservations run. Every method raises EngineUnknown when the engine does not answer."""
+
+    async def hello(self) -> dict[str, Any]:
+        """Facts about the node: name, device filter, simulated or not."""
+
+    async def inventory(self) -> Inventory: ...
+
+    async def sessions(self) -> list[EngineSession]:
+        """All starts the engine knows of, exited ones too until they are forgotten."""
+
+    async def stop(self, reservation_id: str, rules: Stop, interrupt: bool) -> SessionState:
+        """Begins or continues the end of every start of it, and forbids further ones. EXITED: nothing is left."""
+
+    async def forget(self, reservation_id: str, generation: int) -> None: ...
+
+    async def events(self, after: int) -> list[EngineEvent]: ...

@@ -1,0 +1,83 @@
+"""Ledger against engine: what must be done so that both tell the same. Pure, and doing it twice changes nothing.
+
+Unknown never frees a device: without an answer of the engine this is not called, and a session in state ``unknown``
+is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..reservation import Reason, Reservation, State
+from .base import EngineSession, SessionState
+
+GONE = "gone"
+STOP = "stop"
+FORGET = "forget"
+LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Action:
+    """``stop``: end its processes. ``gone``: they were seen gone, write the end. ``lost``: it should run and is not
+    there, begin its end. ``forget``: the engine may drop its record of this generation."""
+
+    what: str
+    reservation_id: str
+    generation: int = 0
+    reason: Reason = Reason.COMPLETED
+    detail: str = ""
+
+
+def reconcile(live: Iterable[Reservation], sessions: Iterable[EngineSession], asked_at: float) -> list[Action]:
+    """``live``: reservations that have not ended, read *after* ``sessions`` were asked for at ``asked_at``."""
+    sessions = list(sessions)
+    by_id = {reservation.id: reservation for reservation in live}
+    actions = [action for session in sessions for action in _session(by_id.get(session.reservation_id), session)]
+    present = {(session.reservation_id, session.generation) for session in sessions}
+    for reservation in by_id.values():
+        if (reservation.id, reservation.generation) not in present:
+            actions += _absent(reservation, asked_at)
+    return actions
+
+
+def _session(reservation: Reservation | None, session: EngineSession) -> list[Action]:
+    if session.state is SessionState.UNKNOWN:
+        return []
+    exited = session.state is SessionState.EXITED
+    if reservation is None or reservation.state in (State.QUEUED, State.GRANTED):
+        # A start is written before its process exists, so this one belongs to a reservation that has ended.
+        what = FORGET if exited else STOP
+        return [Action(what, session.reservation_id, session.generation)]
+    if session.generation < reservation.generation:
+        # The start of a higher generation ends the lower one; until then it is left to run down.
+        return [Action(FORGET, session.reservation_id, session.generation)] if exited else []
+    if exited:
+        reason, detail = _exit(reservation, session)
+        return [Action(GONE, reservation.id, session.generation, reason, detail)]
+    if reservation.state is State.ENDING:
+        return [Action(STOP, reservation.id, session.generation)]
+    return []
+
+
+def _exit(reservation: Reservation, session: EngineSession) -> tuple[Reason, str]:
+    if session.message:
+        return Reason.FAILED, session.message
+    if reservation.state is State.STARTING:
+        return Reason.FAILED, f"the server exited with code {session.exit_code} before it answered; see its log"
+    if session.exit_code == 0:
+        return Reason.COMPLETED, "the server was shut down from within"
+    if session.exit_code is None:
+        return Reason.LOST, "the server's processes are gone and nobody saw how they ended"
+    return Reason.FAILED, f"the server exited with code {session.exit_code}; see its log"
+
+
+def _absent(reservation: Reservation, asked_at: float) -> list[Action]:
+    if reservation.state is State.ENDING:
+        return [Action(STOP, reservation.id, reservation.generation)]
+    settled = reservation.started_at is not None and reservation.started_at < asked_at
+    if reservation.state is State.ACTIVE and settled:
+        detail = "its node no longer knows this session; it may have been restarted"
+        return [Action(LOST, reservation.id, reservation.generation, Reason.LOST, detail)]
+    return []

@@ -1,0 +1,38 @@
+"""What a person must hear before something is taken away. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .clock import duration_text
+from .limits import Limits
+from .reservation import Reservation, State
+
+
+@dataclass(frozen=True)
+class Notice:
+    """``level`` is ``info``, ``warning`` or ``danger``; ``at`` is when it first applied (seconds)."""
+
+    level: str
+    text: str
+    at: float
+
+
+def time_notice(reservation: Reservation, limits: Limits, now: float) -> Notice | None:
+    """The notice about the end of ``reservation`` that applies now, the most urgent one; None when there is none."""
+    if reservation.state is State.ENDING:
+        at = reservation.ending_at or now
+        return Notice("danger", f"This session is being stopped: {reservation.detail}.", at)
+    if reservation.state not in (State.STARTING, State.ACTIVE) or reservation.ends_at is None:
+        return None
+    left = reservation.ends_at - now
+    due = [lead for lead in limits.notices if left <= lead]
+    if not due:
+        return None
+    lead = min(due)
+    grace = duration_text(limits.stop.save_grace)
+    text = (
+        f"This session ends in {duration_text(left)}. Extend it, or save your work: at the end running cells are "
+        f"interrupted, and {grace} later everything in it is stopped."
+    )
+    return Notice("danger" if lead == min(limits.notices) else "warning", text, reservation.ends_at - lead)

@@ -1,0 +1,180 @@
+"""The running service around the pool: one thread owns it, loops feed it facts and carry out what follows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from ..clock import SteadyClock
+from ..devices.model import Inventory
+from ..engines import reconcile as plan
+from ..engines.base import Engine, EngineEvent, EngineUnknown, SessionState
+from ..ledger import Ledger, LedgerLost
+from ..limits import load_limits
+from ..pool import Pool
+from ..reservation import Reason, Reservation, State
+from .settings import Settings
+
+log = logging.getLogger("timeshare.service")
+T = TypeVar("T")
+
+
+class Runtime:
+    """Owns pool and engine. ``call`` is the only way to the pool once the loops run."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pool")
+        self._changed = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._seen_at: float | None = None
+        self._event_seq = 0
+        self.pool: Pool
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.pool = await loop.run_in_executor(self._thread, self._open)
+        self.pool.changed = lambda: loop.call_soon_threadsafe(self._notify)
+        for step, period in ((self._time_step, 1.0), (self._engine_step, self.settings.engine_period_s)):
+            self._tasks.append(asyncio.create_task(self._every(step, period)))
+
+    def _open(self) -> Pool:
+        ledger = Ledger.open(self.settings.ledger_url)
+        clock = SteadyClock(ledger.clock_anchor())
+        ledger.store_clock_anchor(clock.anchor)
+        return Pool(ledger, load_limits(self.settings.limits_path), clock)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._thread.shutdown()
+
+    async def call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Runs ``function`` in the pool's thread. A lost ledger ends the process: what it knows may be old."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, lambda: function(*arguments, **options))
+        except LedgerLost:
+            log.critical("another service took over the ledger; this one stops")
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    async def next_change(self, seconds: float) -> None:
+        """Returns after the next change of anything, or after ``seconds``."""
+        try:
+            await asyncio.wait_for(asyncio.shield(self._waiter()), seconds)
+        except asyncio.TimeoutError:
+            return
+
+    def _waiter(self) -> asyncio.Task[bool]:
+        return asyncio.ensure_future(self._changed.wait())
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Compares with the engine now instead of at the next period."""
+        self._wake.set()
+
+    @property
+    def fresh(self) -> bool:
+        """True while the engine was heard of lately."""
+        return self._seen_at is not None and time.monotonic() - self._seen_at < self.settings.stale_after_s
+
+    async def _every(self, step: Callable[[], Awaitable[None]], period: float) -> None:
+        while True:
+            try:
+                await step()
+            except (EngineUnknown, asyncio.TimeoutError) as error:
+                log.warning("the engine did not answer: %s", error)
+            except LedgerLost:
+                return
+            except Exception:
+                log.exception("a step failed; it is tried again")
+            if step == self._engine_step:
+                try:
+                    await asyncio.wait_for(self._wake.wait(), period)
+                except asyncio.TimeoutError:
+                    pass
+                self._wake.clear()
+            else:
+                await asyncio.sleep(period)
+
+    async def _time_step(self) -> None:
+        if not self.fresh:
+            # Devices that nobody reports are not given out; ends that are due still begin.
+            await self.call(self.pool.pause)
+        else:
+            await self.call(self.pool.resume)
+        ending = await self.call(self.pool.tick)
+        if ending:
+            self.hurry()
+
+    async def _engine_step(self) -> None:
+        hello = await self.engine.hello()
+        inventory = await self.engine.inventory()
+        await self.call(self._take_inventory, hello, inventory)
+        self._seen_at = time.monotonic()
+        for event in await self.engine.events(self._event_seq):
+            self._event_seq = max(self._event_seq, event.seq)
+            await self.call(self._take_event, event)
+        asked_at = self.pool.clock()
+        sessions = await self.engine.sessions()
+        live = await self.call(lambda: list(self.pool.live()))
+        for action in plan.reconcile(live, sessions, asked_at):
+            await self._carry_out(action)
+
+    def _take_inventory(self, hello: dict[str, Any], inventory: Inventory) -> None:
+        self.pool.device_filter = hello.get("device_filter")
+        self.pool.set_inventory(inventory)
+
+    def _take_event(self, event: EngineEvent) -> None:
+        if event.cordon and event.device_uuid:
+            self.pool.cordon(event.device_uuid, event.message)
+        if event.reservation_id:
+            self.pool.notice(event.reservation_id, "danger", event.message)
+
+    async def _carry_out(self, action: plan.Action) -> None:
+        if action.what == plan.FORGET:
+            await self.engine.forget(action.reservation_id, action.generation)
+        elif action.what == plan.GONE:
+            await self._gone(action)
+        elif action.what == plan.LOST:
+            begun = await self.call(self._begin_end, action)
+            await self._stop(begun)
+        else:
+            reservation = await self.call(self._live_or_none, action.reservation_id)
+            await self._stop(reservation, action)
+
+    def _live_or_none(self, reservation_id: str) -> Reservation | None:
+        return next((r for r in self.pool.live() if r.id == reservation_id), None)
+
+    def _begin_end(self, action: plan.Action) -> Reservation:
+        return self.pool.end(action.reservation_id, action.reason, action.detail)
+
+    async def _gone(self, action: plan.Action) -> None:
+        # The node must refuse a late start before the devices go to somebody else.
+        if await self.engine.stop(action.reservation_id, self.pool.limits.stop, False) is SessionState.EXITED:
+            await self.call(self.pool.gone, action.reservation_id, action.reason, action.detail)
+            await self.engine.forget(action.reservation_id, action.generation)
+
+    async def _stop(self, reservation: Reservation | None, action: plan.Action | None = None) -> None:
+        """Asks the engine to end it; when nothing is left there, the end is written."""
+        if reservation is None:
+            if action is not None:
+                await self.engine.stop(action.reservation_id, self.pool.limits.stop, False)
+            return
+        gentle = reservation.reason in (Reason.TIME_LIMIT, Reason.IDLE, Reason.PREEMPTED)
+        state = await self.engine.stop(reservation.id, self.pool.limits.stop, gentle)
+        if state is SessionState.EXITED and reservation.state is State.ENDING:
+            await self.call(self.pool.gone, reservation.id, reservation.reason or Reason.LOST, reservation.detail)

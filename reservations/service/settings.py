@@ -1,0 +1,29 @@
+"""What the service process needs to know to start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``prefix``: the path below which the API answers, such as ``/services/timeshare``.
+
+    ``admin_token``: the deployment's own token, which may act for any user. ``hub_api_url`` and ``hub_token``: how
+    other tokens are checked with JupyterHub; empty means that only the deployment's own token is known.
+    ``engine_period_s``: how often engine and ledger are compared. ``stale_after_s``: devices not seen for this long get
+    nothing new.
+    """
+
+    port: int
+    ledger_url: str
+    admin_token: str
+    address: str = "127.0.0.1"
+    prefix: str = "/services/timeshare"
+    limits_path: Path | None = None
+    agent_socket: Path | None = None
+    hub_api_url: str = ""
+    hub_token: str = ""
+    engine_period_s: float = 2.0
+    stale_after_s: float = 20.0
