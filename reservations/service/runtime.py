@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -42,7 +43,11 @@ class Runtime:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self.pool = await loop.run_in_executor(self._thread, self._open)
-        self.pool.changed = lambda: loop.call_soon_threadsafe(self._notify)
+
+        def changed() -> None:
+            loop.call_soon_threadsafe(self._notify)
+
+        self.pool.changed = changed
         for step, period in ((self._time_step, 1.0), (self._engine_step, self.settings.engine_period_s)):
             self._tasks.append(asyncio.create_task(self._every(step, period)))
 
@@ -102,10 +107,8 @@ class Runtime:
             except Exception:
                 log.exception("a step failed; it is tried again")
             if step == self._engine_step:
-                try:
+                with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), period)
-                except asyncio.TimeoutError:
-                    pass
                 self._wake.clear()
             else:
                 await asyncio.sleep(period)

@@ -1,0 +1,89 @@
+"""Where the parts of one deployment find each other: a private file that ``timeshare up`` writes and they all read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+VARIABLE = "TIMESHARE_DEPLOYMENT"
+"""Environment variable with the path of the deployment file."""
+FILE_NAME = "deployment.json"
+
+
+class DeploymentError(Exception):
+    """The deployment file is missing or wrong; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One installation on one machine. All servers but the proxy's public side listen on loopback only.
+
+    ``state_dir``: everything that must survive a restart. ``public_url``: what people open in the browser, with the
+    base path. ``hub_url``: the hub behind the proxy, with the base path; ``hub_api_url``: its REST API.
+    ``service_url``: the reservations service, with its prefix. ``admin_token``: may act for any user at the service;
+    ``service_token`` and ``starter_token``: the hub's API tokens of service and starter. ``simulate``: the devices to
+    simulate, such as ``a100-40gb:2,t4:1``; empty for the machine's own. ``multi_user``: sessions run as the users'
+    own accounts, logins go through PAM; otherwise everything runs as the invoking user. ``password``: the login of a
+    one-person deployment. ``people``: who may log in to a one-person deployment; the first one is its administrator.
+    """
+
+    state_dir: str
+    public_url: str
+    proxy_api_url: str
+    hub_url: str
+    service_url: str
+    agent_socket: str
+    ledger_url: str
+    limits_path: str
+    proxy_token: str
+    service_token: str
+    admin_token: str
+    starter_token: str
+    simulate: str = ""
+    multi_user: bool = False
+    password: str = ""
+    people: tuple[str, ...] = ()
+    admins: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return Path(self.state_dir) / FILE_NAME
+
+    @property
+    def hub_api_url(self) -> str:
+        return self.hub_url.rstrip("/") + "/hub/api"
+
+    def save(self) -> None:
+        """Writes the file, readable by its owner only, at once or not at all."""
+        draft = self.path.with_suffix(".new")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(asdict(self), file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
+
+
+def load_deployment(path: Path) -> Deployment:
+    """The deployment in ``path``. Raises DeploymentError."""
+    try:
+        data = json.loads(path.read_text())
+        known = {field.name for field in fields(Deployment)}
+        values = {name: value for name, value in data.items() if name in known}
+        values["people"] = tuple(values.get("people", ()))
+        values["admins"] = tuple(values.get("admins", ()))
+        return Deployment(**values)
+    except FileNotFoundError:
+        raise DeploymentError(f"{path} does not exist: is timeshare started? Start it with `timeshare up`") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise DeploymentError(f"{path} cannot be read ({error}): stop timeshare and start it again") from None
+
+
+def current_deployment(environment: Mapping[str, str] = os.environ) -> Deployment:
+    """The deployment that this process belongs to. Raises DeploymentError."""
+    if VARIABLE not in environment:
+        raise DeploymentError(f"{VARIABLE} is not set: it names the deployment file that `timeshare up` writes")
+    return load_deployment(Path(environment[VARIABLE]))
