@@ -12,10 +12,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from ..clock import SteadyClock
 from ..devices.model import Inventory
 from ..engines import reconcile as plan
 from ..engines.base import Engine, EngineEvent, EngineUnknown, SessionState
+from ..errors import PublicError
 from ..ledger import Ledger, LedgerLost
 from ..limits import load_limits
 from ..pool import Pool
@@ -64,24 +67,25 @@ class Runtime:
         self._thread.shutdown()
 
     async def call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Runs ``function`` in the pool's thread. A lost ledger ends the process: what it knows may be old."""
+        """Runs ``function`` in the pool's thread.
+
+        Without its ledger the process ends, and is started again by whoever supervises it: nobody can say whether an
+        interrupted transaction was written, so all that is known must be read anew.
+        """
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, lambda: function(*arguments, **options))
-        except LedgerLost:
-            log.critical("another service took over the ledger; this one stops")
+        except (LedgerLost, SQLAlchemyError) as error:
+            log.critical("the ledger is lost, this process stops: %s", error)
             os.kill(os.getpid(), signal.SIGTERM)
-            raise
+            raise PublicError("ledger-lost", "the service is restarting: try again in a few seconds", 503) from error
 
-    async def next_change(self, seconds: float) -> None:
-        """Returns after the next change of anything, or after ``seconds``."""
-        try:
-            await asyncio.wait_for(asyncio.shield(self._waiter()), seconds)
-        except asyncio.TimeoutError:
-            return
-
-    def _waiter(self) -> asyncio.Task[bool]:
-        return asyncio.ensure_future(self._changed.wait())
+    async def next_change(self, version: int, seconds: float) -> None:
+        """Returns after the pool's next change since ``version``, or after ``seconds``."""
+        changed = self._changed
+        if self.pool.version == version:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(changed.wait(), seconds)
 
     def _notify(self) -> None:
         self._changed.set()
@@ -102,8 +106,8 @@ class Runtime:
                 await step()
             except (EngineUnknown, asyncio.TimeoutError) as error:
                 log.warning("the engine did not answer: %s", error)
-            except LedgerLost:
-                return
+            except PublicError as error:
+                log.warning("a step was refused: %s", error)
             except Exception:
                 log.exception("a step failed; it is tried again")
             if step == self._engine_step:

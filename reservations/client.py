@@ -1,0 +1,115 @@
+"""The service's API for timeshare's own processes (hub, starter, command). Asynchronous."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from .errors import PublicError
+
+Json = dict[str, Any]
+
+
+class ServiceUnreachable(Exception):
+    """The service did not answer: nothing is known about any reservation."""
+
+
+@dataclass(frozen=True)
+class ServiceClient:
+    """``url``: the service with its prefix. ``token``: the deployment's own."""
+
+    url: str
+    token: str
+    timeout_s: float = 10.0
+
+    async def offers(self) -> Json:
+        return await self._call("GET", "offers")
+
+    async def devices(self) -> Json:
+        return await self._call("GET", "devices")
+
+    async def create(self, owner: str, share: Json, **options: Any) -> Json:
+        """Options: ``time_limit_s``, ``server_name``, ``client_key``, ``queue``. Raises PublicError when refused."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return await self._call("POST", "reservations", {"owner": owner, "share": share, **given})
+
+    async def get(self, reservation_id: str) -> Json:
+        return await self._call("GET", _one(reservation_id))
+
+    async def wait(self, reservation_id: str, unlike: str, seconds: int) -> Json:
+        """The reservation once its state differs from ``unlike``, or after ``seconds``."""
+        query = urlencode({"unlike": unlike, "wait_s": seconds})
+        return await self._call("GET", f"{_one(reservation_id)}?{query}", waits_s=seconds)
+
+    async def list(self, owner: str | None = None, states: str = "", limit: int = 100) -> list[Json]:
+        """The newest reservations. ``states``: separated by commas, empty for any."""
+        query = {"limit": str(limit), **({"owner": owner} if owner is not None else {})}
+        if states:
+            query["state"] = states
+        answer = await self._call("GET", f"reservations?{urlencode(query)}")
+        found: list[Json] = answer["reservations"]
+        return found
+
+    async def starting(self, reservation_id: str) -> Json:
+        return await self._call("POST", f"{_one(reservation_id)}/starting", {})
+
+    async def active(self, reservation_id: str, generation: int, enforcement: str) -> Json:
+        body = {"generation": generation, "enforcement": enforcement}
+        return await self._call("POST", f"{_one(reservation_id)}/active", body)
+
+    async def extend(self, reservation_id: str, seconds: int) -> Json:
+        return await self._call("POST", f"{_one(reservation_id)}/extend", {"seconds": seconds})
+
+    async def end(self, reservation_id: str, reason: str, detail: str) -> Json:
+        return await self._call("POST", f"{_one(reservation_id)}/end", {"reason": reason, "detail": detail})
+
+    async def events(self, reservation_id: str) -> AsyncIterator[Json]:
+        """Every change of it until it has ended, by long polls; the first one at once."""
+        seen = await self.get(reservation_id)
+        yield seen
+        while seen["state"] != "ended":
+            seen = await self.wait(reservation_id, seen["state"], 20)
+            yield seen
+
+    async def _call(self, method: str, path: str, body: Json | None = None, waits_s: float = 0) -> Json:
+        request = HTTPRequest(
+            f"{self.url.rstrip('/')}/api/v1/{path}",
+            method=method,
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            body=None if body is None else json.dumps(body),
+            request_timeout=self.timeout_s + waits_s,
+            connect_timeout=self.timeout_s,
+        )
+        try:
+            response = await _http().fetch(request)
+        except HTTPClientError as error:
+            raise _refusal(error) from None
+        except OSError as error:
+            raise ServiceUnreachable(f"the reservations service does not answer ({error})") from None
+        answer: Json = json.loads(response.body)
+        return answer
+
+
+def _http() -> AsyncHTTPClient:
+    # Not the hub's pycurl client, if any: many long polls run at once.
+    return SimpleAsyncHTTPClient(max_clients=1000)
+
+
+def _one(reservation_id: str) -> str:
+    return f"reservations/{quote(reservation_id, safe='')}"
+
+
+def _refusal(error: HTTPClientError) -> Exception:
+    try:
+        body = json.loads(error.response.body)["error"] if error.response is not None else None
+        if body is not None:
+            return PublicError(body["reason"], body["message"], error.code, body.get("details", {}))
+    except (ValueError, KeyError, TypeError):
+        pass
+    return ServiceUnreachable(f"the reservations service does not answer ({error.code}: {error.message})")

@@ -1,0 +1,62 @@
+"""The engine of one machine: its node agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..agent.client import AgentClient, AgentError, AgentUnreachable
+from ..devices.model import Device, Inventory, MigInstance
+from ..limits import Stop
+from .base import EngineEvent, EngineSession, EngineUnknown, SessionState
+
+
+class LocalEngine:
+    """Implements ``engines.base.Engine`` over the agent's socket."""
+
+    def __init__(self, agent_socket: Path) -> None:
+        self._agent = AgentClient(agent_socket)
+
+    async def hello(self) -> dict[str, Any]:
+        facts: dict[str, Any] = await self._ask("hello")
+        return facts
+
+    async def inventory(self) -> Inventory:
+        told = await self._ask("inventory")
+        devices = tuple(
+            Device(**{**fields, "instances": tuple(MigInstance(**i) for i in fields["instances"])})
+            for fields in told["devices"]
+        )
+        return Inventory(devices, told["driver"], told["cuda"], told["simulated"], told["note"])
+
+    async def sessions(self) -> list[EngineSession]:
+        return [
+            EngineSession(s["reservation_id"], s["generation"], SessionState(s["state"]), s["exit_code"], s["message"])
+            for s in await self._ask("sessions")
+        ]
+
+    async def stop(self, reservation_id: str, rules: Stop, interrupt: bool) -> SessionState:
+        told = await self._ask(
+            "stop",
+            reservation_id=reservation_id,
+            interrupt=interrupt,
+            save_grace_s=rules.save_grace if interrupt else 0,
+            term_grace_s=rules.term_grace,
+        )
+        return SessionState(told["state"])
+
+    async def forget(self, reservation_id: str, generation: int) -> None:
+        await self._ask("forget", reservation_id=reservation_id, generation=generation)
+
+    async def events(self, after: int) -> list[EngineEvent]:
+        return [
+            EngineEvent(e["seq"], e["kind"], e["message"], e["device_uuid"], e["reservation_id"], bool(e["cordon"]))
+            for e in await self._ask("events", after=after)
+        ]
+
+    async def _ask(self, method: str, **params: Any) -> Any:
+        """A refusal is no answer either: what the agent cannot say stays unknown."""
+        try:
+            return await self._agent.call(method, **params)
+        except (AgentError, AgentUnreachable) as error:
+            raise EngineUnknown(str(error)) from None

@@ -1,0 +1,64 @@
+"""``python -m timeshare.reservations.service``: the process that owns the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tornado.httpserver import HTTPServer
+
+from ..deployment import Deployment, DeploymentError, current_deployment
+from ..engines.local import LocalEngine
+from ..limits import LimitsError
+from .auth import HubTokens, TokenChecker
+from .handlers import Context, make_app
+from .runtime import Runtime
+from .settings import Settings
+
+
+def settings_of(deployment: Deployment) -> Settings:
+    address = urlsplit(deployment.service_url)
+    assert address.port is not None
+    return Settings(
+        port=address.port,
+        address=address.hostname or "127.0.0.1",
+        prefix=address.path.rstrip("/"),
+        ledger_url=deployment.ledger_url,
+        admin_token=deployment.admin_token,
+        limits_path=Path(deployment.limits_path) if deployment.limits_path else None,
+        agent_socket=Path(deployment.agent_socket),
+        hub_api_url=deployment.hub_api_url,
+        hub_token=deployment.service_token,
+    )
+
+
+async def serve(settings: Settings, tokens: TokenChecker | None) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    assert settings.agent_socket is not None
+    runtime = Runtime(settings, LocalEngine(settings.agent_socket))
+    await runtime.start()
+    server = HTTPServer(make_app(Context(settings, runtime, tokens)), xheaders=False)
+    server.listen(settings.port, settings.address)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    server.stop()
+    await runtime.stop()
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = settings_of(current_deployment())
+        asyncio.run(serve(settings, HubTokens(settings)))
+    except (DeploymentError, LimitsError) as error:
+        sys.exit(f"timeshare service: {error}")
+
+
+if __name__ == "__main__":
+    main()

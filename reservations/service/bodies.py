@@ -1,0 +1,190 @@
+"""What requests say, checked once and typed. Every refusal names the field, the value and the rule."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..enforcement import MEANING
+from ..errors import PublicError, invalid
+from ..pool import Submission
+from ..reservation import Kind, Reason, State
+from ..shares import parse_share
+from .auth import Caller
+
+MAX_BODY = 64 * 1024
+MAX_NAME = 255
+MAX_WAIT_S = 60
+MAX_LISTED = 500
+ID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+CREATE_FIELDS = ("share", "time_limit_s", "kind", "server_name", "client_key", "queue", "owner")
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The JSON object in ``body``. Raises PublicError for anything else, NaN and Infinity included."""
+
+    def no_such_number(text: str) -> None:
+        raise PublicError("malformed", f"the body holds {text}, which is not a JSON number", 400)
+
+    try:
+        data = json.loads(body.decode("utf-8"), parse_constant=no_such_number)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise PublicError("malformed", f"the body is not JSON{where}: send an object such as {{}}", 400) from None
+    if not isinstance(data, dict):
+        raise PublicError("malformed", f"the body is a JSON {_kind_of(data)}: send an object such as {{}}", 400)
+    return data
+
+
+def _kind_of(data: object) -> str:
+    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return names.get(type(data), "value")
+
+
+def known_fields(body: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    unknown = sorted(set(body) - set(allowed))
+    if unknown:
+        raise invalid(unknown[0][:40], body[unknown[0]], f"no such field; known fields: {', '.join(allowed) or 'none'}")
+
+
+def text(name: str, value: Any, *, empty: bool = False, longest: int = MAX_NAME) -> str:
+    """A line of text: no control characters, encodable, of sensible length."""
+    rule = f"must be text of {0 if empty else 1} to {longest} characters without control characters"
+    if not isinstance(value, str) or not (empty or value) or len(value) > longest:
+        raise invalid(name, value, rule)
+    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in value):
+        raise invalid(name, value, rule)
+    return value
+
+
+def boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise invalid(name, value, "must be true or false")
+    return value
+
+
+def check_id(reservation_id: str) -> str:
+    if not ID_PATTERN.fullmatch(reservation_id):
+        raise PublicError("not-found", f"there is no reservation {reservation_id[:60]!r} of yours", 404)
+    return reservation_id
+
+
+def parse_create(body: Mapping[str, Any], caller: Caller) -> Submission:
+    known_fields(body, CREATE_FIELDS)
+    share = body.get("share")
+    if not isinstance(share, dict):
+        raise invalid("share", share, 'must be an object such as {"gpus": 1}')
+    key = body.get("client_key")
+    limit = body.get("time_limit_s")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+        raise invalid("time_limit_s", limit, "must be a whole number of seconds, or left out for the default")
+    return Submission(
+        owner=acting_for(body.get("owner"), caller),
+        request=parse_share(share),
+        time_limit_s=limit,
+        kind=_kind(body.get("kind", "session")),
+        server_name=text("server_name", body.get("server_name", ""), empty=True),
+        client_key=None if key is None else text("client_key", key),
+        queue=boolean("queue", body.get("queue", True)),
+    )
+
+
+def acting_for(owner: Any, caller: Caller) -> str:
+    """Whose reservation it is: the caller's own, or for administrators anybody's."""
+    if owner is None:
+        if not caller.name:
+            raise PublicError("invalid", "owner is missing: this token belongs to no user, so name one", 400)
+        return caller.name
+    name = text("owner", owner)
+    if not caller.may_touch(name):
+        raise PublicError("forbidden", f"owner is {name!r}: only administrators act for others", 403)
+    return name
+
+
+def _kind(value: Any) -> Kind:
+    try:
+        return Kind(value)
+    except ValueError:
+        raise invalid("kind", value, "must be session or batch") from None
+
+
+def parse_seconds(body: Mapping[str, Any]) -> int:
+    known_fields(body, ("seconds",))
+    seconds = body.get("seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 1:
+        raise invalid("seconds", seconds, "must be a whole number of seconds from 1 on")
+    return seconds
+
+
+def parse_active(body: Mapping[str, Any]) -> tuple[int, str]:
+    """Generation and enforcement level of a report that the server answers."""
+    known_fields(body, ("generation", "enforcement"))
+    generation, level = body.get("generation"), body.get("enforcement")
+    if isinstance(generation, bool) or not isinstance(generation, int) or not 1 <= generation < 2**31:
+        raise invalid("generation", generation, "must be the number that starting answered")
+    if not isinstance(level, str) or level not in MEANING:
+        raise invalid("enforcement", level, f"must be one of {', '.join(MEANING)}")
+    return generation, level
+
+
+def parse_end(body: Mapping[str, Any], caller: Caller) -> tuple[Reason, str]:
+    """Why it ends. People cancel; other reasons are for timeshare's own processes."""
+    known_fields(body, ("reason", "detail"))
+    allowed = [r.value for r in Reason] if caller.deployment else [Reason.CANCELLED.value]
+    reason = body.get("reason", Reason.CANCELLED.value)
+    if not isinstance(reason, str) or reason not in allowed:
+        raise invalid("reason", reason, f"must be one of {', '.join(allowed)}")
+    if "detail" not in body:
+        who = "its owner" if not caller.admin else "an administrator"
+        return Reason(reason), f"stopped by {who}"
+    return Reason(reason), text("detail", body["detail"], longest=2000)
+
+
+def parse_cordon(body: Mapping[str, Any]) -> str:
+    known_fields(body, ("why",))
+    return text("why", body.get("why"))
+
+
+@dataclass(frozen=True)
+class ListQuery:
+    """``owner`` None: everybody's. ``states`` empty: any."""
+
+    owner: str | None
+    states: tuple[State, ...]
+    limit: int
+
+
+def parse_list(query: Mapping[str, str], caller: Caller) -> ListQuery:
+    known_fields(query, ("owner", "state", "limit"))
+    owner = query.get("owner")
+    if owner is not None:
+        owner = acting_for(owner, caller)
+    elif not caller.admin:
+        owner = caller.name
+    words = [word for word in query.get("state", "").split(",") if word]
+    return ListQuery(owner, tuple(parse_state("state", word) for word in words), _limit(query.get("limit", "100")))
+
+
+def _limit(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", value) or not 1 <= int(value) <= MAX_LISTED:
+        raise invalid("limit", value, f"must be a whole number from 1 to {MAX_LISTED}")
+    return int(value)
+
+
+def parse_state(name: str, value: str) -> State:
+    try:
+        return State(value)
+    except ValueError:
+        raise invalid(name, value, f"must be one of {', '.join(s.value for s in State)}") from None
+
+
+def parse_wait(query: Mapping[str, str]) -> tuple[State | None, float]:
+    """State that the caller has seen, and how long to wait for another one (seconds, 0: not at all)."""
+    known_fields(query, ("unlike", "wait_s"))
+    unlike, value = query.get("unlike"), query.get("wait_s", "0")
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", value) or float(value) > MAX_WAIT_S:
+        raise invalid("wait_s", value, f"must be a number of seconds from 0 to {MAX_WAIT_S}")
+    return (None if unlike is None else parse_state("unlike", unlike)), float(value)

@@ -1,0 +1,341 @@
+"""The API's description (OpenAPI 3.1), by hand next to ``bodies`` and ``views``; tests hold the three together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..enforcement import MEANING
+from ..reservation import Kind, Reason, State
+from ..shares import MAX_COUNT, MAX_MEMORY_GIB, MODEL_PATTERN, PROFILE_PATTERN
+from . import bodies
+
+Schema = dict[str, Any]
+TIME: Schema = {"type": ["string", "null"], "format": "date-time", "description": "UTC; null: not (yet) known"}
+TEXT: Schema = {"type": "string"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+SECONDS: Schema = {"type": ["integer", "null"]}
+FLAG: Schema = {"type": "boolean"}
+
+
+def line(*, empty: bool = False, description: str = "") -> Schema:
+    pattern = r"^[^\x00-\x1f\x7f]*$"
+    return {
+        "type": "string",
+        "minLength": 0 if empty else 1,
+        "maxLength": bodies.MAX_NAME,
+        "pattern": pattern,
+        "description": description,
+    }
+
+
+def record(properties: Schema, required: tuple[str, ...] | None = None, **more: Any) -> Schema:
+    needed = list(properties) if required is None else list(required)
+    return {"type": "object", "properties": properties, "required": needed, "additionalProperties": False, **more}
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def share_schema() -> Schema:
+    properties: Schema = {
+        "gpus": {"type": "integer", "minimum": 1, "maximum": MAX_COUNT, "description": "whole devices on one node"},
+        "memory_gib": {
+            "type": "number",
+            "minimum": 0.001,
+            "maximum": MAX_MEMORY_GIB,
+            "description": "device memory of one device, GiB",
+        },
+        "compute_percent": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": 100,
+            "description": "compute weight beside memory_gib; left out: in proportion to the memory",
+        },
+        "mig_profile": {"type": "string", "pattern": f"^{PROFILE_PATTERN.pattern}$", "description": "such as 1g.10gb"},
+        "model": {"type": "string", "pattern": f"^{MODEL_PATTERN.pattern}$", "description": "left out: any model"},
+        "cpu_only": {"const": True, "description": "a session without a GPU"},
+    }
+    shapes = [
+        record({k: properties[k] for k in names}, (names[0],))
+        for names in (
+            ("gpus", "model"),
+            ("memory_gib", "compute_percent", "model"),
+            ("mig_profile", "model"),
+            ("cpu_only",),
+        )
+    ]
+    return {"description": "Exactly one kind of share.", "oneOf": shapes}
+
+
+def holding_schema() -> Schema:
+    return record(
+        {
+            "device_uuid": TEXT,
+            "instance_uuid": {"type": "string", "description": "a MIG instance; empty otherwise"},
+            "model": TEXT,
+            "memory_mib": COUNT,
+            "compute": {"type": "integer", "description": "thousandths of the device"},
+            "whole": FLAG,
+        }
+    )
+
+
+def reservation_schema() -> Schema:
+    times = ("submitted_at", "granted_at", "started_at", "ends_at", "ending_at", "ended_at")
+    notice = record({"level": {"enum": ["info", "warning", "danger"]}, "text": TEXT, "at": TIME})
+    return record(
+        {
+            "id": {"type": "string", "format": "uuid"},
+            "owner": TEXT,
+            "server_name": TEXT,
+            "kind": {"enum": [kind.value for kind in Kind]},
+            "state": {"enum": [state.value for state in State]},
+            "reason": {"enum": [None, *(reason.value for reason in Reason)], "description": "why it ended"},
+            "detail": {"type": "string", "description": "the same in words"},
+            "share": ref("Share"),
+            "share_text": TEXT,
+            "placement": {"type": "array", "items": holding_schema()},
+            "generation": {"type": "integer", "minimum": 0, "description": "how often it was started"},
+            "enforcement": {"enum": ["", *MEANING], "description": "what holds the share to its size"},
+            "simulated": FLAG,
+            "time_limit_s": COUNT,
+            **dict.fromkeys(times, TIME),
+            "remaining_s": SECONDS,
+            "position": {"type": ["integer", "null"], "minimum": 1, "description": "place in the queue, 1 is next"},
+            "latest_start": TIME,
+            "latest_start_in_s": SECONDS,
+            "extension": record({"allowed": FLAG, "longest_s": COUNT, "why": TEXT}),
+            "notices": {"type": "array", "items": notice},
+        }
+    )
+
+
+def offers_schema() -> Schema:
+    offer = record(
+        {
+            "id": TEXT,
+            "share": ref("Share"),
+            "text": TEXT,
+            "free_now": {**COUNT, "description": "how many could start now"},
+            "latest_start": TIME,
+            "latest_start_in_s": SECONDS,
+            "possible": FLAG,
+            "why": {"type": "string", "description": "why it is not possible"},
+            "enforcement": {"enum": list(MEANING)},
+            "default_time_s": COUNT,
+            "max_time_s": COUNT,
+        }
+    )
+    limits = record({"default_time_s": COUNT, "max_time_s": COUNT})
+    return record(
+        {
+            "offers": {"type": "array", "items": offer},
+            "waiting": COUNT,
+            "simulated": FLAG,
+            "note": TEXT,
+            "fresh": FLAG,
+            "limits": limits,
+        }
+    )
+
+
+def devices_schema() -> Schema:
+    instance = record({"uuid": TEXT, "profile": TEXT, "memory_mib": COUNT})
+    device = record(
+        {
+            "uuid": TEXT,
+            "model": TEXT,
+            "node": TEXT,
+            "memory_mib": COUNT,
+            "free_mib": COUNT,
+            "compute_capability": TEXT,
+            "instances": {"type": "array", "items": instance},
+            "cordoned": {"type": ["string", "null"], "description": "why nothing new is placed here"},
+            "simulated": FLAG,
+            "holders": {"type": "array", "items": TEXT, "description": "for administrators everybody, else yourself"},
+        }
+    )
+    return record(
+        {
+            "devices": {"type": "array", "items": device},
+            "driver": TEXT,
+            "cuda": TEXT,
+            "simulated": FLAG,
+            "note": TEXT,
+        }
+    )
+
+
+def error_schema() -> Schema:
+    error = record({"reason": TEXT, "message": TEXT, "details": {"type": "object"}})
+    return record({"error": error})
+
+
+def create_schema() -> Schema:
+    return record(
+        {
+            "share": ref("Share"),
+            "time_limit_s": {
+                "type": ["integer", "null"],
+                "minimum": 60,
+                "description": "seconds; left out: the default of the limits; at most their max_time",
+            },
+            "kind": {"enum": [kind.value for kind in Kind]},
+            "server_name": line(empty=True, description="empty: the default server"),
+            "client_key": line(description="a second request with the same key gets the first one's reservation"),
+            "queue": {"type": "boolean", "description": "false: now or not at all (409 no-capacity). Default true"},
+            "owner": line(description="for administrators: whose it shall be"),
+        },
+        ("share",),
+    )
+
+
+def active_schema() -> Schema:
+    return record({"generation": {"type": "integer", "minimum": 1}, "enforcement": {"enum": list(MEANING)}})
+
+
+def end_schema() -> Schema:
+    detail = {**line(), "maxLength": 2000}
+    return record({"reason": {"enum": [reason.value for reason in Reason]}, "detail": detail}, ())
+
+
+def query(name: str, schema: Schema, description: str) -> Schema:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def path(name: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def body(schema: Schema, required: bool = True) -> Schema:
+    return {"required": required, "content": {"application/json": {"schema": schema}}}
+
+
+def operation(summary: str, answer: str | None, *errors: int, **more: Any) -> Schema:
+    """One method: its answer is the named schema, and every error the one error body."""
+    content: Schema = {"application/json": {"schema": ref(answer) if answer else {"type": "object"}}}
+    responses: Schema = {"200": {"description": "done", "content": content}}
+    if more.pop("creates", False):
+        responses["201"] = {"description": "made", "content": content}
+    codes = sorted({400, 401, 403, 503, *errors} if more.pop("login", True) else {400, *errors})
+    for code in codes:
+        responses[str(code)] = {"$ref": f"#/components/responses/E{code}"}
+    return {"summary": summary, "responses": responses, **more}
+
+
+def paths() -> Schema:
+    one = [path("id", {"type": "string", "format": "uuid"})]
+    device = [path("uuid", line())]
+    owner = query("owner", line(), "for administrators: whose")
+    listing = [owner, query("state", TEXT, "states, separated by commas"), query("limit", _range(500), "default 100")]
+    waiting = [
+        query("unlike", {"enum": [s.value for s in State]}, "with wait_s: the state that is known already"),
+        query("wait_s", {"type": "integer", "minimum": 0, "maximum": 60}, "how long to wait for a change"),
+    ]
+    empty = body(record({}), False)
+    stream = operation("Server-sent events: every change of it", None, 404, parameters=one)
+    stream["responses"]["200"]["content"] = {"text/event-stream": {"schema": TEXT}}
+    return {
+        "/offers": {"get": operation("What may be asked for, and what is free", "Offers", parameters=[owner])},
+        "/reservations": {
+            "get": operation("List reservations, newest first", "Reservations", parameters=listing),
+            "post": operation(
+                "Ask for a share", "Reservation", 409, 413, 429, creates=True, requestBody=body(ref("Create"))
+            ),
+        },
+        "/reservations/{id}": {"get": operation("Read it, or wait", "Reservation", 404, parameters=one + waiting)},
+        "/reservations/{id}/events": {"get": stream},
+        "/reservations/{id}/extend": {
+            "post": operation(
+                "Move its end",
+                "Reservation",
+                *(404, 409, 413),
+                parameters=one,
+                requestBody=body(record({"seconds": {"type": "integer", "minimum": 1}})),
+            )
+        },
+        "/reservations/{id}/starting": {
+            "post": operation(
+                "The hub begins its start", "Reservation", 404, 409, 413, parameters=one, requestBody=empty
+            )
+        },
+        "/reservations/{id}/active": {
+            "post": operation(
+                "The hub saw it answer", "Reservation", 404, 409, 413, parameters=one, requestBody=body(ref("Active"))
+            )
+        },
+        "/reservations/{id}/end": {
+            "post": operation(
+                "End it, or leave the queue",
+                "Reservation",
+                *(404, 413),
+                parameters=one,
+                requestBody=body(ref("End"), False),
+            )
+        },
+        "/devices": {"get": operation("The devices and what is free of them", "Devices")},
+        "/devices/{uuid}/cordon": {
+            "post": operation(
+                "Nothing new goes to this device",
+                "Devices",
+                *(404, 413),
+                parameters=device,
+                requestBody=body(record({"why": line()})),
+            )
+        },
+        "/devices/{uuid}/uncordon": {
+            "post": operation("Back in service", "Devices", 404, 413, parameters=device, requestBody=empty)
+        },
+        "/health": {"get": operation("Is it serving", "Health", login=False, security=[])},
+        "/openapi.json": {"get": operation("This description", None, login=False, security=[])},
+    }
+
+
+def _range(most: int) -> Schema:
+    return {"type": "integer", "minimum": 1, "maximum": most}
+
+
+ERRORS = {
+    400: "the request can never be right: which field, its value, the rule",
+    401: "no token, or one that is not known",
+    403: "not yours to do",
+    404: "nothing there, or not yours",
+    409: "not now: the message says what stands against it",
+    413: f"the body is larger than {bodies.MAX_BODY} bytes",
+    429: "too many at once: the message says which limit",
+    503: "JupyterHub or the ledger cannot be reached: try again",
+}
+
+
+def describe(base: str) -> dict[str, Any]:
+    """The whole description; ``base`` is the address of the API, such as ``/services/timeshare/api/v1``."""
+    error_content = {"application/json": {"schema": ref("Error")}}
+    health = {"status": {"enum": ["ok", "degraded"]}, "agent": FLAG, "ledger": FLAG, "live": COUNT}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "timeshare reservations",
+            "version": "1",
+            "description": "Shares of GPUs for a limited time. Tokens are JupyterHub's.",
+        },
+        "servers": [{"url": base}],
+        "security": [{"token": []}],
+        "paths": paths(),
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "responses": {f"E{code}": {"description": text, "content": error_content} for code, text in ERRORS.items()},
+            "schemas": {
+                "Share": share_schema(),
+                "Reservation": reservation_schema(),
+                "Reservations": record({"reservations": {"type": "array", "items": ref("Reservation")}}),
+                "Offers": offers_schema(),
+                "Devices": devices_schema(),
+                "Create": create_schema(),
+                "Active": active_schema(),
+                "End": end_schema(),
+                "Health": record(health),
+                "Error": error_schema(),
+            },
+        },
+    }
