@@ -1,0 +1,76 @@
+"""``python -m timeshare.reservations.agent``: the process that owns this node's GPUs and sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..deployment import DeploymentError, current_deployment
+from ..devices.sources import open_source
+from ..errors import PublicError
+from .isolation import choose
+from .server import Agent, serve
+from .sessions import Sessions
+
+log = logging.getLogger("timeshare.agent")
+
+
+def lock_folder(root: Path) -> int:
+    """The lock of the only agent on ``root``; held as long as the process lives. Ends the process when taken."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(root / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"timeshare agent: another agent already runs on {root}")
+    return descriptor
+
+
+async def repeat(step: Callable[[], None], period_s: float) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(step)
+        except Exception:
+            log.exception("a step failed; it is tried again")
+        await asyncio.sleep(period_s)
+
+
+async def run(agent: Agent, sessions: Sessions, socket_path: Path) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    steps = [
+        asyncio.create_task(repeat(sessions.advance_stops, 0.2)),
+        asyncio.create_task(repeat(agent.guard.check, 1.0)),
+    ]
+    await serve(agent, socket_path, stop)
+    for step in steps:
+        step.cancel()
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.umask(0o077)
+    try:
+        deployment = current_deployment()
+        root = Path(deployment.state_dir) / "agent"
+        lock = lock_folder(root)
+        source = open_source(deployment.simulate)
+    except (DeploymentError, PublicError) as error:
+        sys.exit(f"timeshare agent: {error}")
+    sessions = Sessions(root, choose(), bool(deployment.simulate))
+    agent = Agent(sessions, source, deployment.multi_user)
+    log.info("device filter: %s", sessions.way.name if sessions.way else "none")
+    asyncio.run(run(agent, sessions, Path(deployment.agent_socket)))
+    source.close()
+    os.close(lock)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Watches over fractions and over the health of devices, once a second."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+
+from ..devices.model import DeviceError, DeviceProcess, DeviceSource
+from .events import Events
+from .processes import start_ticks
+from .sessions import Sessions
+from .watchdog import Key, Use, Verdict, judge
+
+log = logging.getLogger("timeshare.agent")
+KILL_AFTER_S = 1.0
+
+
+class Guard:
+    """``check`` is one look; it keeps what the next one needs."""
+
+    def __init__(self, sessions: Sessions, source: DeviceSource, events: Events) -> None:
+        self._sessions = sessions
+        self._source = source
+        self._events = events
+        self._warned: frozenset[Key] = frozenset()
+        self.memory_mib: dict[tuple[str, int], int] = {}
+
+    def check(self) -> None:
+        """Unknown is never over: without an answer of the driver nothing happens."""
+        try:
+            for event in self._source.health_events():
+                message = f"{event.device_uuid}: {event.detail}"
+                self._events.add("health", message, device_uuid=event.device_uuid, cordon=event.cordon)
+            processes = self._source.processes()
+        except DeviceError as error:
+            log.warning("nothing is known about GPU memory now: %s", error)
+            return
+        uses = self._uses(processes)
+        verdicts, self._warned = judge({key: use for key, use in uses.items() if use.share_mib}, self._warned)
+        for verdict in verdicts:
+            self._carry_out(verdict)
+
+    def _uses(self, processes: tuple[DeviceProcess, ...]) -> dict[Key, Use]:
+        """Use by session and device. Shares of a whole device or a MIG instance have size 0 here: nothing to watch."""
+        if not processes:
+            self.memory_mib = {}
+            return {}
+        owners = {pid: key for key, pids in self._sessions.pids_by_session().items() for pid in pids}
+        by_key: dict[Key, dict[int, int | None]] = {}
+        total: dict[tuple[str, int], int] = {}
+        for process in processes:
+            owner = owners.get(process.pid)
+            if owner is None:
+                continue
+            by_key.setdefault((*owner, process.device_uuid), {})[process.pid] = process.memory_mib
+            total[owner] = total.get(owner, 0) + (process.memory_mib or 0)
+        self.memory_mib = total
+        return {key: Use(self._fraction(key), by_pid) for key, by_pid in by_key.items()}
+
+    def _fraction(self, key: Key) -> int:
+        record = self._sessions.records.find(key[0], key[1])
+        if record is None:
+            return 0
+        parts = [part for part in record.order().share if part.device_uuid == key[2]]
+        return sum(part.memory_mib for part in parts if not part.whole and not part.instance_uuid)
+
+    def _carry_out(self, verdict: Verdict) -> None:
+        reservation_id, generation, device_uuid = verdict.key
+        kind = "over_memory" if verdict.stop is None else "stopped_over_memory"
+        log.warning("%s: %s", reservation_id, verdict.message)
+        self._events.add(kind, verdict.message, reservation_id=reservation_id, device_uuid=device_uuid)
+        if verdict.stop is None:
+            return
+        self._sessions.messages[reservation_id, generation] = verdict.message
+        ticks = start_ticks(verdict.stop)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(verdict.stop, signal.SIGTERM)
+        timer = threading.Timer(KILL_AFTER_S, _kill, (verdict.stop, ticks))
+        timer.daemon = True
+        timer.start()
+
+
+def _kill(pid: int, ticks: int | None) -> None:
+    if ticks is not None and start_ticks(pid) == ticks:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,240 @@
+"""Hides the GPUs that a session does not hold. The strongest way that this machine allows is chosen once.
+
+Each way takes the device files to hide and gives a *filter*: cgroups that the launcher enters before it starts the
+server, and words put before the server's command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..devices.nodes import Node, node_of
+from .bpf import attach_filter
+
+GROUP = "timeshare"
+TIMEOUT_S = 10
+
+
+class FilterError(Exception):
+    """The filter could not be made; the text is for a person."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether one way works here. ``detail``: what was seen; ``advice``: what to do when it does not."""
+
+    name: str
+    works: bool
+    detail: str
+    advice: str
+
+
+class Way(Protocol):
+    name: str
+
+    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+        """The filter for the session ``key``. Raises FilterError."""
+
+    def clean(self, key: str) -> None:
+        """Removes what ``prepare`` made, once nothing runs in it."""
+
+
+class Systemd:
+    """A transient scope with ``DeviceAllow``: every kind of character device but NVIDIA's, and those held by path."""
+
+    name = "systemd"
+
+    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+        if not Path("/run/systemd/system").is_dir() or os.geteuid() != 0 or shutil.which("systemd-run") is None:
+            raise FilterError("systemd does not manage this machine, or timeshare is not run by root")
+        properties = ["-p", "DevicePolicy=closed"]
+        for kind in device_kinds(Path("/proc/devices").read_text()):
+            properties += ["-p", f"DeviceAllow={kind} rwm"]
+        concealed = {node.path for node in hidden}
+        for path in sorted(Path("/dev").glob("nvidia*")) + sorted(Path("/dev/nvidia-caps").glob("*")):
+            if str(path) not in concealed and node_of(path) is not None:
+                properties += ["-p", f"DeviceAllow={path} rw"]
+        scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={GROUP}-{key}", *properties, "--"]
+        return {"launcher_prefix": scope}
+
+    def clean(self, key: str) -> None:
+        """systemd removes the scope with its last process."""
+
+
+def device_kinds(listing: str) -> list[str]:
+    """``char-…`` and ``block-…`` names of /proc/devices, those of NVIDIA left out."""
+    kinds, prefix = set(), "char"
+    for line in listing.splitlines():
+        if line.startswith("Block"):
+            prefix = "block"
+        words = line.split()
+        if len(words) == 2 and words[0].isdigit() and not words[1].startswith("nvidia"):
+            kinds.add(f"{prefix}-{words[1]}")
+    return sorted(kinds)
+
+
+class CgroupV2:
+    """An eBPF program on a cgroup of version 2."""
+
+    name = "cgroup-v2"
+
+    def __init__(self) -> None:
+        self._root = mount_of("cgroup2")
+
+    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+        if self._root is None:
+            raise FilterError("no cgroup file system of version 2 is mounted")
+        folder = self._root / GROUP / key
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            attach_filter(folder, [(node.major, node.minor) for node in hidden])
+        except OSError as error:
+            raise FilterError(f"eBPF device filter: {error.strerror or error}") from None
+        return {"cgroups": [str(folder)]}
+
+    def clean(self, key: str) -> None:
+        if self._root is not None:
+            with contextlib.suppress(OSError):
+                (self._root / GROUP / key).rmdir()
+
+
+class CgroupV1:
+    """The devices controller of cgroups of version 1."""
+
+    name = "cgroup-v1"
+
+    def __init__(self) -> None:
+        self._root = mount_of("cgroup", "devices")
+
+    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+        if self._root is None:
+            raise FilterError("no devices controller of version 1 is mounted")
+        folder = self._root / GROUP / key
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for node in hidden:
+                (folder / "devices.deny").write_text(f"c {node.major}:{node.minor} rwm")
+        except OSError as error:
+            raise FilterError(f"devices controller: {error.strerror or error}") from None
+        return {"cgroups": [str(folder)]}
+
+    def clean(self, key: str) -> None:
+        if self._root is not None:
+            with contextlib.suppress(OSError):
+                (self._root / GROUP / key).rmdir()
+
+
+class Bubblewrap:
+    """A mount namespace in which the hidden device files are covered by /dev/null."""
+
+    name = "bubblewrap"
+
+    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+        program = shutil.which("bwrap")
+        if program is None:
+            raise FilterError("bubblewrap is not installed")
+        words = [program, "--dev-bind", "/", "/"]
+        for node in hidden:
+            words += ["--dev-bind", os.devnull, node.path]
+        return {"prefix": [*words, "--"]}
+
+    def clean(self, key: str) -> None:
+        """The namespace ends with its last process."""
+
+
+ADVICE = {
+    "systemd": "run timeshare as a systemd service of root (hub_config/timeshare.service)",
+    "cgroup-v2": "run timeshare as root on a kernel with cgroups of version 2 and eBPF",
+    "cgroup-v1": "run timeshare as root where the devices controller of version 1 is mounted",
+    "bubblewrap": "install the package bubblewrap, and allow user namespaces when timeshare is not run by root",
+}
+
+
+def ways() -> list[Way]:
+    """The strongest first."""
+    return [Systemd(), CgroupV2(), CgroupV1(), Bubblewrap()]
+
+
+def mount_of(kind: str, option: str | None = None) -> Path | None:
+    """Where a file system of ``kind`` (with a mount option) is mounted; None when it is not."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, found, options, *_ = line.split()
+        if found == kind and (option is None or option in options.split(",")):
+            return Path(place)
+    return None
+
+
+def probe() -> list[Probe]:
+    """Tries every way for real: a program under the filter must fail to open /dev/full, and still open /dev/zero."""
+    return [_probe(way) for way in ways()]
+
+
+def _probe(way: Way) -> Probe:
+    key = f"probe-{uuid.uuid4().hex[:8]}"
+    node = node_of(Path("/dev/full"))
+    assert node is not None
+    try:
+        filter_ = way.prepare(key, [node])
+        works, detail = _try(filter_)
+    except (FilterError, OSError, subprocess.SubprocessError) as error:
+        works, detail = False, str(error)
+    finally:
+        way.clean(key)
+    return Probe(way.name, works, detail, "" if works else ADVICE[way.name])
+
+
+_ATTEMPT = """
+import os, sys
+for folder in sys.argv[1:]:
+    with open(os.path.join(folder, "cgroup.procs"), "w") as file:
+        file.write(str(os.getpid()))
+"""
+_OPEN = """
+import sys
+open("/dev/zero", "rb").close()
+try:
+    opened = open("/dev/full", "rb").read(1)
+except OSError:
+    opened = b""
+print("hidden" if opened == b"" else "open")
+"""
+
+
+def _try(filter_: dict[str, Any]) -> tuple[bool, str]:
+    inner = [*filter_.get("prefix", ()), "python3", "-I", "-S", "-c", _OPEN]
+    enter = f"{_ATTEMPT}\nos.execvp({inner[0]!r}, {inner!r})"
+    import sys
+
+    command = [
+        *filter_.get("launcher_prefix", ()),
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        enter,
+        *filter_.get("cgroups", ()),
+    ]
+    with tempfile.TemporaryFile() as errors:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, timeout=TIMEOUT_S, check=False)
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip().splitlines()
+    if done.stdout.strip() == b"hidden":
+        return True, "a hidden device could not be opened"
+    return False, said[-1] if said else "the hidden device could still be opened"
+
+
+def choose() -> Way | None:
+    """The strongest way that works here."""
+    for way in ways():
+        if _probe(way).works:
+            return way
+    return None

@@ -1,0 +1,200 @@
+"""What the agent remembers on disk, so that a kill between any two lines loses nothing.
+
+``sessions/<reservation>.<generation>/`` is one start: ``order.json`` (before anything runs), ``shim.json`` (the
+launcher's identity, before the server runs), ``exit.json`` (after the last process is gone), ``abandoned`` (it never
+ran and never may), ``lock`` (held by the launcher as long as it lives). ``stops/<reservation>.json`` is a tombstone:
+no start of that reservation may run any more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+_NAME = re.compile(rf"({ID_PATTERN.pattern})\.([1-9][0-9]{{0,8}})")
+
+
+@dataclass(frozen=True)
+class SharePart:
+    """What a session holds of one device; ``instance_uuid`` is empty unless it is a MIG instance."""
+
+    device_uuid: str
+    instance_uuid: str
+    memory_mib: int
+    compute: int
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Order:
+    """One start as the hub asked for it. ``user``: account to run as; None for the agent's own. ``cwd`` None: home.
+    ``ends_at``: RFC 3339 text for the session's environment, or None."""
+
+    reservation_id: str
+    generation: int
+    owner: str
+    user: str | None
+    argv: tuple[str, ...]
+    cwd: str | None
+    log_path: str | None
+    share: tuple[SharePart, ...]
+    share_text: str = ""
+    ends_at: str | None = None
+    enforcement: str = ""
+    started_at: float = 0.0
+    filter: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shim:
+    """The launcher: its pid, start time (clock ticks since boot) and the boot it belongs to."""
+
+    pid: int
+    ticks: int
+    boot_id: str
+    main_pid: int
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """How a reservation is brought to its end. Times are seconds since boot, of boot ``boot_id``."""
+
+    boot_id: str
+    interrupt: bool
+    term_at: float
+    kill_at: float
+
+
+class Record:
+    """One start of one reservation on disk."""
+
+    def __init__(self, path: Path) -> None:
+        match = _NAME.fullmatch(path.name)
+        assert match is not None
+        self.path = path
+        self.reservation_id, self.generation = match[1], int(match[2])
+
+    def order(self) -> Order:
+        data = json.loads((self.path / "order.json").read_text())
+        share = tuple(SharePart(**part) for part in data.pop("share"))
+        return Order(**{**data, "argv": tuple(data["argv"]), "share": share})
+
+    def shim(self) -> Shim | None:
+        data = read_json(self.path / "shim.json")
+        return Shim(**data) if data else None
+
+    def exit(self) -> dict[str, Any] | None:
+        """``code`` (None: unknown) and ``message`` once nothing of it runs any more."""
+        if (self.path / "abandoned").exists():
+            return {"code": None, "message": "it was never started"}
+        return read_json(self.path / "exit.json")
+
+    def write_exit(self, code: int | None, message: str) -> None:
+        durable_write(self.path / "exit.json", {"code": code, "message": message})
+
+    def launcher_lives(self) -> bool:
+        """True while the launcher holds its lock, which the kernel lets go with the process and not before."""
+        with open(self.path / "lock", "ab") as file:
+            try:
+                # Shared: two looks at the same time must not take each other for the launcher.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    def abandon_unless_started(self) -> bool:
+        """Forbids a launcher that has not begun to begin. False when one has: it holds the lock, or left a trace."""
+        with open(self.path / "lock", "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            if (self.path / "shim.json").exists():
+                return False
+            durable_write(self.path / "abandoned", {})
+            return True
+
+    def remove(self) -> None:
+        doomed = self.path.with_name(f"removed-{self.path.name}")
+        self.path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+class Records:
+    """All starts and tombstones below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.sessions = root / "sessions"
+        self.stops = root / "stops"
+        for folder in (root, self.sessions, self.stops):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in self.sessions.glob("removed-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def create(self, order: Order, env: dict[str, str]) -> Record:
+        """Durable when it returns. ``env`` holds a token, so the launcher removes its file when it has read it."""
+        draft = self.sessions / f"removed-{order.reservation_id}.{order.generation}.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        durable_write(draft / "env.json", env)
+        durable_write(draft / "order.json", asdict(order))
+        (draft / "lock").touch(mode=0o600)
+        path = self.sessions / f"{order.reservation_id}.{order.generation}"
+        draft.rename(path)
+        sync_folder(self.sessions)
+        return Record(path)
+
+    def find(self, reservation_id: str, generation: int) -> Record | None:
+        path = self.sessions / f"{reservation_id}.{generation}"
+        return Record(path) if path.is_dir() else None
+
+    def all(self) -> list[Record]:
+        names = sorted(entry.name for entry in self.sessions.iterdir())
+        return [Record(self.sessions / name) for name in names if _NAME.fullmatch(name)]
+
+    def of(self, reservation_id: str) -> list[Record]:
+        """Its starts, the lowest generation first."""
+        found = [record for record in self.all() if record.reservation_id == reservation_id]
+        return sorted(found, key=lambda record: record.generation)
+
+    def tombstone(self, reservation_id: str) -> Tombstone | None:
+        data = read_json(self.stops / f"{reservation_id}.json")
+        return Tombstone(**data) if data else None
+
+    def bury(self, reservation_id: str, tombstone: Tombstone) -> None:
+        durable_write(self.stops / f"{reservation_id}.json", asdict(tombstone))
+
+
+def durable_write(path: Path, data: Any) -> None:
+    """All of it or nothing, and on disk when it returns."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return data

@@ -1,0 +1,191 @@
+"""The agent's unix socket: one line of JSON each way. See docs/how_it_works.md."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..clock import read_boot_id
+from ..devices.model import DeviceError, DeviceSource, Inventory
+from .events import Events
+from .guard import Guard
+from .records import ID_PATTERN, Order, SharePart
+from .sessions import Refused, Sessions
+
+log = logging.getLogger("timeshare.agent")
+MAX_REQUEST = 1024 * 1024
+REQUEST_WAIT_S = 10.0
+
+
+class Agent:
+    """Answers requests; every one runs in a thread, so that none waits for another."""
+
+    def __init__(self, sessions: Sessions, source: DeviceSource, multi_user: bool) -> None:
+        self._sessions = sessions
+        self._source = source
+        self._multi_user = multi_user
+        self._inventory = Inventory()
+        self.events = Events()
+        self.guard = Guard(sessions, source, self.events)
+        self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "hello": self._hello,
+            "inventory": self._list_devices,
+            "launch": self._launch,
+            "sessions": self._list_sessions,
+            "stop": self._stop,
+            "forget": self._forget,
+            "events": lambda params: self.events.after(_integer(params, "after")),
+        }
+
+    def answer(self, line: bytes) -> dict[str, Any]:
+        """The reply to one request; what goes wrong is told, never raised."""
+        try:
+            request = json.loads(line)
+            method, params = request["method"], request.get("params", {})
+            if method not in self._methods or not isinstance(params, dict):
+                raise Refused("invalid", f"method is {str(method)[:40]!r}: there are {', '.join(self._methods)}")
+            return {"result": self._methods[method](params)}
+        except Refused as error:
+            return _error(error.reason, str(error))
+        except DeviceError as error:
+            return _error("unknown", str(error))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return _error("invalid", f"the request cannot be understood: {error!r:.200}")
+        except Exception as error:
+            log.exception("a request failed")
+            return _error("failed", f"the agent failed: {error!r:.200}")
+
+    def _hello(self, params: dict[str, Any]) -> dict[str, Any]:
+        way = self._sessions.way
+        return {
+            "node": socket.gethostname(),
+            "boot_id": read_boot_id(),
+            "simulated": self._sessions.simulated,
+            "multi_user": self._multi_user,
+            "device_filter": way.name if way is not None else None,
+        }
+
+    def _list_devices(self, params: dict[str, Any]) -> dict[str, Any]:
+        self._inventory = self._source.inventory()
+        return asdict(self._inventory)
+
+    def _launch(self, params: dict[str, Any]) -> dict[str, Any]:
+        env = params["env"]
+        if not isinstance(env, dict) or not all(isinstance(v, str) and "\0" not in v for v in env.values()):
+            raise Refused("invalid", "env must hold text only")
+        order = parse_order(params, self._multi_user)
+        if not self._inventory.devices:
+            self._inventory = self._source.inventory()
+        return self._sessions.launch(order, env, self._inventory)
+
+    def _list_sessions(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        memory = self.guard.memory_mib
+        return [
+            {**asdict(session), "memory_mib": memory.get((session.reservation_id, session.generation))}
+            for session in self._sessions.all()
+        ]
+
+    def _stop(self, params: dict[str, Any]) -> dict[str, Any]:
+        graces = [float(params[name]) for name in ("save_grace_s", "term_grace_s")]
+        if not all(0 <= grace <= 86400 for grace in graces):
+            raise Refused("invalid", f"graces are {graces}: they must be from 0 to 86400 seconds")
+        return {"state": self._sessions.stop(_id(params), bool(params["interrupt"]), *graces)}
+
+    def _forget(self, params: dict[str, Any]) -> None:
+        self._sessions.forget(_id(params), _integer(params, "generation"))
+
+
+def parse_order(params: dict[str, Any], multi_user: bool) -> Order:
+    """Raises Refused for what can never be started."""
+    user, argv, log_path = params["user"], params["argv"], params.get("log_path")
+    if (user is not None) != multi_user:
+        raise Refused("invalid", "user must be given in a multi-user deployment, and only there")
+    if user is not None and os.geteuid() == 0 and user == "root":
+        raise Refused("invalid", "user is 'root': sessions do not run as root; log in with another account")
+    if not isinstance(argv, list) or not argv or not all(isinstance(a, str) and "\0" not in a for a in argv):
+        raise Refused("invalid", "argv must be a list of words")
+    if log_path is not None and not Path(log_path).is_absolute():
+        raise Refused("invalid", f"log_path is {log_path!r}: it must be absolute")
+    generation = _integer(params, "generation")
+    if generation < 1:
+        raise Refused("invalid", f"generation is {generation}: they count from 1")
+    return Order(
+        reservation_id=_id(params),
+        generation=generation,
+        owner=str(params["owner"]),
+        user=user,
+        argv=tuple(argv),
+        cwd=params.get("cwd"),
+        log_path=log_path,
+        share=tuple(SharePart(**part) for part in params["share"]),
+        share_text=str(params.get("share_text", "")),
+        ends_at=params.get("ends_at"),
+    )
+
+
+def _id(params: dict[str, Any]) -> str:
+    value = params["reservation_id"]
+    if not isinstance(value, str) or not ID_PATTERN.fullmatch(value):
+        raise Refused("invalid", f"reservation_id is {str(value)[:40]!r}: it must be letters, digits and dashes")
+    return value
+
+
+def _integer(params: dict[str, Any], name: str) -> int:
+    value = params[name]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Refused("invalid", f"{name} is {str(value)[:40]!r}: it must be a whole number")
+    return value
+
+
+def _error(reason: str, message: str) -> dict[str, Any]:
+    return {"error": {"reason": reason, "message": message}}
+
+
+def make_room(path: Path) -> None:
+    """The socket's folder, private, without what an earlier agent left. The umask makes the socket private too."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+
+
+async def serve(agent: Agent, path: Path, stop: asyncio.Event) -> None:
+    """Serves on the socket ``path`` until ``stop`` is set. Its folder must belong to us alone."""
+    make_room(path)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.LimitOverrunError, ValueError):
+            await _one_request(agent, reader, writer)
+        writer.close()
+
+    server = await asyncio.start_unix_server(connected, str(path), limit=MAX_REQUEST)
+    async with server:
+        await stop.wait()
+
+
+async def _one_request(agent: Agent, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    if not _trusted(writer.get_extra_info("socket")):
+        answer = _error("forbidden", "only root and the agent's own user may speak to it")
+    else:
+        try:
+            line = await asyncio.wait_for(reader.readline(), REQUEST_WAIT_S)
+        except ValueError:
+            line = b""
+        if line.endswith(b"\n"):
+            answer = await asyncio.to_thread(agent.answer, line)
+        else:
+            answer = _error("invalid", f"a request is one line of JSON of at most {MAX_REQUEST} bytes")
+    writer.write(json.dumps(answer).encode() + b"\n")
+    await writer.drain()
+
+
+def _trusted(connection: socket.socket) -> bool:
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid in (0, os.geteuid())

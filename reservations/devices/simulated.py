@@ -1,0 +1,147 @@
+"""GPUs that are not there, behind the interface of those that are. For trying timeshare, and for its tests.
+
+A specification lists models and counts, ``a100-40gb:2,t4:1``; MIG layouts stand in brackets,
+``a100-40gb[3g.20gb+2g.10gb]:1``. Sessions on simulated devices run for real, on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PublicError
+from ..shares import MODEL_PATTERN, PROFILE_PATTERN
+from .model import MIB_PER_GIB, Device, DeviceError, DeviceProcess, HealthEvent, Inventory, MigInstance
+
+FAULTS_VARIABLE = "TIMESHARE_SIMULATED_FAULTS"
+"""Names a JSON file with what the driver would report: see ``Faults``."""
+KNOWN_MEMORY_GIB = {
+    "t4": 16,
+    "p100": 16,
+    "v100": 16,
+    "a10": 24,
+    "a30": 24,
+    "l4": 24,
+    "l40s": 48,
+    "h100": 80,
+    "h200": 141,
+}
+MAX_DEVICES = 1024
+_PART = re.compile(r"([a-z0-9][a-z0-9.+_-]*)(?:\[([^\]]*)\])?(?::([0-9]{1,5}))?")
+_SIZE = re.compile(r"(?:^|-)([1-9][0-9]{0,3})gb$")
+NOTE = "simulated GPUs: sessions run on the CPU"
+
+
+def parse_spec(spec: str) -> tuple[Device, ...]:
+    """The devices of ``spec``. Raises PublicError naming the part that is wrong and the rule."""
+    devices: list[Device] = []
+    for part in spec.split(","):
+        match = _PART.fullmatch(part.strip())
+        if match is None or not MODEL_PATTERN.fullmatch(match[1]):
+            raise _wrong(part, "write model:count, such as a100-40gb:2, or with a MIG layout a100-40gb[3g.20gb]:1")
+        count = int(match[3] or 1)
+        if not 1 <= count <= MAX_DEVICES - len(devices):
+            raise _wrong(part, f"a pool simulates from 1 to {MAX_DEVICES} devices")
+        for _ in range(count):
+            devices.append(_device(part, match[1], match[2], len(devices)))
+    return tuple(devices)
+
+
+def _wrong(part: str, rule: str) -> PublicError:
+    shown = part.strip()[:60]
+    return PublicError("invalid", f"simulate: {shown!r}: {rule}", 400, {"value": shown, "rule": rule})
+
+
+def _device(part: str, model: str, layout: str | None, order: int) -> Device:
+    memory_mib = _memory_gib(part, model) * MIB_PER_GIB
+    uuid = f"GPU-simulated-{order:04d}"
+    instances = () if layout is None else _instances(part, layout, order, memory_mib)
+    return Device(uuid, model, memory_mib, order=order, instances=instances, simulated=True)
+
+
+def _memory_gib(part: str, model: str) -> int:
+    size = _SIZE.search(model)
+    if size:
+        return int(size[1])
+    if model in KNOWN_MEMORY_GIB:
+        return KNOWN_MEMORY_GIB[model]
+    raise _wrong(part, f"its memory is not known: add it to the name, such as {model[:20]}-40gb")
+
+
+def _instances(part: str, layout: str, order: int, memory_mib: int) -> tuple[MigInstance, ...]:
+    instances: list[MigInstance] = []
+    for profile in layout.split("+"):
+        if not PROFILE_PATTERN.fullmatch(profile):
+            raise _wrong(part, f"{profile[:20]!r} is no MIG profile such as 2g.10gb")
+        size = int(profile.split(".")[1].removesuffix("gb")) * MIB_PER_GIB
+        instances.append(MigInstance(f"MIG-simulated-{order:04d}-{len(instances)}", profile, size, len(instances)))
+    if sum(instance.memory_mib for instance in instances) > memory_mib:
+        raise _wrong(part, f"its MIG instances need more than the {memory_mib // MIB_PER_GIB} GiB of the device")
+    return tuple(instances)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What the file of ``TIMESHARE_SIMULATED_FAULTS`` says: ``processes`` with ``pid``, ``device`` and ``memory_mib``;
+    ``health`` with ``device``, ``code``, ``detail``, ``cordon``; ``missing`` UUIDs; ``unknown``: no answer at all."""
+
+    processes: tuple[dict[str, Any], ...] = ()
+    health: tuple[dict[str, Any], ...] = ()
+    missing: tuple[str, ...] = ()
+    unknown: bool = False
+
+
+def read_faults(path: Path | None) -> Faults:
+    if path is None or not path.exists():
+        return Faults()
+    try:
+        data = json.loads(path.read_text())
+        return Faults(
+            tuple(data.get("processes", ())),
+            tuple(data.get("health", ())),
+            tuple(data.get("missing", ())),
+            bool(data.get("unknown", False)),
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        raise DeviceError(f"the file of simulated faults cannot be read: {error}") from None
+
+
+class SimulatedSource:
+    """A ``DeviceSource`` for a specification."""
+
+    def __init__(self, spec: str, faults: Path | None = None) -> None:
+        self._devices = parse_spec(spec)
+        named = os.environ.get(FAULTS_VARIABLE)
+        self._faults = faults or (Path(named) if named else None)
+        self._reported = 0
+
+    def _now(self) -> Faults:
+        faults = read_faults(self._faults)
+        if faults.unknown:
+            raise DeviceError("the simulated driver does not answer")
+        return faults
+
+    def inventory(self) -> Inventory:
+        missing = self._now().missing
+        devices = tuple(device for device in self._devices if device.uuid not in missing)
+        return Inventory(devices, driver="simulated", cuda="", simulated=True, note=NOTE)
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        return tuple(
+            DeviceProcess(int(entry["pid"]), str(entry["device"]), entry.get("memory_mib"), entry.get("instance"))
+            for entry in self._now().processes
+        )
+
+    def health_events(self) -> tuple[HealthEvent, ...]:
+        events = self._now().health
+        new, self._reported = events[self._reported :], len(events)
+        return tuple(
+            HealthEvent(str(e["device"]), "xid", str(e["detail"]), bool(e.get("cordon")), e.get("code")) for e in new
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,234 @@
+"""What every engine's spawner has in common: options, reservation, reports to the service, state and adoption.
+
+A subclass adds only how a server is started there: ``launch``. Whether it still runs, and its end, are the service's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from jupyterhub.spawner import Spawner, SpawnException
+from traitlets import Integer, Unicode
+
+from ..reservations.client import Json, ServiceClient, ServiceUnreachable
+from ..reservations.errors import PublicError
+from .options import SessionOptions, options_from_form, parse_options
+
+UNREACHABLE = "the reservations service does not answer, so no GPU can be given out now: try again in a minute"
+
+
+class LaunchError(Exception):
+    """The engine could not start the server; the text is for the person who waits for it."""
+
+
+class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
+    """Starts a single-user server on the share of a reservation."""
+
+    service_url = Unicode(
+        help="Address of the reservations service with its prefix, such as http://127.0.0.1:8085/services/timeshare."
+    ).tag(config=True)
+    service_token = Unicode(help="The deployment's own token at the reservations service.").tag(config=True)
+    stop_wait = Integer(
+        120,
+        help="Longest wait in seconds for a session to end when it is stopped. Default 120. After it the hub gives up "
+        "waiting; the service goes on. Example: 300.",
+    ).tag(config=True)
+
+    reservation_id = ""
+    generation = 0
+    port = 0
+    enforcement = ""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # The page draws the offers itself (templates/spawn.html); a text that is not empty makes the hub show it.
+        self.options_form = "offers"
+        self.apply_user_options = _check_options
+        self._report: asyncio.Task[None] | None = None
+
+    @property
+    def service(self) -> ServiceClient:
+        return ServiceClient(self.service_url, self.service_token)
+
+    # --- options
+
+    def options_from_form(self, form_data: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        options: dict[str, Any] = _refusing(options_from_form, form_data)
+        return options
+
+    def options_from_query(self, query_data: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        return self.options_from_form(query_data)
+
+    # --- life
+
+    async def start(self) -> str:
+        """Reserves, records the start, launches. Returns the server's address."""
+        options = _refusing(parse_options, self.user_options or {})
+        try:
+            reservation = await self._reservation(options)
+            begun = await self.service.starting(reservation["id"])
+        except PublicError as error:
+            raise SpawnException(error.message, reason=error.reason, status_code=_status(error)) from None
+        except ServiceUnreachable as error:
+            raise SpawnException(
+                UNREACHABLE, reason="service-unreachable", log_message=str(error), status_code=503
+            ) from None
+        self.reservation_id, self.generation = begun["id"], begun["generation"]
+        self.log.info("%s: reservation %s, start %d", self._log_name, self.reservation_id, self.generation)
+        try:
+            url = await self.launch(begun)
+        except LaunchError as error:
+            await self._give_up(str(error))
+            raise SpawnException(str(error), reason="launch-failed", status_code=500) from None
+        self._report = asyncio.create_task(self._report_active())
+        return url
+
+    async def launch(self, reservation: Json) -> str:
+        """Starts the server on exactly the reservation's placement; sets ``enforcement`` and returns the address.
+
+        Raises LaunchError.
+        """
+        raise NotImplementedError
+
+    async def poll(self) -> int | None:
+        """None while it runs, and while nobody can say: only the service's word ends a session."""
+        if not self.reservation_id:
+            return 0
+        try:
+            reservation = await self.service.get(self.reservation_id)
+        except PublicError as error:
+            return 0 if error.status == 404 else None
+        except ServiceUnreachable:
+            return None
+        if reservation["generation"] > self.generation:
+            return 0
+        if reservation["state"] != "ended":
+            if reservation["state"] == "starting" and self.ready:
+                await self._tell_active()
+            return None
+        return 0 if reservation["reason"] in ("completed", "cancelled", "time_limit", "idle") else 1
+
+    async def stop(self, now: bool = False) -> None:
+        """Ends the reservation and waits until the engine saw every process gone."""
+        if not self.reservation_id:
+            return
+        failed = self._start_pending
+        reason = "failed" if failed else "cancelled"
+        detail = "the server did not answer in time; see its log" if failed else "stopped by its owner"
+        try:
+            reservation = await self.service.end(self.reservation_id, reason, detail)
+            until = asyncio.get_running_loop().time() + self.stop_wait
+            while reservation["state"] != "ended" and asyncio.get_running_loop().time() < until:
+                reservation = await self.service.wait(self.reservation_id, reservation["state"], 10)
+        except PublicError as error:
+            self.log.warning("%s: ending its reservation was refused: %s", self._log_name, error)
+        except ServiceUnreachable as error:
+            raise SpawnException(
+                "the session could not be stopped: the reservations service does not answer. Try again in a minute",
+                reason="service-unreachable",
+                log_message=str(error),
+                status_code=503,
+            ) from None
+
+    async def get_url(self) -> str:
+        """Where the server is, from the state that was stored when it started: after a hub restart this is adoption."""
+        return f"http://127.0.0.1:{self.port}" if self.port else str(self.server.url)
+
+    # --- state over hub restarts
+
+    def get_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state()
+        if self.reservation_id:
+            kept = ("reservation_id", "generation", "port", "enforcement")
+            state.update({name: getattr(self, name) for name in kept})
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.reservation_id = str(state.get("reservation_id", ""))
+        self.generation = int(state.get("generation", 0))
+        self.port = int(state.get("port", 0))
+        self.enforcement = str(state.get("enforcement", ""))
+
+    def clear_state(self) -> None:
+        super().clear_state()
+        self.reservation_id, self.generation, self.port, self.enforcement = "", 0, 0, ""
+
+    # --- what the person who waits sees
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        yield {"progress": 10, "message": "Reserving your share"}
+        while not self.reservation_id:
+            await asyncio.sleep(0.1)
+        try:
+            reservation = await self.service.get(self.reservation_id)
+        except (PublicError, ServiceUnreachable):
+            return
+        devices = sorted({holding["model"] for holding in reservation["placement"]})
+        where = f" on {', '.join(devices)}" if devices else ""
+        label = " (simulated)" if reservation["simulated"] else ""
+        yield {"progress": 40, "message": f"Reserved: {reservation['share_text']}{where}{label}"}
+        while not self.port:
+            await asyncio.sleep(0.1)
+        yield {"progress": 70, "message": "The server is starting; waiting for its first answer"}
+
+    # --- inside
+
+    async def _reservation(self, options: SessionOptions) -> Json:
+        """The granted one that the options name; else a new one, now or not at all."""
+        if options.reservation_id is not None:
+            found = await self.service.get(options.reservation_id)
+            if (found["owner"], found["server_name"]) != (self.user.name, self.name or ""):
+                raise PublicError("not-found", "there is no such reservation for this server of yours", 404)
+            if found["state"] != "ended" or options.share is None:
+                return found
+            # Options of an earlier start, given again: its reservation is over, its wish is not.
+        assert options.share is not None
+        key = options.client_key if options.reservation_id is None else None
+        share = options.share.as_options()
+        return await self.service.create(
+            self.user.name,
+            share,
+            time_limit_s=options.time_limit_s,
+            server_name=self.name or "",
+            queue=False,
+            client_key=key,
+        )
+
+    async def _give_up(self, detail: str) -> None:
+        try:
+            await self.service.end(self.reservation_id, "failed", detail)
+        except (PublicError, ServiceUnreachable) as error:
+            self.log.warning("%s: its reservation ends by itself: %s", self._log_name, error)
+
+    async def _report_active(self) -> None:
+        """Tells the service as soon as the hub has seen the server answer."""
+        while self._start_pending or self._spawn_pending or self._proxy_pending:
+            await asyncio.sleep(0.05)
+        if self.ready:
+            await self._tell_active()
+
+    async def _tell_active(self) -> None:
+        try:
+            await self.service.active(self.reservation_id, self.generation, self.enforcement)
+        except (PublicError, ServiceUnreachable) as error:
+            self.log.info("%s: not reported as active yet: %s", self._log_name, error)
+
+
+def _status(error: PublicError) -> int:
+    return error.status if 400 <= error.status < 500 else 400
+
+
+def _refusing(function: Any, argument: Any) -> Any:
+    """Runs a parser; what it refuses becomes the hub's own refusal."""
+    try:
+        return function(argument)
+    except PublicError as error:
+        raise SpawnException(error.message, reason=error.reason, status_code=_status(error)) from None
+
+
+def _check_options(spawner: GpuSpawner, options: dict[str, Any]) -> None:
+    """Every path into a start passes here: form, API, link and the starter."""
+    _refusing(parse_options, options)

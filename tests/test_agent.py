@@ -1,0 +1,337 @@
+"""The node agent with real processes: what survives a kill, what a stop leaves, what a session sees."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nodes import Node, deployment, eventually, marked, order, part, running_node
+
+from timeshare.reservations.agent.client import AgentError
+from timeshare.reservations.agent.records import Records
+from timeshare.reservations.deployment import VARIABLE
+
+SLEEP = ("sleep", "300")
+STUBBORN = (
+    sys.executable,
+    "-c",
+    """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(300)
+    os._exit(0)
+time.sleep(300)
+""",
+)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with running_node(tmp_path) as found:
+        yield found
+
+
+def test_a_session_runs_until_it_is_stopped(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    assert node.state(name) == "running"
+    node.stop(name)
+    eventually(lambda: node.state(name) == "exited")
+    assert marked(name) == []
+
+
+def test_the_exit_code_of_a_session_is_told(node: Node) -> None:
+    name = node.launch("sh", "-c", "exit 7")
+    eventually(lambda: node.state(name) == "exited")
+    assert node.session(name)["exit_code"] == 7
+
+
+def test_a_session_outlives_the_agent_and_is_found_again(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    before = node.session(name)
+    node.kill()
+    node.start()
+    assert node.session(name) == before
+
+
+def test_an_end_that_nobody_watched_is_told_later(node: Node, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    name = node.launch("sh", "-c", f"while [ ! -e {go} ]; do sleep 0.05; done; exit 3")
+    node.kill()
+    go.touch()
+    eventually(lambda: marked(name) == [])
+    node.start()
+    assert (node.session(name)["state"], node.session(name)["exit_code"]) == ("exited", 3)
+
+
+def test_without_its_launcher_a_session_runs_on_and_can_be_stopped(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    main = node.session(name)["pid"]
+    (launcher,) = [pid for pid in marked(name) if pid != main]
+    os.kill(launcher, signal.SIGKILL)
+    eventually(lambda: marked(name) == [main])
+    assert node.state(name) == "running"
+    node.stop(name)
+    eventually(lambda: node.state(name) == "exited")
+    assert node.session(name)["exit_code"] is None
+    assert marked(name) == []
+
+
+def test_processes_that_ignore_sigterm_and_daemonise_are_ended_too(node: Node) -> None:
+    name = node.launch(*STUBBORN)
+    eventually(lambda: len(marked(name)) == 3)
+    node.stop(name, term=0.3)
+    eventually(lambda: node.state(name) == "exited")
+    assert marked(name) == []
+
+
+def test_what_a_server_leaves_behind_ends_with_it(node: Node) -> None:
+    name = node.launch("sh", "-c", "setsid sleep 300 & exit 0")
+    eventually(lambda: node.state(name) == "exited")
+    assert node.session(name)["exit_code"] == 0
+    assert marked(name) == []
+
+
+def test_a_stop_goes_on_after_the_agent_was_killed(node: Node) -> None:
+    name = node.launch(*STUBBORN)
+    node.stop(name, term=0.5)
+    node.kill()
+    node.start()
+    eventually(lambda: node.state(name) == "exited")
+    assert marked(name) == []
+
+
+def test_a_stop_interrupts_kernels_and_leaves_time_to_save(node: Node, tmp_path: Path) -> None:
+    saved, ready = tmp_path / "saved", tmp_path / "ready"
+    program = f"""
+import pathlib, time
+pathlib.Path({str(ready)!r}).touch()
+try:
+    time.sleep(300)
+except KeyboardInterrupt:
+    time.sleep(0.5)
+    pathlib.Path({str(saved)!r}).write_text("saved")
+"""
+    name = node.launch(sys.executable, "-c", program, "ipykernel_launcher")
+    eventually(ready.exists)
+    node.stop(name, interrupt=True, save=30)
+    eventually(lambda: node.state(name) == "exited")
+    assert saved.read_text() == "saved"
+
+
+def test_a_second_and_stricter_stop_comes_sooner_never_later(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    assert node.stop(name, save=3600) == "stopping"
+    assert node.state(name) == "stopping"
+    node.stop(name, save=0)
+    eventually(lambda: node.state(name) == "exited")
+
+
+def test_a_stopped_reservation_can_never_be_started(node: Node) -> None:
+    name = "0b7c3f4e-never-started"
+    assert node.stop(name) == "exited"
+    with pytest.raises(AgentError, match="was stopped"):
+        node.launch(*SLEEP, reservation_id=name)
+    node.kill()
+    node.start()
+    with pytest.raises(AgentError, match="was stopped"):
+        node.launch(*SLEEP, reservation_id=name, generation=2)
+    assert marked(name) == []
+
+
+def test_a_launch_given_twice_starts_one_session(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    pid = node.session(name)["pid"]
+    again = node.ask("launch", **order(name, list(SLEEP)))
+    assert again["pid"] == pid
+
+
+def test_a_higher_generation_ends_the_lower_one_first(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    old = node.session(name)["pid"]
+    node.launch(*SLEEP, reservation_id=name, generation=2)
+    assert old not in marked(name)
+    assert (node.state(name, 1), node.state(name, 2)) == ("exited", "running")
+
+
+def test_a_lower_generation_is_refused(node: Node) -> None:
+    name = node.launch(*SLEEP, generation=2)
+    with pytest.raises(AgentError) as refused:
+        node.launch(*SLEEP, reservation_id=name, generation=1)
+    assert refused.value.reason == "older-generation"
+
+
+def test_a_program_that_does_not_exist_is_named(node: Node) -> None:
+    with pytest.raises(AgentError, match="no-such-program cannot be run"):
+        node.launch("no-such-program")
+
+
+def test_a_running_session_is_not_forgotten_and_an_ended_one_is(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    with pytest.raises(AgentError, match="has not ended"):
+        node.ask("forget", reservation_id=name, generation=1)
+    node.stop(name)
+    eventually(lambda: node.state(name) == "exited")
+    node.ask("forget", reservation_id=name, generation=1)
+    assert node.ask("sessions") == []
+
+
+def test_a_session_reads_its_share_from_its_environment(node: Node, tmp_path: Path) -> None:
+    out = tmp_path / "env.json"
+    program = f"import json, os; json.dump(dict(os.environ), open({str(out)!r}, 'w'))"
+    name = node.launch(sys.executable, "-c", program)
+    eventually(lambda: node.state(name) == "exited")
+    env = json.loads(out.read_text())
+    assert env["TIMESHARE_RESERVATION_ID"] == name
+    assert env["TIMESHARE_MEMORY_MIB"] == "10240"
+    assert env["TIMESHARE_ENFORCEMENT"] == "simulated"
+    assert env["TIMESHARE_SIMULATED"] == "1"
+    assert env["TIMESHARE_DEVICES"] == "GPU-simulated-0000"
+    assert env["CUDA_VISIBLE_DEVICES"] == ""
+    assert json.loads(env["TIMESHARE_SHARE"]) == [part()]
+
+
+def test_the_token_in_the_environment_does_not_stay_on_disk(node: Node, tmp_path: Path) -> None:
+    node.launch(*SLEEP, env={"PATH": os.environ["PATH"], "SECRET": "very-secret-token"})
+    files = [path for path in (tmp_path / "agent").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"very-secret-token" in path.read_bytes()]
+
+
+def test_a_fraction_over_its_memory_is_warned_then_stopped_and_its_neighbour_is_not(node: Node) -> None:
+    greedy, neighbour = node.launch(*SLEEP), node.launch(*SLEEP)
+    pids = {name: node.session(name)["pid"] for name in (greedy, neighbour)}
+    use = {greedy: 10_600, neighbour: 10_000}
+    reports = [{"pid": pids[n], "device": "GPU-simulated-0000", "memory_mib": use[n]} for n in (greedy, neighbour)]
+    node.faults.write_text(json.dumps({"processes": reports}))
+    eventually(lambda: node.state(greedy) == "exited")
+    events = [e for e in node.ask("events", after=0) if e["reservation_id"] == greedy]
+    assert [e["kind"] for e in events][:2] == ["over_memory", "stopped_over_memory"]
+    assert "10.4 GiB of GPU memory are used; the share is 10.0 GiB" in events[1]["message"]
+    assert "was stopped" in node.session(greedy)["message"]
+    assert node.state(neighbour) == "running"
+
+
+def test_memory_that_the_driver_does_not_tell_stops_nobody(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    pid = node.session(name)["pid"]
+    report = [{"pid": pid, "device": "GPU-simulated-0000", "memory_mib": None}]
+    node.faults.write_text(json.dumps({"processes": report}))
+    time.sleep(2.5)
+    assert node.state(name) == "running"
+    assert node.ask("events", after=0) == []
+
+
+def test_a_driver_that_does_not_answer_is_unknown_not_empty(node: Node) -> None:
+    node.faults.write_text(json.dumps({"unknown": True}))
+    with pytest.raises(AgentError) as refused:
+        node.ask("inventory")
+    assert refused.value.reason == "unknown"
+
+
+def test_a_broken_device_is_reported_with_the_reason(node: Node) -> None:
+    health = [{"device": "GPU-simulated-0000", "code": 79, "detail": "XID 79: fell off the bus", "cordon": True}]
+    node.faults.write_text(json.dumps({"health": health}))
+    (event,) = eventually(lambda: node.ask("events", after=0))
+    assert (event["device_uuid"], event["cordon"]) == ("GPU-simulated-0000", True)
+    assert "fell off the bus" in event["message"]
+    assert node.ask("events", after=event["seq"]) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"x\n", b"{}\n", b"[]\n", b'{"method": "nothing"}\n', b'{"method": "launch", "params": {}}\n', b"\xff\n"],
+)
+def test_a_malformed_request_gets_an_answer_and_the_agent_goes_on(node: Node, line: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(node.deployment.agent_socket)
+        connection.sendall(line)
+        connection.shutdown(socket.SHUT_WR)
+        answer = json.loads(connection.makefile().readline())
+    assert answer["error"]["reason"] == "invalid"
+    assert node.ask("hello")["simulated"] is True
+
+
+def test_a_request_that_is_too_long_is_refused(node: Node) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(node.deployment.agent_socket)
+        with contextlib.suppress(BrokenPipeError):
+            connection.sendall(b"x" * 3_000_000)
+    assert node.ask("hello")
+
+
+def test_path_like_ids_are_refused(node: Node) -> None:
+    for name in ("../../etc", "a/b", "", "a.b"):
+        with pytest.raises(AgentError, match="must be letters, digits and dashes"):
+            node.ask("launch", **order(name, list(SLEEP)))
+
+
+def test_a_second_agent_on_the_same_folder_is_refused(node: Node) -> None:
+    env = {**os.environ, VARIABLE: str(node.deployment.path)}
+    command = [sys.executable, "-m", "timeshare.reservations.agent"]
+    second = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 1
+    assert "another agent already runs" in second.stderr
+
+
+def test_only_root_and_the_agents_user_reach_the_socket(node: Node) -> None:
+    path = Path(node.deployment.agent_socket)
+    assert path.stat().st_mode & 0o077 == 0
+    assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_records_of_an_earlier_boot_are_ended(tmp_path: Path) -> None:
+    where = deployment(tmp_path)
+    node = Node(where)
+    node.start()
+    name = node.launch(*SLEEP)
+    node.kill()
+    for pid in marked(name):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: marked(name) == [])
+    (record,) = Records(tmp_path / "agent").all()
+    shim = json.loads((record.path / "shim.json").read_text())
+    (record.path / "shim.json").write_text(json.dumps({**shim, "boot_id": "another-boot", "pid": os.getpid()}))
+    node.start()
+    try:
+        assert (node.state(name), node.session(name)["exit_code"]) == ("exited", None)
+    finally:
+        node.close()
+
+
+@pytest.mark.stress
+def test_no_kill_of_the_agent_loses_or_doubles_a_session(node: Node) -> None:
+    """Random kills of the agent while sessions start and stop: every process ends up in exactly one record."""
+    rng = random.Random(20261123)
+    names: list[str] = []
+    for _ in range(12):
+        for _ in range(3):
+            try:
+                names.append(node.launch(*SLEEP))
+            except AgentError:
+                names.append(node.ids[-1])
+        if names and rng.random() < 0.7:
+            node.stop(rng.choice(names), term=0.2)
+        time.sleep(rng.random() * 0.2)
+        node.kill()
+        node.start()
+    for name in names:
+        states = {s["state"] for s in node.ask("sessions") if s["reservation_id"] == name}
+        alive = bool(marked(name))
+        assert alive == bool(states & {"running", "stopping", "starting"}), (name, states, alive)
+        node.stop(name, term=0.2)
+    eventually(lambda: all(s["state"] == "exited" for s in node.ask("sessions")))
+    assert [name for name in names if marked(name)] == []
