@@ -1,0 +1,58 @@
+"""The command ``timeshare``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import doctor, ls, up
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(prog="timeshare", description="Interactive GPU sessions for JupyterHub.")
+    commands = main.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    starts = commands.add_parser("up", help="start hub, proxy and services on this machine", description=up.__doc__)
+    starts.set_defaults(run=up.run)
+    _state(starts)
+    starts.add_argument("--port", type=int, default=8000, help="port to open in the browser; default 8000")
+    starts.add_argument("--ip", default="127.0.0.1", help="address to listen on; default 127.0.0.1, this machine only")
+    starts.add_argument("--base-url", default="/", help="path below which everything is; default /")
+    starts.add_argument("--simulate", default="", metavar="SPEC", help="simulated GPUs, such as a100-40gb:2,t4:1")
+    starts.add_argument("--limits", default="", metavar="FILE", help="the limits; default: the file that comes along")
+    starts.add_argument("--ledger", default="", metavar="URL", help="database; default: SQLite in the state folder")
+    starts.add_argument("--people", default="", metavar="NAMES", help="who may log in, by commas; default: you")
+    starts.add_argument("--multi-user", action="store_true", help="accounts of this machine log in (needs root)")
+    starts.add_argument("--admins", default="", metavar="NAMES", help="with --multi-user: administrators, by commas")
+
+    looks = commands.add_parser("doctor", help="what this machine can enforce", description=doctor.__doc__)
+    looks.set_defaults(run=doctor.run)
+    _state(looks)
+    looks.add_argument("--simulate", default="", metavar="SPEC", help="look at simulated GPUs instead")
+    looks.add_argument("--limits", default="", metavar="FILE", help="the limits to check")
+    looks.add_argument("--json", action="store_true", help="for programs")
+
+    lists = commands.add_parser("ls", help="who has what, and who waits", description=ls.__doc__)
+    lists.set_defaults(run=ls.run)
+    _state(lists)
+    lists.add_argument("--all", action="store_true", help="those that have ended too")
+    lists.add_argument("--json", action="store_true", help="for programs")
+    return main
+
+
+def _state(command: argparse.ArgumentParser) -> None:
+    text = "folder for what must survive; default ~/.local/state/timeshare, with --multi-user /var/lib/timeshare"
+    command.add_argument("--state", default="", metavar="DIR", help=text)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(argv)
+    try:
+        sys.exit(options.run(options))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""``timeshare doctor``: what this machine can enforce, and what to do about the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..reservations.agent.isolation import probe
+from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
+from ..reservations.devices.model import DeviceError
+from ..reservations.devices.sources import open_source
+from ..reservations.errors import PublicError
+from ..reservations.limits import LimitsError, load_limits
+from . import proxy
+from .up import HERE, default_state_dir
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+FREE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``level``: ok, warn (something is weaker or missing) or fail (it cannot run like this)."""
+
+    level: str
+    what: str
+    detail: str
+    advice: str = ""
+
+
+def run(options: Namespace) -> int:
+    """Prints the findings; 1 when something must be repaired."""
+    findings = list(examine(options))
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.level:4}  {finding.what}: {finding.detail}")
+            if finding.advice:
+                print(f"      {finding.advice}")
+    return 1 if any(finding.level == FAIL for finding in findings) else 0
+
+
+def examine(options: Namespace) -> Iterator[Finding]:
+    state_dir = Path(options.state) if options.state else default_state_dir(False)
+    yield _python()
+    yield from _devices(options.simulate)
+    yield from _filters()
+    yield _accounts()
+    yield _state(state_dir)
+    yield _proxy(state_dir)
+    yield _limits(options.limits)
+    yield _running(state_dir)
+
+
+def _python() -> Finding:
+    return Finding(OK, "Python", f"{platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def _devices(simulate: str) -> Iterator[Finding]:
+    try:
+        source = open_source(simulate)
+        inventory = source.inventory()
+        source.close()
+    except (DeviceError, PublicError) as error:
+        yield Finding(FAIL, "GPUs", str(error), "see what nvidia-smi says; a reboot or a new driver may help")
+        return
+    if not inventory.devices:
+        advice = "install NVIDIA's driver, or try timeshare with `timeshare up --simulate a100-40gb:2`"
+        yield Finding(WARN, "GPUs", inventory.note, advice)
+        return
+    if inventory.simulated:
+        yield Finding(WARN, "GPUs", f"{len(inventory.devices)} simulated: sessions run on the CPU")
+        return
+    yield Finding(OK, "driver", f"{inventory.driver}, CUDA {inventory.cuda}")
+    for device in inventory.devices:
+        parts = f", MIG: {', '.join(i.profile for i in device.instances)}" if device.instances else ""
+        text = f"{device.model}, {device.memory_mib} MiB{parts}"
+        level, advice = (WARN, device.cordoned) if device.cordoned else (OK, "")
+        yield Finding(level, device.uuid, text, advice)
+
+
+def _filters() -> Iterator[Finding]:
+    """What can hide the GPUs that a session does not hold; the first that works is used."""
+    probes = probe()
+    chosen = next((found.name for found in probes if found.works), None)
+    for found in probes:
+        used = " (this one is used)" if found.name == chosen else ""
+        level = OK if found.works or chosen else WARN
+        yield Finding(level, f"device filter {found.name}", f"{found.detail}{used}", "" if chosen else found.advice)
+    if chosen is None:
+        detail = "nothing here can hide GPUs from a session: shares are held by environment variables only"
+        yield Finding(WARN, "device filter", detail, "run timeshare as root, or install bubblewrap")
+
+
+def _accounts() -> Finding:
+    if os.geteuid() == 0:
+        return Finding(OK, "accounts", "run by root: --multi-user can start sessions as other accounts")
+    detail = "not run by root: every session runs as this account"
+    return Finding(WARN, "accounts", detail, "for several people use `sudo timeshare up --multi-user`")
+
+
+def _state(folder: Path) -> Finding:
+    place = folder
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return Finding(FAIL, "state folder", f"{folder} cannot be written", "name another by --state")
+    free = shutil.disk_usage(place).free
+    text = f"{folder}, {free / FREE_BYTES:.1f} GiB free"
+    if free < FREE_BYTES:
+        return Finding(WARN, "state folder", text, "make room: at least 1 GiB should be free")
+    return Finding(OK, "state folder", text)
+
+
+def _proxy(state_dir: Path) -> Finding:
+    if proxy.script_path(state_dir).exists():
+        return Finding(OK, "proxy", f"configurable-http-proxy {proxy.VERSION} is installed")
+    return Finding(OK, "proxy", "it is installed at the first start; that needs npm's registry once")
+
+
+def _limits(path: str) -> Finding:
+    place = Path(path) if path else HERE / "limits.yaml"
+    try:
+        load_limits(place)
+    except LimitsError as error:
+        return Finding(FAIL, "limits", str(error), "correct the file; docs/admin_guide.md lists every key")
+    return Finding(OK, "limits", f"{place.name} is valid")
+
+
+def _running(state_dir: Path) -> Finding:
+    if not (state_dir / FILE_NAME).exists():
+        return Finding(OK, "last start", "none here yet")
+    try:
+        return Finding(OK, "last start", load_deployment(state_dir / FILE_NAME).public_url)
+    except DeploymentError as error:
+        return Finding(FAIL, "last start", str(error))

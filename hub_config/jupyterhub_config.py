@@ -1,0 +1,105 @@
+"""The hub's configuration. Everything that differs between deployments comes from the deployment file, which
+`timeshare up` writes; put what is your site's own into ``<state>/jupyterhub_site.py``, which is read last."""
+
+import os
+import sys
+from pathlib import Path
+
+from timeshare.reservations.client import ServiceClient
+from timeshare.reservations.deployment import current_deployment
+from timeshare.reservations.service.auth import ADMIN_SCOPE, USE_SCOPE
+from timeshare.spawners.desk import Desk
+from timeshare.spawners.relay import handlers
+
+c = get_config()  # type: ignore[name-defined]  # noqa: F821
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+deployment = current_deployment()
+state = Path(deployment.state_dir)
+logs = state / "logs" / "sessions"
+logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+# --- where things are
+c.JupyterHub.bind_url = deployment.public_url
+c.JupyterHub.hub_bind_url = deployment.hub_url
+c.JupyterHub.db_url = f"sqlite:///{state}/hub.sqlite"
+c.JupyterHub.cookie_secret_file = str(state / "hub_cookie_secret")
+c.JupyterHub.pid_file = ""
+
+# The proxy is a process of its own, so that a crash of the hub interrupts nobody's work.
+c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = deployment.proxy_api_url
+c.ConfigurableHTTPProxy.auth_token = deployment.proxy_token
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.cleanup_proxy = False
+
+# --- sessions
+desk = Desk(ServiceClient(deployment.service_url, deployment.admin_token))
+c.JupyterHub.spawner_class = "timeshare-local"
+c.GpuSpawner.service_url = deployment.service_url
+c.GpuSpawner.service_token = deployment.admin_token
+c.LocalGpuSpawner.agent_socket = deployment.agent_socket
+c.LocalGpuSpawner.multi_user = deployment.multi_user
+c.LocalGpuSpawner.log_dir = str(logs)
+c.Spawner.cmd = [str(BIN / "jupyterhub-singleuser")]
+c.Spawner.default_url = "/lab"
+c.Spawner.poll_interval = 3
+c.Spawner.start_timeout = 120
+c.Spawner.http_timeout = 120
+c.Spawner.consecutive_failure_limit = 0
+# Kernels speak over files that only their owner can open, not over ports that every account can.
+c.Spawner.args = ["--KernelManager.transport=ipc"] if deployment.multi_user else []
+if deployment.multi_user and os.geteuid() != 0:
+    raise SystemExit("a multi-user deployment needs root: it starts sessions as other accounts")
+if os.geteuid() == 0 and not deployment.multi_user:
+    c.Spawner.args = [*c.Spawner.args, "--allow-root"]
+c.JupyterHub.allow_named_servers = True
+c.JupyterHub.named_server_limit_per_user = 5
+c.JupyterHub.implicit_spawn_seconds = 0
+
+# --- people
+if deployment.multi_user:
+    c.JupyterHub.authenticator_class = "pam"
+    c.Authenticator.allow_all = True
+    c.Authenticator.admin_users = set(deployment.admins)
+    c.LocalAuthenticator.create_system_users = False
+else:
+    c.JupyterHub.authenticator_class = "shared-password"
+    c.SharedPasswordAuthenticator.user_password = deployment.password
+    c.Authenticator.allowed_users = set(deployment.people)
+    c.Authenticator.admin_users = set(deployment.admins)
+
+# --- who may ask the reservations service for what
+c.JupyterHub.services = [
+    {
+        "name": "timeshare",
+        "url": deployment.service_url.partition("/services/")[0],
+        "api_token": deployment.service_token,
+        "display": False,
+    },
+    {"name": "timeshare-starter", "api_token": deployment.starter_token},
+]
+c.JupyterHub.custom_scopes = {
+    USE_SCOPE: {"description": "Ask for shares of GPUs, and see and end one's own"},
+    ADMIN_SCOPE: {"description": "See and end everybody's reservations, and take devices out of service"},
+}
+c.JupyterHub.load_roles = [
+    {"name": "user", "scopes": ["self", USE_SCOPE]},
+    {"name": "server", "scopes": ["users:activity!user", "access:servers!server", USE_SCOPE]},
+    {"name": "timeshare-starter", "scopes": ["start:servers"], "services": ["timeshare-starter"]},
+    {
+        "name": "timeshare-admin",
+        "description": "Administers timeshare",
+        "scopes": [ADMIN_SCOPE],
+        "users": sorted(deployment.admins),
+    },
+]
+
+# --- pages
+c.JupyterHub.template_paths = [str(HERE / "templates")]
+c.JupyterHub.template_vars = {"timeshare": desk, "timeshare_simulated": bool(deployment.simulate)}
+c.JupyterHub.extra_handlers = handlers(desk)
+
+site = state / "jupyterhub_site.py"
+if site.exists():
+    load_subconfig(str(site))  # type: ignore[name-defined]  # noqa: F821

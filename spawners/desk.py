@@ -1,0 +1,43 @@
+"""What the hub's pages read of the service. Templates call these; an answer always comes, if only to say why not."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from ..reservations.client import Json, ServiceClient, ServiceUnreachable
+from ..reservations.enforcement import MEANING
+from ..reservations.errors import PublicError
+
+SILENT = "The reservations service does not answer at the moment; this page tries again by itself."
+HISTORY = 5
+
+
+class Desk:
+    """``service`` acts with the deployment's own token; callers say for whom."""
+
+    meaning = MEANING
+
+    def __init__(self, service: ServiceClient) -> None:
+        self.service = service
+
+    def new_key(self) -> str:
+        """A key for one form, so that sending it twice asks for one session."""
+        return uuid.uuid4().hex
+
+    async def offers(self) -> Json:
+        """The offers of the API; ``error`` instead when there is no answer."""
+        try:
+            return await self.service.offers()
+        except (PublicError, ServiceUnreachable):
+            return {"offers": [], "error": SILENT}
+
+    async def sessions(self, owner: str) -> dict[str, Any]:
+        """``live`` and lately ``ended`` reservations of ``owner``, by server name the newest first."""
+        try:
+            found = await self.service.list(owner, limit=50)
+        except (PublicError, ServiceUnreachable):
+            return {"live": [], "ended": [], "error": SILENT}
+        live = [reservation for reservation in found if reservation["state"] != "ended"]
+        ended = [reservation for reservation in found if reservation["state"] == "ended"]
+        return {"live": live, "ended": ended[:HISTORY]}

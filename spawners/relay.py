@@ -1,0 +1,235 @@
+"""The hub's own pages for waiting, extending and stopping. Each acts for the person who is logged in, and only on what
+is hers; the hub's cross-site protection covers every form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jupyterhub.handlers.base import BaseHandler
+from jupyterhub.handlers.pages import SpawnHandler
+from jupyterhub.scopes import needs_scope
+from jupyterhub.spawner import SpawnException
+from jupyterhub.utils import url_escape_path, url_path_join
+from tornado import iostream, web
+
+from ..reservations.client import Json, ServiceUnreachable
+from ..reservations.errors import PublicError
+from .base import UNREACHABLE
+from .desk import Desk
+from .options import parse_options
+
+POLL_S = 3
+"""A waiting page hears of its place in the queue at least this often (seconds)."""
+
+
+class StartHandler(SpawnHandler):  # type: ignore[misc]
+    """The spawn form comes here: reserves, then starts at once, or shows the waiting page."""
+
+    def initialize(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def get(self, *_: str) -> None:
+        self.redirect(url_path_join(self.hub.base_url, "spawn"))
+
+    @needs_scope("servers")  # type: ignore[untyped-decorator]
+    async def _post(self, user_name: str, server_name: str, display_name: str) -> None:
+        user = self.current_user if user_name == self.current_user.name else self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404, f"No such user: {user_name}")
+        if server_name:
+            await self._check_named_server_request(user, server_name, display_name)
+        spawner = user.get_or_create_spawner(server_name, display_name, replace_failed=True)
+        if spawner.active:
+            self.redirect(self._get_pending_url(user, server_name))
+            return
+        form = {key: [v.decode("utf-8", "replace") for v in values] for key, values in self.request.arguments.items()}
+        form.pop("_xsrf", None)
+        form.pop("next", None)
+        try:
+            options = parse_options(spawner.options_from_form(form))
+            reservation = await self._reserve(user.name, server_name, options)
+        except (PublicError, SpawnException, ServiceUnreachable) as error:
+            await self._again(user, error)
+            return
+        if reservation["state"] == "queued":
+            self.redirect(wait_url(self.hub.base_url, reservation))
+            return
+        chosen = {**options.as_options(), "reservation_id": reservation["id"]}
+        pending = self._get_pending_url(user, server_name)
+        await self._wrap_spawn_single_user(user, server_name, display_name, spawner, pending, chosen)
+
+    async def _reserve(self, owner: str, server_name: str, options: Any) -> Json:
+        if options.share is None:
+            raise PublicError("invalid", "no share was picked: pick one of the offers", 400)
+        reservation = await self.desk.service.create(
+            owner,
+            options.share.as_options(),
+            time_limit_s=options.time_limit_s,
+            server_name=server_name,
+            queue=True,
+            client_key=options.client_key,
+        )
+        if reservation["state"] == "ended":
+            why = reservation["detail"] or reservation["reason"]
+            raise PublicError("ended", f"this form was sent before, and what came of it has ended: {why}", 409)
+        return reservation
+
+    async def _again(self, user: Any, error: Exception) -> None:
+        """The form once more, with what is wrong; nothing was reserved."""
+        if isinstance(error, PublicError):
+            self.set_status(error.status)
+            message = error.message
+        elif isinstance(error, SpawnException):
+            self.set_status(error.status_code)
+            message = error.log_message or str(error)
+        else:
+            self.set_status(503)
+            message = UNREACHABLE
+        self.finish(await self._render_form(for_user=user, spawner_options_form="offers", message=message))
+
+
+def wait_url(hub_url: str, reservation: Json) -> str:
+    return str(url_path_join(hub_url, "timeshare", "wait", reservation["id"]))
+
+
+class Page(BaseHandler):  # type: ignore[misc]
+    """What the pages share: whose reservation it is, and how refusals are shown."""
+
+    def initialize(self, desk: Desk) -> None:
+        self.desk = desk
+
+    async def mine(self, reservation_id: str) -> Json:
+        """Raises 404 for what is not hers, as if it were not there; 503 when nobody can say."""
+        try:
+            found = await self.desk.service.get(reservation_id)
+        except PublicError as error:
+            raise web.HTTPError(error.status, error.message) from None
+        except ServiceUnreachable:
+            raise web.HTTPError(503, UNREACHABLE) from None
+        if found["owner"] != self.current_user.name:
+            raise web.HTTPError(404, f"there is no reservation {reservation_id!r} of yours")
+        return found
+
+    def home(self) -> None:
+        self.redirect(url_path_join(self.hub.base_url, "home"))
+
+    async def refused(self, message: str, status: int) -> None:
+        self.set_status(status)
+        self.finish(await self.render_template("timeshare_refused.html", message=message))
+
+
+class WaitPage(Page):
+    @web.authenticated
+    async def get(self, reservation_id: str) -> None:
+        reservation = await self.mine(reservation_id)
+        if reservation["state"] in ("starting", "active"):
+            self.redirect(self.server_url(reservation))
+            return
+        html = await self.render_template(
+            "timeshare_wait.html", reservation=reservation, server_url=self.server_url(reservation)
+        )
+        self.finish(html)
+
+    def server_url(self, reservation: Json) -> str:
+        user = self.current_user
+        name = url_escape_path(reservation["server_name"])
+        return str(url_path_join(self.hub.base_url, "spawn-pending", user.escaped_name, name))
+
+
+class Extend(Page):
+    @web.authenticated
+    async def post(self, reservation_id: str) -> None:
+        await self.mine(reservation_id)
+        minutes = self.get_body_argument("minutes", "")
+        if not minutes.isdecimal() or not minutes.isascii() or len(minutes) > 6:
+            await self.refused(f"minutes is {minutes[:20]!r}: it must be a whole number of minutes", 400)
+            return
+        try:
+            await self.desk.service.extend(reservation_id, int(minutes) * 60)
+        except PublicError as error:
+            await self.refused(error.message, error.status)
+        except ServiceUnreachable:
+            await self.refused(UNREACHABLE, 503)
+        else:
+            self.home()
+
+
+class End(Page):
+    """Stops the session, or leaves the queue."""
+
+    @web.authenticated
+    async def post(self, reservation_id: str) -> None:
+        reservation = await self.mine(reservation_id)
+        user, name = self.current_user, reservation["server_name"]
+        spawner = user.spawners.get(name)
+        try:
+            if spawner is not None and spawner.ready and spawner.reservation_id == reservation_id:
+                await self.stop_single_user(user, name)
+            elif reservation["state"] != "ended":
+                what = "left the queue" if reservation["state"] == "queued" else "stopped by its owner"
+                await self.desk.service.end(reservation_id, "cancelled", what)
+        except PublicError as error:
+            await self.refused(error.message, error.status)
+        except ServiceUnreachable:
+            await self.refused(UNREACHABLE, 503)
+        else:
+            self.home()
+
+
+class JsonPage(Page):
+    """Facts for the pages' scripts."""
+
+    def answer(self, facts: Json) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(json.dumps(facts))
+
+
+class Offers(JsonPage):
+    @web.authenticated
+    async def get(self) -> None:
+        self.answer(await self.desk.offers())
+
+
+class Sessions(JsonPage):
+    @web.authenticated
+    async def get(self) -> None:
+        self.answer(await self.desk.sessions(self.current_user.name))
+
+
+class Events(Page):
+    """Server-sent events about one reservation, until it has ended."""
+
+    @web.authenticated
+    async def get(self, reservation_id: str) -> None:
+        reservation = await self.mine(reservation_id)
+        self.set_header("Content-Type", "text/event-stream")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Accel-Buffering", "no")
+        try:
+            while True:
+                self.write(f"data: {json.dumps(reservation)}\n\n")
+                await self.flush()
+                if reservation["state"] == "ended":
+                    return
+                reservation = await self.desk.service.wait(reservation_id, reservation["state"], POLL_S)
+        except (iostream.StreamClosedError, PublicError, ServiceUnreachable):
+            return  # the browser asks again by itself
+
+
+def handlers(desk: Desk) -> list[tuple[str, type[BaseHandler], dict[str, Any]]]:
+    """For ``c.JupyterHub.extra_handlers``."""
+    one = r"/timeshare/reservations/([^/]+)"
+    routes = [
+        (r"/timeshare/start", StartHandler),
+        (r"/timeshare/start/([^/]+)", StartHandler),
+        (r"/timeshare/start/([^/]+)/([^/]+)", StartHandler),
+        (r"/timeshare/wait/([^/]+)", WaitPage),
+        (rf"{one}/extend", Extend),
+        (rf"{one}/end", End),
+        (rf"{one}/events", Events),
+        (r"/timeshare/offers", Offers),
+        (r"/timeshare/sessions", Sessions),
+    ]
+    return [(pattern, handler, {"desk": desk}) for pattern, handler in routes]

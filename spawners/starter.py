@@ -1,0 +1,149 @@
+"""``python -m timeshare.spawners.starter``: starts the servers whose turn has come.
+
+A person waits in the service's queue, not in the hub. When her reservation is granted this process asks the hub to
+start the server. It also finishes starts that a crash of the hub cut off. It keeps nothing: what it needs to know it
+asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from urllib.parse import quote
+
+from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from ..reservations.client import Json, ServiceClient, ServiceUnreachable
+from ..reservations.deployment import DeploymentError, current_deployment
+from ..reservations.errors import PublicError
+
+log = logging.getLogger("timeshare.starter")
+PERIOD_S = 1.0
+OWN_START_S = 5.0
+"""A grant without a wait is started by the page that asked for it; after this long it was not."""
+RETRY_S = 5.0
+
+
+class HubUnreachable(Exception):
+    """The hub did not answer."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The hub's REST API. ``token`` may start servers and read their state."""
+
+    url: str
+    token: str
+
+    async def start(self, reservation: Json) -> str:
+        """What the hub said, in words; empty when the start began."""
+        body = {"user_options": {"reservation_id": reservation["id"], **reservation["share"]}}
+        return await self._ask("POST", self._server(reservation), body)
+
+    def _server(self, reservation: Json) -> str:
+        user, name = (quote(reservation[key], safe="") for key in ("owner", "server_name"))
+        return f"users/{user}/servers/{name}" if name else f"users/{user}/server"
+
+    async def _ask(self, method: str, path: str, body: Json) -> str:
+        request = HTTPRequest(
+            f"{self.url.rstrip('/')}/{path}",
+            method=method,
+            headers={"Authorization": f"token {self.token}", "Content-Type": "application/json"},
+            body=json.dumps(body),
+            request_timeout=60,
+        )
+        try:
+            await SimpleAsyncHTTPClient(max_clients=200).fetch(request)
+        except HTTPClientError as error:
+            if error.code in (502, 503, 599):
+                raise HubUnreachable(str(error)) from None
+            return _message(error)
+        except OSError as error:
+            raise HubUnreachable(str(error)) from None
+        return ""
+
+
+def _message(error: HTTPClientError) -> str:
+    try:
+        return str(json.loads(error.response.body)["message"]) if error.response else str(error)
+    except (ValueError, KeyError, TypeError):
+        return str(error)
+
+
+def due(reservation: Json, now: float) -> bool:
+    """Whether its server must be started from here. ``now``: seconds since the epoch."""
+    if reservation["kind"] != "session" or reservation["state"] not in ("granted", "starting"):
+        return False
+    granted, submitted = (_seconds(reservation[key]) for key in ("granted_at", "submitted_at"))
+    if reservation["state"] == "granted" and granted - submitted >= 1:
+        return True
+    return now - granted >= OWN_START_S
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+@dataclass
+class Starter:
+    """``tried``: when each reservation was tried last (monotonic seconds)."""
+
+    service: ServiceClient
+    hub: Hub
+    tried: dict[str, float] = field(default_factory=dict)
+
+    async def step(self) -> None:
+        """One look at the ledger, and the starts that follow from it."""
+        waiting = await self.service.list(states="granted,starting", limit=500)
+        now = time.monotonic()
+        self.tried = {r["id"]: self.tried[r["id"]] for r in waiting if r["id"] in self.tried}
+        chosen = [r for r in waiting if due(r, time.time()) and now - self.tried.get(r["id"], -RETRY_S) >= RETRY_S]
+        for reservation in chosen:
+            self.tried[reservation["id"]] = now
+        await asyncio.gather(*(self._start(reservation) for reservation in chosen))
+
+    async def _start(self, reservation: Json) -> None:
+        name = f"{reservation['owner']}/{reservation['server_name']}"
+        try:
+            answer = await self.hub.start(reservation)
+        except HubUnreachable as error:
+            log.warning("%s waits for its start: the hub does not answer (%s)", name, error)
+            return
+        # The hub refuses a second start of a server that is pending or runs, so asking once too often is harmless.
+        log.info("%s (%s): %s", name, reservation["id"], answer or "started")
+
+
+async def run(starter: Starter) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    while not stop.is_set():
+        try:
+            await starter.step()
+        except (ServiceUnreachable, PublicError) as error:
+            log.warning("%s", error)
+        try:
+            await asyncio.wait_for(stop.wait(), PERIOD_S)
+        except asyncio.TimeoutError:
+            continue
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        deployment = current_deployment()
+    except DeploymentError as error:
+        sys.exit(f"timeshare starter: {error}")
+    service = ServiceClient(deployment.service_url, deployment.admin_token)
+    asyncio.run(run(Starter(service, Hub(deployment.hub_api_url, deployment.starter_token))))
+
+
+if __name__ == "__main__":
+    main()
