@@ -251,7 +251,8 @@ def greet(deployment: Deployment, seconds: float) -> None:
 
 
 async def until_ready(deployment: Deployment) -> bool:
-    addresses = [f"{deployment.hub_url}hub/health", f"{deployment.public_url}hub/health", f"{deployment.service_url}/api/v1/health"]
+    hubs = [f"{url}hub/health" for url in (deployment.hub_url, deployment.public_url)]
+    addresses = [*hubs, f"{deployment.service_url}/api/v1/health"]
     until = time.monotonic() + READY_WAIT_S
     for address in addresses:
         while not await answers(address):

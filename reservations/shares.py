@@ -50,7 +50,7 @@ class ShareRequest:
         """The share in a person's words, such as ``10 GiB of one a100-40gb``."""
         model = self.model or "GPU"
         if self.shape is Shape.WHOLE:
-            return f"{self.count} whole {model}{'s' if self.count > 1 else ''}"
+            return f"{self.count} whole {model}{'s' if self.count > 1 and not self.model else ''}"
         if self.shape is Shape.FRACTION:
             weight = f" at {self.compute / 10:g} % compute" if self.compute else ""
             return f"{self.memory_mib / MIB_PER_GIB:g} GiB of one {model}{weight}"

@@ -38,7 +38,6 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
 
     reservation_id = ""
     generation = 0
-    port = 0
     enforcement = ""
 
     def __init__(self, **arguments: Any) -> None:

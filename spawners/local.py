@@ -30,8 +30,8 @@ class LocalGpuSpawner(GpuSpawner):
     ).tag(config=True)
 
     async def launch(self, reservation: Json) -> str:
-        port = random_port()
-        self.server.ip, self.server.port = "127.0.0.1", port
+        # What the hub tells the server to listen on; all sessions are on this machine, behind the proxy.
+        self.ip, self.port = "127.0.0.1", random_port()
         agent = AgentClient(Path(self.agent_socket))
         try:
             launched = await agent.call("launch", **self._order(reservation))
@@ -41,8 +41,8 @@ class LocalGpuSpawner(GpuSpawner):
             self.log.error("%s: %s", self._log_name, error)
             message = "the server could not be started: the node that holds the GPUs does not answer; try again later"
             raise LaunchError(message) from None
-        self.enforcement, self.port = launched["enforcement"], port
-        return f"http://127.0.0.1:{port}"
+        self.enforcement = launched["enforcement"]
+        return f"http://127.0.0.1:{self.port}"
 
     def _order(self, reservation: Json) -> dict[str, Any]:
         return {

@@ -1,0 +1,91 @@
+"""A real Chromium on a real hub, as people use it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 60_000
+
+
+def chromium_path() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    path = chromium_path()
+    assert path is not None
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Person:
+    """One person with a browser of her own."""
+
+    def __init__(self, browser: Browser, url: str, name: str, password: str, width: int = 1280) -> None:
+        self.name = name
+        self.url = url
+        self.context = browser.new_context(viewport={"width": width, "height": 900})
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.page.goto(f"{url}hub/login?next=%2Fhub%2Fhome")
+        self.page.fill("#username_input", name)
+        self.page.fill("#password_input", password)
+        self.page.click("#login_submit")
+        self.page.wait_for_url("**/hub/home")
+
+    def open_form(self, server_name: str = "") -> None:
+        self.page.goto(f"{self.url}hub/spawn/{self.name}{'/' + server_name if server_name else ''}")
+        self.page.wait_for_selector("#offers")
+
+    def offer(self, text: str) -> str:
+        """What the form says about the offer whose name holds ``text``."""
+        row = self.page.locator("#offers [data-offer]", has_text=text).first
+        return row.locator("[data-role=state]").inner_text()
+
+    def start(self, text: str) -> None:
+        self.page.locator("#offers [data-offer]", has_text=text).first.locator("input").check()
+        self.page.click("#spawn_form button[type=submit]")
+
+    def wait_for_lab(self) -> None:
+        self.page.wait_for_url(f"**/user/{self.name}/lab**")
+
+    def run_cell(self, code: str) -> str:
+        """Opens a notebook in Lab, runs ``code`` and gives its output."""
+        page = self.page
+        page.goto(f"{self.url}user/{self.name}/lab?reset")
+        page.click(".jp-LauncherCard[data-category=Notebook]")
+        page.wait_for_selector(".jp-Notebook .jp-Cell .cm-content")
+        page.wait_for_timeout(1500)  # Lab draws the first cell twice
+        page.locator(".jp-Notebook .cm-content").first.click()
+        page.keyboard.type(code)
+        page.keyboard.press("Shift+Enter")
+        return page.wait_for_selector(".jp-OutputArea-output pre").inner_text()
+
+    def home(self) -> None:
+        self.page.goto(f"{self.url}hub/home")
+
+    def stop(self) -> None:
+        self.home()
+        self.page.click("#stop")
+        self.page.wait_for_url("**/hub/home")
+
+    def close(self) -> None:
+        self.context.close()
