@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     starts = commands.add_parser("up", help="start hub, proxy and services on this machine", description=up.__doc__)
     starts.set_defaults(run=up.run)
     _state(starts)
-    starts.add_argument("--port", type=int, default=8000, help="port to open in the browser; default 8000")
+    starts.add_argument("--port", type=int, default=8000, help="port to open in the browser; default 8000; 0: any")
     starts.add_argument("--ip", default="127.0.0.1", help="address to listen on; default 127.0.0.1, this machine only")
     starts.add_argument("--base-url", default="/", help="path below which everything is; default /")
     starts.add_argument("--simulate", default="", metavar="SPEC", help="simulated GPUs, such as a100-40gb:2,t4:1")

@@ -86,7 +86,7 @@ c.JupyterHub.custom_scopes = {
 c.JupyterHub.load_roles = [
     {"name": "user", "scopes": ["self", USE_SCOPE]},
     {"name": "server", "scopes": ["users:activity!user", "access:servers!server", USE_SCOPE]},
-    {"name": "timeshare-starter", "scopes": ["start:servers"], "services": ["timeshare-starter"]},
+    {"name": "timeshare-starter", "scopes": ["start:servers", "proxy"], "services": ["timeshare-starter"]},
     {
         "name": "timeshare-admin",
         "description": "Administers timeshare",

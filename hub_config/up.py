@@ -132,8 +132,8 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
     base = "/" + options.base_url.strip("/")
     base = base if base.endswith("/") else f"{base}/"
     wanted = options.port
-    port = wanted if port_is_free(options.ip, wanted) else free_port(options.ip, set())
-    if port != wanted:
+    port = wanted if wanted and port_is_free(options.ip, wanted) else free_port(options.ip, set())
+    if port != wanted and wanted:
         say(f"Port {wanted} is taken; using {port} instead.")
     taken = {port}
     inner = [_kept_port(last, name, taken) for name in ("proxy_api_url", "hub_url", "service_url")]

@@ -85,11 +85,11 @@ def parse_share(fields: Mapping[str, Any]) -> ShareRequest:
     unknown = sorted(set(fields) - set(SHARE_FIELDS))
     if unknown:
         raise invalid(str(unknown[0]), fields[unknown[0]], f"no such field; known fields: {', '.join(SHARE_FIELDS)}")
-    given = {name: value for name, value in fields.items() if value is not None and value is not False}
+    given = dict(fields)
     shapes = [name for name in ("gpus", "memory_gib", "mig_profile", "cpu_only") if name in given]
     if len(shapes) != 1:
         raise _not_one_shape(shapes)
-    model = _model(given.get("model"))
+    model = _model(given.get("model", ""))
     if "compute_percent" in given and shapes[0] != "memory_gib":
         raise invalid("compute_percent", given["compute_percent"], "goes with memory_gib only")
     if shapes[0] == "gpus":
@@ -98,7 +98,7 @@ def parse_share(fields: Mapping[str, Any]) -> ShareRequest:
         return ShareRequest(
             Shape.FRACTION,
             memory_mib=_memory_mib(given["memory_gib"]),
-            compute=_compute(given.get("compute_percent")),
+            compute=_compute(given["compute_percent"]) if "compute_percent" in given else 0,
             model=model,
         )
     if shapes[0] == "mig_profile":
@@ -114,7 +114,7 @@ def _not_one_shape(shapes: Sequence[str]) -> PublicError:
 
 
 def _model(value: object) -> str:
-    if value is None or value == "":
+    if value == "":
         return ""
     if not isinstance(value, str) or not MODEL_PATTERN.fullmatch(value):
         raise invalid("model", value, "must be a model name in lower case, such as a100-40gb")
@@ -122,6 +122,8 @@ def _model(value: object) -> str:
 
 
 def _count(value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON knows one kind of number: 2.0 is 2
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
         raise invalid(
             "gpus",
@@ -141,15 +143,13 @@ def _number(name: str, value: object, low: float, high: float, unit: str) -> flo
 
 
 def _memory_mib(value: object) -> int:
-    mib = round(_number("memory_gib", value, 0, MAX_MEMORY_GIB, "GiB") * MIB_PER_GIB)
+    mib = _number("memory_gib", value, 0, MAX_MEMORY_GIB, "GiB") * MIB_PER_GIB
     if mib < 1:
         raise invalid("memory_gib", value, "must be at least 1 MiB (0.001 GiB)")
-    return mib
+    return round(mib)
 
 
 def _compute(value: object) -> int:
-    if value is None:
-        return 0
     return max(1, round(_number("compute_percent", value, 0, 100, "percent of a device") * 10))
 
 

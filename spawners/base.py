@@ -113,9 +113,10 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         """Ends the reservation and waits until the engine saw every process gone."""
         if not self.reservation_id:
             return
-        failed = self._start_pending
-        reason = "failed" if failed else "cancelled"
-        detail = "the server did not answer in time; see its log" if failed else "stopped by its owner"
+        # The hub calls this too when it gives up waiting for the server's first answer.
+        given_up = self._start_pending or self._spawn_pending
+        reason = "failed" if given_up else "cancelled"
+        detail = "stopped before it answered for the first time; see its log" if given_up else "stopped by its owner"
         try:
             reservation = await self.service.end(self.reservation_id, reason, detail)
             until = asyncio.get_running_loop().time() + self.stop_wait

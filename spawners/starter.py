@@ -1,8 +1,8 @@
 """``python -m timeshare.spawners.starter``: starts the servers whose turn has come.
 
 A person waits in the service's queue, not in the hub. When her reservation is granted this process asks the hub to
-start the server. It also finishes starts that a crash of the hub cut off. It keeps nothing: what it needs to know it
-asks again.
+start the server. It also finishes starts that a crash of the hub cut off, and has the routes of a restarted proxy
+restored. It keeps nothing: what it needs to know it asks again.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ class Hub:
 
     url: str
     token: str
+
+    async def restore_routes(self) -> None:
+        """Asks the hub to tell the proxy all routes again."""
+        answer = await self._ask("POST", "proxy", {})
+        log.info("the proxy had lost its routes: %s", answer or "restored")
 
     async def start(self, reservation: Json) -> str:
         """What the hub said, in words; empty when the start began."""
@@ -91,16 +96,36 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
+@dataclass(frozen=True)
+class Proxy:
+    """The REST API of configurable-http-proxy, which forgets its routes when it is started again."""
+
+    url: str
+    token: str
+
+    async def is_empty(self) -> bool:
+        """True when it answers and knows no route at all."""
+        headers = {"Authorization": f"token {self.token}"}
+        try:
+            answer = await SimpleAsyncHTTPClient().fetch(f"{self.url}/api/routes", headers=headers, request_timeout=5)
+        except (HTTPClientError, OSError):
+            return False
+        return bool(json.loads(answer.body) == {})
+
+
 @dataclass
 class Starter:
     """``tried``: when each reservation was tried last (monotonic seconds)."""
 
     service: ServiceClient
     hub: Hub
+    proxy: Proxy
     tried: dict[str, float] = field(default_factory=dict)
 
     async def step(self) -> None:
-        """One look at the ledger, and the starts that follow from it."""
+        """One look at proxy and ledger, and what follows from it."""
+        if await self.proxy.is_empty():
+            await self.hub.restore_routes()
         waiting = await self.service.list(states="granted,starting", limit=500)
         now = time.monotonic()
         self.tried = {r["id"]: self.tried[r["id"]] for r in waiting if r["id"] in self.tried}
@@ -127,7 +152,7 @@ async def run(starter: Starter) -> None:
     while not stop.is_set():
         try:
             await starter.step()
-        except (ServiceUnreachable, PublicError) as error:
+        except (ServiceUnreachable, HubUnreachable, PublicError) as error:
             log.warning("%s", error)
         try:
             await asyncio.wait_for(stop.wait(), PERIOD_S)
@@ -142,7 +167,8 @@ def main() -> None:
     except DeploymentError as error:
         sys.exit(f"timeshare starter: {error}")
     service = ServiceClient(deployment.service_url, deployment.admin_token)
-    asyncio.run(run(Starter(service, Hub(deployment.hub_api_url, deployment.starter_token))))
+    hub = Hub(deployment.hub_api_url, deployment.starter_token)
+    asyncio.run(run(Starter(service, hub, Proxy(deployment.proxy_api_url, deployment.proxy_token))))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,10 @@ def test_a_profile_is_a_mig_share() -> None:
     assert parse_share({"mig_profile": "1g.10gb"}).shape is Shape.MIG
 
 
-def test_fields_left_empty_by_a_form_do_not_count_as_asked_for() -> None:
-    assert parse_share({"gpus": None, "cpu_only": True, "model": ""}).shape is Shape.CPU
+def test_an_empty_model_is_any_model_and_nothing_else_may_be_empty() -> None:
+    assert parse_share({"gpus": 1, "model": ""}).model == ""
+    with pytest.raises(PublicError, match="gpus is None|two shapes at once"):
+        parse_share({"gpus": None, "cpu_only": True})
 
 
 @pytest.mark.parametrize(

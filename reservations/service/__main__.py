@@ -15,7 +15,7 @@ from ..deployment import Deployment, DeploymentError, current_deployment
 from ..engines.local import LocalEngine
 from ..limits import LimitsError
 from .auth import HubTokens, TokenChecker
-from .handlers import Context, make_app
+from .handlers import READ_AND_DROP, Context, make_app
 from .runtime import Runtime
 from .settings import Settings
 
@@ -41,7 +41,7 @@ async def serve(settings: Settings, tokens: TokenChecker | None) -> None:
     assert settings.agent_socket is not None
     runtime = Runtime(settings, LocalEngine(settings.agent_socket))
     await runtime.start()
-    server = HTTPServer(make_app(Context(settings, runtime, tokens)), xheaders=False)
+    server = HTTPServer(make_app(Context(settings, runtime, tokens)), max_body_size=READ_AND_DROP)
     server.listen(settings.port, settings.address)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

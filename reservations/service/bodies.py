@@ -72,13 +72,18 @@ def check_id(reservation_id: str) -> str:
     return reservation_id
 
 
+def whole(value: Any) -> Any:
+    """JSON knows one kind of number: ``2.0`` is the whole number 2."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
 def parse_create(body: Mapping[str, Any], caller: Caller) -> Submission:
     known_fields(body, CREATE_FIELDS)
     share = body.get("share")
     if not isinstance(share, dict):
         raise invalid("share", share, 'must be an object such as {"gpus": 1}')
     key = body.get("client_key")
-    limit = body.get("time_limit_s")
+    limit = whole(body.get("time_limit_s"))
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
         raise invalid("time_limit_s", limit, "must be a whole number of seconds, or left out for the default")
     return Submission(
@@ -96,7 +101,7 @@ def acting_for(owner: Any, caller: Caller) -> str:
     """Whose reservation it is: the caller's own, or for administrators anybody's."""
     if owner is None:
         if not caller.name:
-            raise PublicError("invalid", "owner is missing: this token belongs to no user, so name one", 400)
+            raise PublicError("invalid", "owner is missing: this token belongs to no user, so name one", 422)
         return caller.name
     name = text("owner", owner)
     if not caller.may_touch(name):
@@ -113,7 +118,7 @@ def _kind(value: Any) -> Kind:
 
 def parse_seconds(body: Mapping[str, Any]) -> int:
     known_fields(body, ("seconds",))
-    seconds = body.get("seconds")
+    seconds = whole(body.get("seconds"))
     if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 1:
         raise invalid("seconds", seconds, "must be a whole number of seconds from 1 on")
     return seconds
@@ -122,7 +127,7 @@ def parse_seconds(body: Mapping[str, Any]) -> int:
 def parse_active(body: Mapping[str, Any]) -> tuple[int, str]:
     """Generation and enforcement level of a report that the server answers."""
     known_fields(body, ("generation", "enforcement"))
-    generation, level = body.get("generation"), body.get("enforcement")
+    generation, level = whole(body.get("generation")), body.get("enforcement")
     if isinstance(generation, bool) or not isinstance(generation, int) or not 1 <= generation < 2**31:
         raise invalid("generation", generation, "must be the number that starting answered")
     if not isinstance(level, str) or level not in MEANING:
@@ -133,10 +138,13 @@ def parse_active(body: Mapping[str, Any]) -> tuple[int, str]:
 def parse_end(body: Mapping[str, Any], caller: Caller) -> tuple[Reason, str]:
     """Why it ends. People cancel; other reasons are for timeshare's own processes."""
     known_fields(body, ("reason", "detail"))
-    allowed = [r.value for r in Reason] if caller.deployment else [Reason.CANCELLED.value]
+    reasons = [r.value for r in Reason]
     reason = body.get("reason", Reason.CANCELLED.value)
-    if not isinstance(reason, str) or reason not in allowed:
-        raise invalid("reason", reason, f"must be one of {', '.join(allowed)}")
+    if not isinstance(reason, str) or reason not in reasons:
+        raise invalid("reason", reason, f"must be one of {', '.join(reasons)}")
+    if reason != Reason.CANCELLED.value and not caller.deployment:
+        message = f"reason is {reason!r}: people end reservations as cancelled; other reasons are timeshare's own"
+        raise PublicError("forbidden", message, 403)
     if "detail" not in body:
         who = "its owner" if not caller.admin else "an administrator"
         return Reason(reason), f"stopped by {who}"
@@ -185,6 +193,10 @@ def parse_wait(query: Mapping[str, str]) -> tuple[State | None, float]:
     """State that the caller has seen, and how long to wait for another one (seconds, 0: not at all)."""
     known_fields(query, ("unlike", "wait_s"))
     unlike, value = query.get("unlike"), query.get("wait_s", "0")
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", value) or float(value) > MAX_WAIT_S:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT_S:
         raise invalid("wait_s", value, f"must be a number of seconds from 0 to {MAX_WAIT_S}")
-    return (None if unlike is None else parse_state("unlike", unlike)), float(value)
+    return (None if unlike is None else parse_state("unlike", unlike)), seconds

@@ -22,8 +22,8 @@ from .settings import Settings
 
 log = logging.getLogger("timeshare.service")
 HEARTBEAT_S = 15.0
-READ_AND_DROP = 4 * 1024 * 1024
-"""A body that is too large is read up to this size before it is refused, so that the caller sees the refusal."""
+READ_AND_DROP = 16 * 1024 * 1024
+"""A body that is too large is read up to this size before it is refused in words; beyond, the connection is closed."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ class Context:
     tokens: TokenChecker | None
 
 
-@web.stream_request_body
 class Base(web.RequestHandler):
     """Tokens, body limits and the one error body."""
 
@@ -45,8 +44,6 @@ class Base(web.RequestHandler):
     def initialize(self, context: Context) -> None:
         self.context = context
         self.runtime = context.runtime
-        self._body = bytearray()
-        self._dropped = 0
 
     def set_default_headers(self) -> None:
         self.set_header("Content-Type", "application/json")
@@ -55,31 +52,19 @@ class Base(web.RequestHandler):
 
     async def prepare(self) -> None:
         if self.request.method not in self.methods():
-            self.set_header("Allow", ", ".join(self.methods()))
             raise PublicError("method-not-allowed", f"{self.request.method} is not offered here", 405)
         if not self.public:
             header = self.request.headers.get("Authorization")
             self.caller = await authenticate(self.context.settings, self.context.tokens, header)
-        if int(self.request.headers.get("Content-Length", "0")) > READ_AND_DROP:
-            self.set_header("Connection", "close")
-            raise _too_large()
 
     @classmethod
     def methods(cls) -> list[str]:
         return [name for name in ("GET", "POST") if getattr(cls, name.lower()) is not getattr(Base, name.lower())]
 
-    def data_received(self, chunk: bytes) -> None:
-        if len(self._body) + len(chunk) > bodies.MAX_BODY:
-            self._dropped += len(chunk)
-            if self._dropped > READ_AND_DROP:
-                raise iostream.StreamClosedError
-        else:
-            self._body.extend(chunk)
-
     def json_body(self) -> dict[str, Any]:
-        if self._dropped:
+        if len(self.request.body) > bodies.MAX_BODY:
             raise _too_large()
-        return bodies.parse_json(bytes(self._body) or b"{}")
+        return bodies.parse_json(self.request.body or b"{}")
 
     def query(self) -> dict[str, str]:
         """Query arguments; each may be given once."""
@@ -133,6 +118,8 @@ class Base(web.RequestHandler):
         if not isinstance(error, PublicError):
             error = _public(status_code)
         self.set_status(error.status)
+        if error.status == 405:
+            self.set_header("Allow", ", ".join(self.methods()))
         if error.status == 401:
             self.set_header("WWW-Authenticate", "Bearer")
         self.finish(json.dumps(error.body()))
@@ -140,12 +127,14 @@ class Base(web.RequestHandler):
 
 def _too_large() -> PublicError:
     message = f"the body is larger than {bodies.MAX_BODY} bytes, the most that is read here"
-    return PublicError("too-large", message, 413, {"limit": bodies.MAX_BODY})
+    return PublicError("body-too-large", message, 413, {"limit": bodies.MAX_BODY})
 
 
 def _public(status: int) -> PublicError:
     if status == 404:
         return PublicError("not-found", "there is nothing at this address: see api/v1/openapi.json", 404)
+    if status == 405:
+        return PublicError("method-not-allowed", "this method is not offered here", 405)
     if 400 <= status < 500:
         return PublicError("malformed", "the request cannot be read", status)
     return PublicError("internal", "something went wrong here; the service's log says what", status)

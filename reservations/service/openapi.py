@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..devices.model import MIB_PER_GIB
 from ..enforcement import MEANING
 from ..reservation import Kind, Reason, State
 from ..shares import MAX_COUNT, MAX_MEMORY_GIB, MODEL_PATTERN, PROFILE_PATTERN
@@ -17,10 +18,10 @@ SECONDS: Schema = {"type": ["integer", "null"]}
 FLAG: Schema = {"type": "boolean"}
 
 
-def line(*, empty: bool = False, description: str = "") -> Schema:
+def line(*, empty: bool = False, null: bool = False, description: str = "") -> Schema:
     pattern = r"^[^\x00-\x1f\x7f]*$"
     return {
-        "type": "string",
+        "type": ["string", "null"] if null else "string",
         "minLength": 0 if empty else 1,
         "maxLength": bodies.MAX_NAME,
         "pattern": pattern,
@@ -42,7 +43,7 @@ def share_schema() -> Schema:
         "gpus": {"type": "integer", "minimum": 1, "maximum": MAX_COUNT, "description": "whole devices on one node"},
         "memory_gib": {
             "type": "number",
-            "minimum": 0.001,
+            "minimum": 1 / MIB_PER_GIB,
             "maximum": MAX_MEMORY_GIB,
             "description": "device memory of one device, GiB",
         },
@@ -53,7 +54,11 @@ def share_schema() -> Schema:
             "description": "compute weight beside memory_gib; left out: in proportion to the memory",
         },
         "mig_profile": {"type": "string", "pattern": f"^{PROFILE_PATTERN.pattern}$", "description": "such as 1g.10gb"},
-        "model": {"type": "string", "pattern": f"^{MODEL_PATTERN.pattern}$", "description": "left out: any model"},
+        "model": {
+            "type": "string",
+            "pattern": f"^({MODEL_PATTERN.pattern})?$",
+            "description": "left out or empty: any model",
+        },
         "cpu_only": {"const": True, "description": "a session without a GPU"},
     }
     shapes = [
@@ -183,16 +188,20 @@ def create_schema() -> Schema:
             },
             "kind": {"enum": [kind.value for kind in Kind]},
             "server_name": line(empty=True, description="empty: the default server"),
-            "client_key": line(description="a second request with the same key gets the first one's reservation"),
+            "client_key": line(
+                null=True, description="a second request with the same key gets the first one's reservation"
+            ),
             "queue": {"type": "boolean", "description": "false: now or not at all (409 no-capacity). Default true"},
-            "owner": line(description="for administrators: whose it shall be"),
+            "owner": line(null=True, description="for administrators: whose it shall be"),
         },
         ("share",),
     )
 
 
 def active_schema() -> Schema:
-    return record({"generation": {"type": "integer", "minimum": 1}, "enforcement": {"enum": list(MEANING)}})
+    return record(
+        {"generation": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}, "enforcement": {"enum": list(MEANING)}}
+    )
 
 
 def end_schema() -> Schema:
@@ -228,20 +237,23 @@ def paths() -> Schema:
     one = [path("id", {"type": "string", "format": "uuid"})]
     device = [path("uuid", line())]
     owner = query("owner", line(), "for administrators: whose")
-    listing = [owner, query("state", TEXT, "states, separated by commas"), query("limit", _range(500), "default 100")]
+    one_state = "|".join(state.value for state in State)
+    states = {"type": "string", "pattern": f"^(({one_state})(,({one_state}))*)?$"}
+    listing = [owner, query("state", states, "states, separated by commas"), query("limit", _range(500), "default 100")]
     waiting = [
         query("unlike", {"enum": [s.value for s in State]}, "with wait_s: the state that is known already"),
-        query("wait_s", {"type": "integer", "minimum": 0, "maximum": 60}, "how long to wait for a change"),
+        query("wait_s", {"type": "number", "minimum": 0, "maximum": 60}, "how long to wait for a change"),
     ]
     empty = body(record({}), False)
     stream = operation("Server-sent events: every change of it", None, 404, parameters=one)
-    stream["responses"]["200"]["content"] = {"text/event-stream": {"schema": TEXT}}
+    event = record({"event": {"const": "reservation"}, "data": {"type": "string", "description": "a Reservation"}})
+    stream["responses"]["200"]["content"] = {"text/event-stream": {"schema": event}}
     return {
         "/offers": {"get": operation("What may be asked for, and what is free", "Offers", parameters=[owner])},
         "/reservations": {
             "get": operation("List reservations, newest first", "Reservations", parameters=listing),
             "post": operation(
-                "Ask for a share", "Reservation", 409, 413, 429, creates=True, requestBody=body(ref("Create"))
+                "Ask for a share", "Reservation", 409, 413, 422, 429, creates=True, requestBody=body(ref("Create"))
             ),
         },
         "/reservations/{id}": {"get": operation("Read it, or wait", "Reservation", 404, parameters=one + waiting)},
@@ -303,6 +315,7 @@ ERRORS = {
     404: "nothing there, or not yours",
     409: "not now: the message says what stands against it",
     413: f"the body is larger than {bodies.MAX_BODY} bytes",
+    422: "this pool could never give such a share: the message says what it could",
     429: "too many at once: the message says which limit",
     503: "JupyterHub or the ledger cannot be reached: try again",
 }

@@ -131,7 +131,9 @@ class Runtime:
         hello = await self.engine.hello()
         inventory = await self.engine.inventory()
         await self.call(self._take_inventory, hello, inventory)
-        self._seen_at = time.monotonic()
+        was_fresh, self._seen_at = self.fresh, time.monotonic()
+        if not was_fresh:
+            await self._time_step()  # who waited for the devices to be seen again need not wait for the next tick
         for event in await self.engine.events(self._event_seq):
             self._event_seq = max(self._event_seq, event.seq)
             await self.call(self._take_event, event)

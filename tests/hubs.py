@@ -1,0 +1,176 @@
+"""A whole real deployment for the tests, started by the command that people use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+from nodes import eventually, marked
+
+from timeshare.reservations.deployment import FILE_NAME, Deployment, load_deployment
+
+PEOPLE = ("ada", "ben", "cleo", "dora")
+
+
+class Hub:
+    """``timeshare up`` on simulated devices; ``start`` and ``end`` it at will."""
+
+    def __init__(self, state_dir: Path, command: Path, *options: str) -> None:
+        self.state_dir = state_dir
+        self.command = command
+        self.options = options or ("--simulate", "a100-40gb:2,t4:1")
+        self.output = state_dir / "up.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def deployment(self) -> Deployment:
+        return load_deployment(self.state_dir / FILE_NAME)
+
+    @property
+    def url(self) -> str:
+        return self.deployment.public_url
+
+    def start(self) -> None:
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        words = [self.command, "up", "--state", self.state_dir, "--port", "0", "--people", ",".join(PEOPLE)]
+        with open(self.output, "wb") as log:
+            self.process = subprocess.Popen([*words, *self.options], stdout=log, stderr=log, env=self.environment())
+        eventually(self.is_ready, 180)
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TIMESHARE_SIMULATED_FAULTS": str(self.state_dir / "faults.json")}
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.said()
+        return "Ready after" in self.said()
+
+    def is_healthy(self) -> bool:
+        """Hub and service answer, and the agent was heard of."""
+        try:
+            well = requests.get(f"{self.url}hub/health", timeout=5).status_code == 200
+            return well and bool(self.service("GET", "health").json()["status"] == "ok")
+        except requests.ConnectionError:
+            return False
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in self.state_dir.glob("logs/*.log"))
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(60)
+
+    def close(self) -> None:
+        ids = [r["id"] for r in self.everybodys()]
+        self.end()
+        for reservation_id in ids:
+            for pid in marked(reservation_id):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    # --- as the deployment itself
+
+    def service(self, method: str, path: str, **more: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.deployment.admin_token}"}
+        return requests.request(
+            method, f"{self.deployment.service_url}/api/v1/{path}", headers=headers, timeout=60, **more
+        )
+
+    def everybodys(self) -> list[dict[str, Any]]:
+        try:
+            return list(self.service("GET", "reservations?limit=500").json()["reservations"])
+        except (requests.ConnectionError, FileNotFoundError):
+            return []
+
+    # --- as a person
+
+    def login(self, name: str) -> User:
+        return User(self, name)
+
+
+class User:
+    """A person who works through the hub's REST API and its forms, without a browser."""
+
+    def __init__(self, hub: Hub, name: str) -> None:
+        self.hub, self.name = hub, name
+        self.session = requests.Session()
+        self.session.get(f"{hub.url}hub/login")
+        form = {"username": name, "password": hub.deployment.password, "_xsrf": self.xsrf()}
+        done = self.session.post(f"{hub.url}hub/login", data=form, allow_redirects=False)
+        assert done.status_code == 302, done.text[:500]
+        self.session.get(f"{hub.url}hub/home")
+        self.token = self.api("POST", f"users/{name}/tokens", json={"expires_in": 3600}).json()["token"]
+
+    def xsrf(self) -> str:
+        return next(str(c.value) for c in self.session.cookies if c.name == "_xsrf" and c.path.endswith("/hub/"))
+
+    def api(self, method: str, path: str, **more: Any) -> requests.Response:
+        """The hub's REST API, with her cookies."""
+        headers = {"X-XSRFToken": self.xsrf(), "Referer": f"{self.hub.url}hub/home"}
+        return self.session.request(method, f"{self.hub.url}hub/api/{path}", headers=headers, timeout=150, **more)
+
+    def form(self, path: str, **fields: str) -> requests.Response:
+        """Sends a form of the hub's pages."""
+        data = {"_xsrf": self.xsrf(), **fields}
+        return self.session.post(f"{self.hub.url}hub/{path}", data=data, timeout=150, allow_redirects=False)
+
+    def page(self, path: str) -> requests.Response:
+        return self.session.get(f"{self.hub.url}hub/{path}", timeout=60)
+
+    def service(self, method: str, path: str, **more: Any) -> requests.Response:
+        """The reservations API, with her token."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return requests.request(
+            method, f"{self.hub.url}services/timeshare/api/v1/{path}", headers=headers, timeout=90, **more
+        )
+
+    def start(self, server: str = "", **options: Any) -> requests.Response:
+        path = f"users/{self.name}/servers/{server}" if server else f"users/{self.name}/server"
+        return self.api("POST", path, json={"user_options": options})
+
+    def stop(self, server: str = "") -> None:
+        path = f"users/{self.name}/servers/{server}" if server else f"users/{self.name}/server"
+        self.api("DELETE", path)
+        eventually(lambda: server not in self.servers(), 60)
+
+    def servers(self) -> dict[str, Any]:
+        return dict(self.api("GET", f"users/{self.name}").json()["servers"])
+
+    def is_ready(self, server: str = "") -> bool:
+        return bool(self.servers().get(server, {}).get("ready"))
+
+    def reservations(self) -> list[dict[str, Any]]:
+        return list(self.service("GET", "reservations").json()["reservations"])
+
+
+def command() -> Path:
+    return Path(sys.executable).parent / "timeshare"
+
+
+def plain(html: str) -> str:
+    """A page's words without its tags."""
+    text = re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", text)
+
+
+@contextlib.contextmanager
+def running_hub(state_dir: Path, *options: str) -> Iterator[Hub]:
+    hub = Hub(state_dir, command(), *options)
+    try:
+        hub.start()
+        yield hub
+    finally:
+        hub.close()
