@@ -270,6 +270,9 @@ class Pool:
         if state is State.GRANTED and now >= (reservation.granted_at or now) + limits.start_within:
             detail = f"granted, but not started within {duration_text(limits.start_within)}"
             return reservation.ended(Reason.LOST, detail, now)
+        if state is State.GRANTED and now >= (reservation.ends_at or now + 1):
+            detail = f"granted, but not started within its time limit of {duration_text(reservation.time_limit_s)}"
+            return reservation.ended(Reason.LOST, detail, now)
         if state is State.STARTING and now >= (reservation.starting_at or now) + limits.start_timeout:
             detail = f"the server did not start within {duration_text(limits.start_timeout)}"
             return reservation.ending(Reason.FAILED, detail, now)

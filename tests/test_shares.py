@@ -28,7 +28,7 @@ def test_a_profile_is_a_mig_share() -> None:
 
 def test_an_empty_model_is_any_model_and_nothing_else_may_be_empty() -> None:
     assert parse_share({"gpus": 1, "model": ""}).model == ""
-    with pytest.raises(PublicError, match="gpus is None|two shapes at once"):
+    with pytest.raises(PublicError, match="two shapes at once"):
         parse_share({"gpus": None, "cpu_only": True})
 
 
