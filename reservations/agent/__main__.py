@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..deployment import DeploymentError, current_deployment
 from ..devices.sources import open_source
 from ..errors import PublicError
 from .isolation import choose
-from .server import Agent, serve
+from .server import Agent, Unsafe, serve
 from .sessions import Sessions
 
 log = logging.getLogger("timeshare.agent")
@@ -33,20 +34,22 @@ def lock_folder(root: Path) -> int:
 
 
 async def repeat(step: Callable[[], None], period_s: float) -> None:
+    """Each step has a thread of its own: no number of requests keeps it waiting."""
+    thread = ThreadPoolExecutor(1, step.__name__)
     while True:
         try:
-            await asyncio.to_thread(step)
+            await asyncio.get_running_loop().run_in_executor(thread, step)
         except Exception:
             log.exception("a step failed; it is tried again")
         await asyncio.sleep(period_s)
 
 
-async def run(agent: Agent, sessions: Sessions, socket_path: Path) -> None:
+async def run(agent: Agent, socket_path: Path) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     steps = [
-        asyncio.create_task(repeat(sessions.advance_stops, 0.2)),
+        asyncio.create_task(repeat(agent.stops.advance, 0.2)),
         asyncio.create_task(repeat(agent.guard.check, 1.0)),
     ]
     await serve(agent, socket_path, stop)
@@ -67,7 +70,10 @@ def main() -> None:
     sessions = Sessions(root, choose(), bool(deployment.simulate))
     agent = Agent(sessions, source, deployment.multi_user)
     log.info("device filter: %s", sessions.way.name if sessions.way else "none")
-    asyncio.run(run(agent, sessions, Path(deployment.agent_socket)))
+    try:
+        asyncio.run(run(agent, Path(deployment.agent_socket)))
+    except (Unsafe, OSError) as error:
+        sys.exit(f"timeshare agent: {error}")
     source.close()
     os.close(lock)
 

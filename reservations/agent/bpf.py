@@ -9,7 +9,7 @@ import ctypes
 import os
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}
@@ -25,8 +25,11 @@ def _instruction(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int =
     return struct.pack("<BBhi", code, dst | src << 4, off, imm)
 
 
-def deny_program(denied: Sequence[tuple[int, int]]) -> bytes:
-    """Refuses the character devices (major, minor) of ``denied`` and allows all others."""
+def device_program(
+    denied: Iterable[tuple[int, int]], allowed: Iterable[tuple[int, int]] = (), majors: Iterable[int] = ()
+) -> bytes:
+    """Allows the character devices (major, minor) of ``allowed``, refuses those of ``denied`` and all others of
+    ``majors``, and allows everything else."""
     # The context: access_type (its low half is the device type), major, minor; each 32 bits.
     code = [
         _instruction(_LOAD_WORD, 2, 1, 0),
@@ -34,16 +37,20 @@ def deny_program(denied: Sequence[tuple[int, int]]) -> bytes:
         _instruction(_LOAD_WORD, 3, 1, 4),
         _instruction(_LOAD_WORD, 4, 1, 8),
     ]
-    for major, minor in denied:
-        code += [
-            _instruction(_JUMP_NOT_EQUAL, 2, off=4, imm=_CHARACTER),
-            _instruction(_JUMP_NOT_EQUAL, 3, off=3, imm=major),
-            _instruction(_JUMP_NOT_EQUAL, 4, off=2, imm=minor),
-            _instruction(_MOVE, 0, imm=0),
-            _instruction(_EXIT),
-        ]
+    for verdict, numbers in ((1, allowed), (0, denied)):
+        for major, minor in numbers:
+            code += _answer(verdict, ((2, _CHARACTER), (3, major), (4, minor)))
+    for major in majors:
+        code += _answer(0, ((2, _CHARACTER), (3, major)))
     code += [_instruction(_MOVE, 0, imm=1), _instruction(_EXIT)]
     return b"".join(code)
+
+
+def _answer(verdict: int, conditions: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Ends with ``verdict`` when every register of ``conditions`` has its value; else goes on behind."""
+    last = len(conditions) + 1
+    code = [_instruction(_JUMP_NOT_EQUAL, register, off=last - i, imm=v) for i, (register, v) in enumerate(conditions)]
+    return [*code, _instruction(_MOVE, 0, imm=verdict), _instruction(_EXIT)]
 
 
 def _bpf(command: int, attributes: bytes) -> int:
@@ -59,9 +66,8 @@ def _bpf(command: int, attributes: bytes) -> int:
     return result
 
 
-def attach_filter(folder: Path, denied: Sequence[tuple[int, int]]) -> None:
-    """Attaches the filter to the cgroup ``folder``; the kernel keeps it as long as the cgroup. Raises OSError."""
-    program = deny_program(denied)
+def attach_filter(folder: Path, program: bytes) -> None:
+    """Attaches ``program`` to the cgroup ``folder``; the kernel keeps it as long as the cgroup. Raises OSError."""
     code = ctypes.create_string_buffer(program, len(program))
     licence = ctypes.create_string_buffer(b"GPL")
     load = struct.pack(

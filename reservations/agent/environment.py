@@ -19,6 +19,8 @@ def session_environment(order: Order, simulated: bool) -> dict[str, str]:
         "TIMESHARE_SHARE_TEXT": order.share_text,
         "TIMESHARE_DEVICES": ",".join(uuids),
         "TIMESHARE_MEMORY_MIB": str(memory_mib),
+        # As a share of one device; several whole devices together are more than 100.
+        "TIMESHARE_COMPUTE_PERCENT": f"{sum(part.compute for part in order.share) / 10:g}",
         "TIMESHARE_ENFORCEMENT": order.enforcement,
         "TIMESHARE_ENDS_AT": order.ends_at or "",
         "TIMESHARE_SIMULATED": "1" if simulated else "0",

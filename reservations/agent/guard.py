@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterable
+from pathlib import Path
 
 from ..devices.model import DeviceError, DeviceProcess, DeviceSource
 from .events import Events
@@ -26,22 +28,31 @@ class Guard:
         self._source = source
         self._events = events
         self._warned: frozenset[Key] = frozenset()
+        self._stopping: dict[int, int] = {}
         self.memory_mib: dict[tuple[str, int], int] = {}
+        """By session; one that is missing here is unknown."""
 
     def check(self) -> None:
         """Unknown is never over: without an answer of the driver nothing happens."""
         try:
-            for event in self._source.health_events():
-                message = f"{event.device_uuid}: {event.detail}"
-                self._events.add("health", message, device_uuid=event.device_uuid, cordon=event.cordon)
             processes = self._source.processes()
         except DeviceError as error:
             log.warning("nothing is known about GPU memory now: %s", error)
-            return
-        uses = self._uses(processes)
-        verdicts, self._warned = judge({key: use for key, use in uses.items() if use.share_mib}, self._warned)
-        for verdict in verdicts:
-            self._carry_out(verdict)
+            self.memory_mib = {}
+        else:
+            uses = self._uses(processes)
+            verdicts, self._warned = judge({key: use for key, use in uses.items() if use.share_mib}, self._warned)
+            for verdict in verdicts:
+                self._carry_out(verdict)
+        self._hear()
+
+    def _hear(self) -> None:
+        try:
+            for event in self._source.health_events():
+                message = f"{event.device_uuid}: {event.detail}"
+                self._events.add("health", message, device_uuid=event.device_uuid, cordon=event.cordon)
+        except DeviceError as error:
+            log.warning("nothing is known about the health of GPUs now: %s", error)
 
     def _uses(self, processes: tuple[DeviceProcess, ...]) -> dict[Key, Use]:
         """Use by session and device. Shares of a whole device or a MIG instance have size 0 here: nothing to watch."""
@@ -56,9 +67,10 @@ class Guard:
             if owner is None:
                 continue
             by_key.setdefault((*owner, process.device_uuid), {})[process.pid] = process.memory_mib
-            total[owner] = total.get(owner, 0) + (process.memory_mib or 0)
+            if process.memory_mib is not None:  # what is not known is not nothing
+                total[owner] = total.get(owner, 0) + process.memory_mib
         self.memory_mib = total
-        return {key: Use(self._fraction(key), by_pid) for key, by_pid in by_key.items()}
+        return {key: Use(self._fraction(key), by_pid, names_of(by_pid)) for key, by_pid in by_key.items()}
 
     def _fraction(self, key: Key) -> int:
         record = self._sessions.records.find(key[0], key[1])
@@ -69,21 +81,37 @@ class Guard:
 
     def _carry_out(self, verdict: Verdict) -> None:
         reservation_id, generation, device_uuid = verdict.key
-        kind = "over_memory" if verdict.stop is None else "stopped_over_memory"
+        pid = verdict.stop
+        ticks = start_ticks(pid) if pid is not None else None
+        if pid is not None and (ticks is None or self._stopping.get(pid) == ticks):
+            return  # it is on its way out already
+        kind = "over_memory" if pid is None else "stopped_over_memory"
         log.warning("%s: %s", reservation_id, verdict.message)
         self._events.add(kind, verdict.message, reservation_id=reservation_id, device_uuid=device_uuid)
-        if verdict.stop is None:
+        if pid is None or ticks is None:
             return
-        self._sessions.messages[reservation_id, generation] = verdict.message
-        ticks = start_ticks(verdict.stop)
+        self._stopping = {pid: ticks, **{p: t for p, t in self._stopping.items() if start_ticks(p) == t}}
+        record = self._sessions.records.find(reservation_id, generation)
+        shim = record.shim() if record is not None else None
+        if record is not None and shim is not None and shim.main_pid == pid:
+            record.write_note(verdict.message)  # only then is it what ended the session, not just one kernel of it
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(verdict.stop, signal.SIGTERM)
-        timer = threading.Timer(KILL_AFTER_S, _kill, (verdict.stop, ticks))
+            os.kill(pid, signal.SIGTERM)
+        timer = threading.Timer(KILL_AFTER_S, _kill, (pid, ticks))
         timer.daemon = True
         timer.start()
 
 
-def _kill(pid: int, ticks: int | None) -> None:
-    if ticks is not None and start_ticks(pid) == ticks:
+def _kill(pid: int, ticks: int) -> None:
+    if start_ticks(pid) == ticks:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+
+
+def names_of(pids: Iterable[int]) -> dict[int, str]:
+    """Program names of those that still run."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found[pid] = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    return found

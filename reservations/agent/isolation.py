@@ -1,7 +1,7 @@
 """Hides the GPUs that a session does not hold. The strongest way that this machine allows is chosen once.
 
-Each way takes the device files to hide and gives a *filter*: cgroups that the launcher enters before it starts the
-server, and words put before the server's command.
+Each way takes a rule and gives a *filter*: cgroups that the launcher enters before it starts the server, words put
+before the server's command, or before the launcher's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Sequence
@@ -18,14 +19,46 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..devices.nodes import Node, node_of
-from .bpf import attach_filter
+from .bpf import attach_filter, device_program
 
 GROUP = "timeshare"
 TIMEOUT_S = 10
+MINORS = 256
+"""Minor numbers that a kind of GPU file is taken to have at most."""
 
 
 class FilterError(Exception):
     """The filter could not be made; the text is for a person."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a session may open. ``hidden``: device files that it may not, ``held``: those that it may. ``majors``: the
+    numbers of kinds of which it may open nothing but ``held``, whenever the file is made (nvidia-modprobe lets anybody
+    make files of GPUs)."""
+
+    hidden: Sequence[Node]
+    held: Sequence[Node] = ()
+    majors: frozenset[int] = frozenset()
+
+
+GPU_KINDS = frozenset({"nvidia", "nvidia-frontend", "nvidiactl", "nvidia-caps"})
+
+
+def gpu_majors(listing: str) -> frozenset[int]:
+    """Major numbers of GPU device files in the text of /proc/devices."""
+    rows = (line.split() for line in listing.splitlines())
+    return frozenset(int(row[0]) for row in rows if len(row) == 2 and row[0].isdigit() and row[1] in GPU_KINDS)
+
+
+def group_pids(filter_: dict[str, Any]) -> set[int]:
+    """Pids in the cgroups of a filter; none where it has none."""
+    found = set()
+    for folder in filter_.get("cgroups", ()):
+        for listing in Path(folder).rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found |= {int(pid) for pid in listing.read_text().split()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -41,7 +74,7 @@ class Probe:
 class Way(Protocol):
     name: str
 
-    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+    def prepare(self, key: str, rule: Rule) -> dict[str, Any]:
         """The filter for the session ``key``. Raises FilterError."""
 
     def clean(self, key: str) -> None:
@@ -53,13 +86,13 @@ class Systemd:
 
     name = "systemd"
 
-    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+    def prepare(self, key: str, rule: Rule) -> dict[str, Any]:
         if not Path("/run/systemd/system").is_dir() or os.geteuid() != 0 or shutil.which("systemd-run") is None:
             raise FilterError("systemd does not manage this machine, or timeshare is not run by root")
         properties = ["-p", "DevicePolicy=closed"]
         for kind in device_kinds(Path("/proc/devices").read_text()):
             properties += ["-p", f"DeviceAllow={kind} rwm"]
-        concealed = {node.path for node in hidden}
+        concealed = {node.path for node in rule.hidden}
         for path in sorted(Path("/dev").glob("nvidia*")) + sorted(Path("/dev/nvidia-caps").glob("*")):
             if str(path) not in concealed and node_of(path) is not None:
                 properties += ["-p", f"DeviceAllow={path} rw"]
@@ -90,13 +123,13 @@ class CgroupV2:
     def __init__(self) -> None:
         self._root = mount_of("cgroup2")
 
-    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+    def prepare(self, key: str, rule: Rule) -> dict[str, Any]:
         if self._root is None:
             raise FilterError("no cgroup file system of version 2 is mounted")
         folder = self._root / GROUP / key
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            attach_filter(folder, [(node.major, node.minor) for node in hidden])
+            attach_filter(folder, device_program(_numbers(rule.hidden), _numbers(rule.held), rule.majors))
         except OSError as error:
             raise FilterError(f"eBPF device filter: {error.strerror or error}") from None
         return {"cgroups": [str(folder)]}
@@ -115,17 +148,28 @@ class CgroupV1:
     def __init__(self) -> None:
         self._root = mount_of("cgroup", "devices")
 
-    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+    def prepare(self, key: str, rule: Rule) -> dict[str, Any]:
         if self._root is None:
             raise FilterError("no devices controller of version 1 is mounted")
         folder = self._root / GROUP / key
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for node in hidden:
-                (folder / "devices.deny").write_text(f"c {node.major}:{node.minor} rwm")
+            for entry in self._denied(rule):
+                (folder / "devices.deny").write_text(f"c {entry} rwm")
         except OSError as error:
             raise FilterError(f"devices controller: {error.strerror or error}") from None
         return {"cgroups": [str(folder)]}
+
+    def _denied(self, rule: Rule) -> list[str]:
+        """Entries to deny. This controller knows no exceptions from a denied kind, so the rest is denied one by one."""
+        held = set(_numbers(rule.held))
+        entries = {f"{major}:{minor}" for major, minor in _numbers(rule.hidden)}
+        for major in rule.majors:
+            if any(number == major for number, _ in held):
+                entries |= {f"{major}:{minor}" for minor in range(MINORS) if (major, minor) not in held}
+            else:
+                entries.add(f"{major}:*")
+        return sorted(entries)
 
     def clean(self, key: str) -> None:
         if self._root is not None:
@@ -133,17 +177,21 @@ class CgroupV1:
                 (self._root / GROUP / key).rmdir()
 
 
+def _numbers(nodes: Sequence[Node]) -> list[tuple[int, int]]:
+    return [(node.major, node.minor) for node in nodes]
+
+
 class Bubblewrap:
-    """A mount namespace in which the hidden device files are covered by /dev/null."""
+    """A mount namespace in which the hidden device files are covered by /dev/null. Files made later are not."""
 
     name = "bubblewrap"
 
-    def prepare(self, key: str, hidden: Sequence[Node]) -> dict[str, Any]:
+    def prepare(self, key: str, rule: Rule) -> dict[str, Any]:
         program = shutil.which("bwrap")
         if program is None:
             raise FilterError("bubblewrap is not installed")
         words = [program, "--dev-bind", "/", "/"]
-        for node in hidden:
+        for node in rule.hidden:
             words += ["--dev-bind", os.devnull, node.path]
         return {"prefix": [*words, "--"]}
 
@@ -183,7 +231,7 @@ def _probe(way: Way) -> Probe:
     node = node_of(Path("/dev/full"))
     assert node is not None
     try:
-        filter_ = way.prepare(key, [node])
+        filter_ = way.prepare(key, Rule([node]))
         works, detail = _try(filter_)
     except (FilterError, OSError, subprocess.SubprocessError) as error:
         works, detail = False, str(error)
@@ -210,10 +258,8 @@ print("hidden" if opened == b"" else "open")
 
 
 def _try(filter_: dict[str, Any]) -> tuple[bool, str]:
-    inner = [*filter_.get("prefix", ()), "python3", "-I", "-S", "-c", _OPEN]
+    inner = [*filter_.get("prefix", ()), sys.executable, "-I", "-S", "-c", _OPEN]
     enter = f"{_ATTEMPT}\nos.execvp({inner[0]!r}, {inner!r})"
-    import sys
-
     command = [
         *filter_.get("launcher_prefix", ()),
         sys.executable,

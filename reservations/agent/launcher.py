@@ -1,39 +1,49 @@
 """The small process above every session: starts the server, outlives the agent, records how everything ended.
 
-Run as a script with ``python -I -S launcher.py RECORD_DIR TOMBSTONE REPORT_FD``; it imports nothing of timeshare, so
-that it starts fast and a new version of the package does not touch sessions that run. What went well or wrong is told
-on REPORT_FD as one line of JSON.
+Run as a script with ``python -I -S launcher.py RECORD_DIR TOMBSTONE ORDER_FD REPORT_FD``; it imports nothing of
+timeshare, so that it starts fast and a new version of the package does not touch sessions that run. ORDER_FD is a file
+in memory (see ``handover.pack``), so the token in the environment never reaches a disk. What went well or wrong is told
+on REPORT_FD: the server's pid, or ``!`` and the reason, or ``stopped``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
-import json
 import os
 import pwd
 import signal
 import sys
 import time
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing itself would double the start time
-    from typing import Any
-
 PR_SET_CHILD_SUBREAPER = 36
 STRAGGLERS_GRACE_S = 5.0
 """When the server has exited, how long what it left behind may take to follow."""
+RECORD_TRIES = 60
+"""How often, a second apart, the end is written again when the disk is full."""
 
 
 class Failed(Exception):
     """The server could not be started; the text is for a person."""
 
 
-def write_json(path: str, data: object) -> None:
+class Order:
+    """What to run, out of ``handover.pack``. Empty ``log_path``, ``user``, ``cwd``: dropped, the agent's own, home."""
+
+    def __init__(self, packed: bytes) -> None:
+        fields = packed.decode("utf-8", "surrogateescape").split("\0")
+        self.log_path, self.user, self.cwd = fields[:3]
+        counts = [int(field) for field in fields[3:6]]
+        rest = iter(fields[6:])
+        self.cgroups, self.prefix, self.argv = ([next(rest) for _ in range(count)] for count in counts)
+        self.env = dict(item.split("=", 1) for item in rest)
+
+
+def write_durably(path: str, text: str) -> None:
     draft = f"{path}.draft"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(descriptor, json.dumps(data).encode())
+        os.write(descriptor, text.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -43,69 +53,102 @@ def write_json(path: str, data: object) -> None:
     os.close(folder)
 
 
-def start_ticks(pid: int) -> int:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[19])
+def write_exit(record: str, code: int | None, message: str = "") -> None:
+    import json  # only now: it would take a third of the time that a start takes
+
+    for _ in range(RECORD_TRIES):
+        try:
+            return write_durably(f"{record}/exit.json", json.dumps({"code": code, "message": message}))
+        except OSError:
+            time.sleep(1)
+    return None  # the agent will find the launcher gone and the exit code unknown
 
 
-def boot_id() -> str:
+def write_identity(record: str, main_pid: int) -> None:
+    with open("/proc/self/stat", "rb") as file:
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
     with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
+        boot = file.read().strip()
+    text = f'{{"pid": {os.getpid()}, "ticks": {ticks}, "boot_id": "{boot}", "main_pid": {main_pid}}}'
+    write_durably(f"{record}/shim.json", text)
 
 
 def main() -> int:
-    record, tombstone, report_fd = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    record, tombstone, order_fd, report_fd = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     os.set_inheritable(report_fd, False)
-    lock = os.open(os.path.join(record, "lock"), os.O_RDWR)
+    with os.fdopen(order_fd, "rb") as file:
+        order = Order(file.read())
+    lock = os.open(f"{record}/lock", os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    if os.path.exists(os.path.join(record, "abandoned")) or os.path.exists(os.path.join(record, "shim.json")):
+    if os.path.exists(f"{record}/abandoned") or os.path.exists(f"{record}/shim.json"):
         return 1
     if os.path.exists(tombstone):
-        write_json(os.path.join(record, "exit.json"), {"code": None, "message": "it was stopped before it started"})
-        report(report_fd, {"stopped": True})
+        write_exit(record, None, "it was stopped before it started")
+        report(report_fd, "stopped")
         return 1
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    identity = {"pid": os.getpid(), "ticks": start_ticks(os.getpid()), "boot_id": boot_id(), "main_pid": 0}
-    write_json(os.path.join(record, "shim.json"), identity)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        child = start(record)
+        child = begin(record, order)
     except Failed as error:
-        write_json(os.path.join(record, "exit.json"), {"code": None, "message": str(error)})
-        report(report_fd, {"failed": str(error)})
+        write_exit(record, None, str(error))
+        report(report_fd, f"!{error}")
         return 1
-    write_json(os.path.join(record, "shim.json"), {**identity, "main_pid": child})
-    report(report_fd, {"pid": child})
-    code = outlive(child)
-    write_json(os.path.join(record, "exit.json"), {"code": code, "message": ""})
+    report(report_fd, str(child))
+    write_exit(record, outlive(child))
     return 0
 
 
-def report(descriptor: int, data: object) -> None:
+def report(descriptor: int, text: str) -> None:
     try:
-        os.write(descriptor, json.dumps(data).encode() + b"\n")
+        os.write(descriptor, text.encode(errors="replace"))
         os.close(descriptor)
     except OSError:
         pass  # the agent died; it will find the record
 
 
-def start(record: str) -> int:
+def begin(record: str, order: Order) -> int:
+    """Records who we are, starts the server, records its pid. Raises Failed; then nothing runs."""
+    child = 0
+    try:
+        write_identity(record, 0)
+        join_cgroups(order.cgroups)
+        child = start(order)
+        write_identity(record, child)
+    except OSError as error:
+        if child:
+            os.kill(child, signal.SIGKILL)
+            outlive(child)
+        raise Failed(explain(error)) from None
+    return child
+
+
+def explain(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def join_cgroups(folders: list[str]) -> None:
+    for folder in folders:
+        try:
+            with open(f"{folder}/cgroup.procs", "w") as file:
+                file.write(str(os.getpid()))
+        except OSError as error:
+            raise Failed(f"the device filter cannot be entered ({folder}: {error.strerror})") from None
+
+
+def start(order: Order) -> int:
     """The server's pid once its program runs. Raises Failed with the reason."""
-    with open(os.path.join(record, "order.json")) as file:
-        order = json.load(file)
-    with open(os.path.join(record, "env.json")) as file:
-        env = json.load(file)
-    os.unlink(os.path.join(record, "env.json"))
-    join_cgroups(order["filter"].get("cgroups", ()))
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         try:
-            become(order, env)
+            become(order)
         except BaseException as error:
-            os.write(writer, str(error).encode()[:2000] or b"unknown error")
+            os.write(writer, explain(error).encode(errors="replace")[:2000])
         os._exit(127)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
@@ -116,50 +159,60 @@ def start(record: str) -> int:
     return child
 
 
-def join_cgroups(folders: list[str]) -> None:
-    for folder in folders:
-        try:
-            with open(os.path.join(folder, "cgroup.procs"), "w") as file:
-                file.write(str(os.getpid()))
-        except OSError as error:
-            raise Failed(f"the device filter cannot be entered ({folder}: {error.strerror})") from None
-
-
-def become(order: dict[str, Any], env: dict[str, str]) -> None:
+def become(order: Order) -> None:
     """In the child: turns into the server. Whatever fails here is told to the parent and ends it."""
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    redirect(order["log_path"])
-    account = account_of(order["user"])
-    if order["user"] is not None:
+    redirect(order.log_path)
+    account = account_of(order.user)
+    env = order.env
+    if order.user:
         os.initgroups(account.pw_name, account.pw_gid)
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
         env.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name, SHELL=account.pw_shell)
     else:
         env.setdefault("HOME", account.pw_dir)
-    os.umask(0o077 if order["user"] is not None else 0o022)
-    os.chdir(order["cwd"] or env["HOME"])
-    argv = [*order["filter"].get("prefix", ()), *order["argv"]]
+    os.umask(0o077 if order.user else 0o022)
+    enter_folder(order.cwd, env["HOME"])
+    argv = [*order.prefix, *order.argv]
     try:
         os.execvpe(argv[0], argv, env)
     except OSError as error:
         raise Failed(f"{argv[0]} cannot be run: {error.strerror}") from None
 
 
-def account_of(name: str | None) -> pwd.struct_passwd:
+def account_of(name: str) -> pwd.struct_passwd:
+    if not name:
+        return pwd.getpwuid(os.geteuid())
     try:
-        return pwd.getpwuid(os.geteuid()) if name is None else pwd.getpwnam(name)
+        account = pwd.getpwnam(name)
     except KeyError:
-        raise Failed(f"this machine has no account {name!r}") from None
+        raise Failed(f"this machine has no account {name!r}: create it, or log in with another one") from None
+    if account.pw_uid == 0:
+        raise Failed(f"account {name!r} has all rights (user id 0): sessions do not run as root; use another account")
+    return account
 
 
-def redirect(log_path: str | None) -> None:
+def enter_folder(wanted: str, home: str) -> None:
+    """A folder that is missing is no reason to lose the session: home, or else / is taken, and the log says so."""
+    for folder in (wanted or home, home, "/"):
+        try:
+            return os.chdir(folder)
+        except OSError as error:
+            message = (
+                f"timeshare: the working folder {folder} cannot be entered ({error.strerror}); using another one\n"
+            )
+            os.write(2, message.encode(errors="replace"))
+    raise Failed("no working folder can be entered")
+
+
+def redirect(log_path: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    log = null if log_path is None else os.open(log_path, flags, 0o600)
+    log = os.open(log_path, flags, 0o600) if log_path else null
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -187,12 +240,27 @@ def outlive(child: int) -> int:
 
 def signal_children(number: int) -> None:
     """Sends to all direct children; as the subreaper this gets every orphan's subtree sooner or later."""
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        for pid in file.read().split():
-            try:
-                os.kill(int(pid), number)
-            except ProcessLookupError:
-                continue
+    for pid in children():
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue  # gone, or not ours to end (sudo): it is waited for
+
+
+def children() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+    except FileNotFoundError:  # a kernel built without this list
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and parent_of(name) == os.getpid()]
+
+
+def parent_of(pid: str) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

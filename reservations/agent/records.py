@@ -13,11 +13,13 @@ import json
 import os
 import re
 import shutil
+import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+MAX_GENERATION = 999_999_999
 _NAME = re.compile(rf"({ID_PATTERN.pattern})\.([1-9][0-9]{{0,8}})")
 
 
@@ -80,6 +82,7 @@ class Record:
         assert match is not None
         self.path = path
         self.reservation_id, self.generation = match[1], int(match[2])
+        self.key = (self.reservation_id, self.generation)
 
     def order(self) -> Order:
         data = json.loads((self.path / "order.json").read_text())
@@ -98,6 +101,13 @@ class Record:
 
     def write_exit(self, code: int | None, message: str) -> None:
         durable_write(self.path / "exit.json", {"code": code, "message": message})
+
+    def note(self) -> str:
+        """Why the watchdog ended the server; empty when it did not."""
+        return str((read_json(self.path / "note.json") or {}).get("message", ""))
+
+    def write_note(self, message: str) -> None:
+        durable_write(self.path / "note.json", {"message": message})
 
     def launcher_lives(self) -> bool:
         """True while the launcher holds its lock, which the kernel lets go with the process and not before."""
@@ -138,12 +148,11 @@ class Records:
         for leftover in self.sessions.glob("removed-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def create(self, order: Order, env: dict[str, str]) -> Record:
-        """Durable when it returns. ``env`` holds a token, so the launcher removes its file when it has read it."""
+    def create(self, order: Order) -> Record:
+        """Durable when it returns. The environment is no part of it: it holds a token."""
         draft = self.sessions / f"removed-{order.reservation_id}.{order.generation}.new"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        durable_write(draft / "env.json", env)
         durable_write(draft / "order.json", asdict(order))
         (draft / "lock").touch(mode=0o600)
         path = self.sessions / f"{order.reservation_id}.{order.generation}"
@@ -174,7 +183,8 @@ class Records:
 
 def durable_write(path: Path, data: Any) -> None:
     """All of it or nothing, and on disk when it returns."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # Two threads may write the same fact at the same time; each needs a draft of its own.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(data, file)

@@ -10,20 +10,26 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..clock import read_boot_id
-from ..devices.model import DeviceError, DeviceSource, Inventory
+from ..devices.model import DeviceError, DeviceSource
 from .events import Events
 from .guard import Guard
-from .records import ID_PATTERN, Order, SharePart
-from .sessions import Refused, Sessions
+from .records import ID_PATTERN, MAX_GENERATION, Order, SharePart
+from .refusals import Refused
+from .sessions import Sessions
+from .stopping import Stops
 
 log = logging.getLogger("timeshare.agent")
 MAX_REQUEST = 1024 * 1024
 REQUEST_WAIT_S = 10.0
+THREADS = 64
+"""Requests that are answered at the same time; a launch or the end of an older start may take seconds."""
+LONGEST_PATH = 107
 
 
 class Agent:
@@ -33,7 +39,7 @@ class Agent:
         self._sessions = sessions
         self._source = source
         self._multi_user = multi_user
-        self._inventory = Inventory()
+        self.stops = Stops(sessions)
         self.events = Events()
         self.guard = Guard(sessions, source, self.events)
         self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -75,17 +81,14 @@ class Agent:
         }
 
     def _list_devices(self, params: dict[str, Any]) -> dict[str, Any]:
-        self._inventory = self._source.inventory()
-        return asdict(self._inventory)
+        return asdict(self._source.inventory())
 
     def _launch(self, params: dict[str, Any]) -> dict[str, Any]:
         env = params["env"]
         if not isinstance(env, dict) or not all(isinstance(v, str) and "\0" not in v for v in env.values()):
             raise Refused("invalid", "env must hold text only")
-        order = parse_order(params, self._multi_user)
-        if not self._inventory.devices:
-            self._inventory = self._source.inventory()
-        return self._sessions.launch(order, env, self._inventory)
+        # The devices as they are now: one may have vanished since it was given out.
+        return self._sessions.launch(parse_order(params, self._multi_user), env, self._source.inventory)
 
     def _list_sessions(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         memory = self.guard.memory_mib
@@ -98,7 +101,7 @@ class Agent:
         graces = [float(params[name]) for name in ("save_grace_s", "term_grace_s")]
         if not all(0 <= grace <= 86400 for grace in graces):
             raise Refused("invalid", f"graces are {graces}: they must be from 0 to 86400 seconds")
-        return {"state": self._sessions.stop(_id(params), bool(params["interrupt"]), *graces)}
+        return {"state": self.stops.stop(_id(params), bool(params["interrupt"]), *graces)}
 
     def _forget(self, params: dict[str, Any]) -> None:
         self._sessions.forget(_id(params), _integer(params, "generation"))
@@ -113,18 +116,21 @@ def parse_order(params: dict[str, Any], multi_user: bool) -> Order:
         raise Refused("invalid", "user is 'root': sessions do not run as root; log in with another account")
     if not isinstance(argv, list) or not argv or not all(isinstance(a, str) and "\0" not in a for a in argv):
         raise Refused("invalid", "argv must be a list of words")
-    if log_path is not None and not Path(log_path).is_absolute():
-        raise Refused("invalid", f"log_path is {log_path!r}: it must be absolute")
+    if log_path is not None and not (isinstance(log_path, str) and Path(log_path).is_absolute()):
+        raise Refused("invalid", f"log_path is {str(log_path)[:200]!r}: it must be an absolute path or null")
     generation = _integer(params, "generation")
-    if generation < 1:
-        raise Refused("invalid", f"generation is {generation}: they count from 1")
+    if not 1 <= generation <= MAX_GENERATION:
+        raise Refused("invalid", f"generation is {generation}: it must be from 1 to {MAX_GENERATION}")
+    cwd = params.get("cwd")
+    if cwd is not None and not isinstance(cwd, str):
+        raise Refused("invalid", f"cwd is {str(cwd)[:40]!r}: it must be a path or null")
     return Order(
         reservation_id=_id(params),
         generation=generation,
         owner=str(params["owner"]),
         user=user,
         argv=tuple(argv),
-        cwd=params.get("cwd"),
+        cwd=cwd,
         log_path=log_path,
         share=tuple(SharePart(**part) for part in params["share"]),
         share_text=str(params.get("share_text", "")),
@@ -150,27 +156,44 @@ def _error(reason: str, message: str) -> dict[str, Any]:
     return {"error": {"reason": reason, "message": message}}
 
 
+class Unsafe(Exception):
+    """The socket cannot be made where nobody else reaches it; the text is for a person."""
+
+
 def make_room(path: Path) -> None:
-    """The socket's folder, private, without what an earlier agent left. The umask makes the socket private too."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The socket's folder, private, without what an earlier agent left. The umask makes the socket private too.
+    Raises Unsafe."""
+    folder = path.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        mode, owner = status.st_mode & 0o777, status.st_uid
+        rule = "it must belong to the agent's user alone: `chmod 700` it, or use another --state folder"
+        raise Unsafe(f"the folder {folder} has mode {mode:o} and owner {owner}: {rule}")
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise Unsafe(f"the socket path {path} is longer than {LONGEST_PATH} bytes: use a shorter --state folder")
     path.unlink(missing_ok=True)
 
 
 async def serve(agent: Agent, path: Path, stop: asyncio.Event) -> None:
-    """Serves on the socket ``path`` until ``stop`` is set. Its folder must belong to us alone."""
+    """Serves on the socket ``path`` until ``stop`` is set. Raises Unsafe."""
     make_room(path)
+    threads = ThreadPoolExecutor(THREADS, "request")
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.LimitOverrunError, ValueError):
-            await _one_request(agent, reader, writer)
+            await _one_request(agent, threads, reader, writer)
         writer.close()
 
     server = await asyncio.start_unix_server(connected, str(path), limit=MAX_REQUEST)
     async with server:
         await stop.wait()
+    threads.shutdown(wait=False, cancel_futures=True)
 
 
-async def _one_request(agent: Agent, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _one_request(
+    agent: Agent, threads: Executor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     if not _trusted(writer.get_extra_info("socket")):
         answer = _error("forbidden", "only root and the agent's own user may speak to it")
     else:
@@ -179,11 +202,11 @@ async def _one_request(agent: Agent, reader: asyncio.StreamReader, writer: async
         except ValueError:
             line = b""
         if line.endswith(b"\n"):
-            answer = await asyncio.to_thread(agent.answer, line)
+            answer = await asyncio.get_running_loop().run_in_executor(threads, agent.answer, line)
         else:
             answer = _error("invalid", f"a request is one line of JSON of at most {MAX_REQUEST} bytes")
     writer.write(json.dumps(answer).encode() + b"\n")
-    await writer.drain()
+    await asyncio.wait_for(writer.drain(), REQUEST_WAIT_S)  # a peer that does not read is let go
 
 
 def _trusted(connection: socket.socket) -> bool:

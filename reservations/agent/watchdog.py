@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 WARN_OVER = 1.02
 STOP_OVER = 1.10
@@ -16,10 +16,11 @@ Key = tuple[str, int, str]
 @dataclass(frozen=True)
 class Use:
     """What one session uses of one device. ``by_pid`` in MiB; None where the driver does not say, which never counts
-    against anybody."""
+    against anybody. ``names``: programs by pid, for the message."""
 
     share_mib: int
     by_pid: Mapping[int, int | None]
+    names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def known_mib(self) -> int:
@@ -52,8 +53,9 @@ def judge(uses: Mapping[Key, Use], warned: frozenset[Key]) -> tuple[list[Verdict
             continue
         now_warned.add(key)
         sizes = f"{used / 1024:.1f} GiB of GPU memory are used; the share is {use.share_mib / 1024:.1f} GiB"
+        process = f"process {pid} ({use.names[pid]})" if pid in use.names else f"process {pid}"
         if key in warned or used > use.share_mib * STOP_OVER:
-            verdicts.append(Verdict(key, f"{sizes}: process {pid} was stopped", pid))
+            verdicts.append(Verdict(key, f"{sizes}: {process} was stopped", pid))
         else:
-            verdicts.append(Verdict(key, f"{sizes}: free some now, or the process is stopped"))
+            verdicts.append(Verdict(key, f"{sizes}: free some now, or {process} is stopped"))
     return verdicts, frozenset(now_warned)

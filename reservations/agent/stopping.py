@@ -1,0 +1,110 @@
+"""Bringing sessions to their end: a tombstone, an interrupt, time to save, SIGTERM, SIGKILL until nothing is left.
+
+The times are in the tombstone, so whoever reads it next goes on where the last agent was killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from dataclasses import replace
+from signal import SIGINT, SIGKILL, SIGTERM
+
+from .processes import Process, kernels, read_processes, send
+from .records import Record, Tombstone
+from .sessions import Sessions
+
+log = logging.getLogger("timeshare.agent")
+
+
+def boot_seconds() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Stops:
+    """Begins stops and carries them on."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._records = sessions.records
+        self._burying = threading.Lock()
+
+    def stop(self, reservation_id: str, interrupt: bool, save_grace_s: float, term_grace_s: float) -> str:
+        """Forbids any later start, begins the end, and says how far it is."""
+        now = boot_seconds()
+        boot_id = self._sessions.boot_id
+        first = self._bury(
+            reservation_id, Tombstone(boot_id, interrupt, now + save_grace_s, now + save_grace_s + term_grace_s)
+        )
+        with self._sessions.lock(reservation_id):  # a launch that was under way has seen the tombstone, or has begun
+            records = self._records.of(reservation_id)
+            if first and interrupt:
+                table = read_processes()
+                for record in records:
+                    send(table, kernels(self._sessions.pids(record, table)), SIGINT)
+            return self._advance(reservation_id, records)
+
+    def _bury(self, reservation_id: str, wanted: Tombstone) -> bool:
+        """True the first time. A later and stricter request makes the end come sooner, never later."""
+        with self._burying:
+            known = self._records.tombstone(reservation_id)
+            if known is None or known.boot_id != self._sessions.boot_id:
+                self._records.bury(reservation_id, wanted)
+                return True
+            term_at, kill_at = min(known.term_at, wanted.term_at), min(known.kill_at, wanted.kill_at)
+            sooner = replace(known, term_at=term_at, kill_at=kill_at)
+            if sooner != known:
+                self._records.bury(reservation_id, sooner)
+            return False
+
+    def _advance(self, reservation_id: str, records: list[Record]) -> str:
+        """One step of a stop: nothing, SIGTERM or SIGKILL, by the tombstone's times."""
+        tombstone = self._records.tombstone(reservation_id)
+        assert tombstone is not None
+        state = "exited"
+        for record in records:
+            if record.abandon_unless_started():
+                continue
+            table = read_processes()
+            if self._sessions.look(record, table).state == "exited":
+                continue
+            state = "stopping"
+            now = boot_seconds()
+            if now >= tombstone.kill_at:
+                send(table, self._sessions.pids(record, table), SIGKILL)
+            elif now >= tombstone.term_at:
+                self._terminate_once(record, table)
+        return state
+
+    def _terminate_once(self, record: Record, table: dict[int, Process]) -> None:
+        """Asks every process once: a server that is shutting down kernels in order takes a second request badly."""
+        done = record.path / "terminated"
+        if done.exists():
+            return
+        done.touch()
+        pids = self._sessions.pids(record, table)
+        shim = record.shim()
+        if shim is not None and record.order().filter.get("prefix"):
+            # The wrapper (bubblewrap) dies at once, and the launcher would take that for the end of the server.
+            pids.discard(shim.main_pid)
+        send(table, pids, SIGTERM)
+
+    def advance(self) -> None:
+        """Carries every stop further; call it several times a second. What is wrong with one does not hold others."""
+        self._sessions.reap()
+        waiting = defaultdict(list)
+        for record in self._sessions.live():
+            waiting[record.reservation_id].append(record)
+        for reservation_id, records in waiting.items():
+            lock = self._sessions.lock(reservation_id)
+            if not lock.acquire(blocking=False):
+                continue
+            try:
+                if self._records.tombstone(reservation_id) is not None:
+                    self._advance(reservation_id, records)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("the stop of %s could not be carried on: %s", reservation_id, error)
+            finally:
+                lock.release()
