@@ -95,6 +95,15 @@ class Hub:
         except (requests.ConnectionError, FileNotFoundError):
             return []
 
+    def end_all_sessions(self) -> None:
+        """Until neither service nor hub knows one any more."""
+        for reservation in self.everybodys():
+            if reservation["state"] != "ended":
+                self.service("POST", f"reservations/{reservation['id']}/end", json={})
+        eventually(lambda: all(r["state"] == "ended" for r in self.everybodys()), 60)
+        for name in PEOPLE:
+            eventually(self.login(name).has_no_servers, 60)
+
     # --- as a person
 
     def login(self, name: str) -> User:
@@ -148,6 +157,9 @@ class User:
 
     def servers(self) -> dict[str, Any]:
         return dict(self.api("GET", f"users/{self.name}").json()["servers"])
+
+    def has_no_servers(self) -> bool:
+        return not self.servers()
 
     def is_ready(self, server: str = "") -> bool:
         return bool(self.servers().get(server, {}).get("ready"))

@@ -30,12 +30,7 @@ def nothing_left(hub: Hub) -> Iterator[None]:
     """Each test leaves no session behind."""
     yield
     eventually(hub.is_healthy, 30)
-    for reservation in hub.everybodys():
-        if reservation["state"] != "ended":
-            hub.service("POST", f"reservations/{reservation['id']}/end", json={})
-    eventually(lambda: all(r["state"] == "ended" for r in hub.everybodys()), 60)
-    for name in ("ada", "ben", "cleo"):
-        eventually(lambda name=name: not hub.login(name).servers(), 60)  # type: ignore[misc]
+    hub.end_all_sessions()
 
 
 def pid_of(hub: Hub, component: str) -> int:
