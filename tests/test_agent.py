@@ -6,18 +6,22 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from nodes import Node, deployment, eventually, marked, order, part, running_node
 
-from timeshare.reservations.agent.client import AgentError
+from timeshare.reservations.agent.client import AgentError, AgentUnreachable
 from timeshare.reservations.agent.records import Records
 from timeshare.reservations.deployment import VARIABLE
 
@@ -197,6 +201,7 @@ def test_a_session_reads_its_share_from_its_environment(node: Node, tmp_path: Pa
     env = json.loads(out.read_text())
     assert env["TIMESHARE_RESERVATION_ID"] == name
     assert env["TIMESHARE_MEMORY_MIB"] == "10240"
+    assert env["TIMESHARE_COMPUTE_PERCENT"] == "25"
     assert env["TIMESHARE_ENFORCEMENT"] == "simulated"
     assert env["TIMESHARE_SIMULATED"] == "1"
     assert env["TIMESHARE_DEVICES"] == "GPU-simulated-0000"
@@ -280,9 +285,7 @@ def test_path_like_ids_are_refused(node: Node) -> None:
 
 
 def test_a_second_agent_on_the_same_folder_is_refused(node: Node) -> None:
-    env = {**os.environ, VARIABLE: str(node.deployment.path)}
-    command = [sys.executable, "-m", "timeshare.reservations.agent"]
-    second = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    second = run_agent(node.deployment.path)
     assert second.returncode == 1
     assert "another agent already runs" in second.stderr
 
@@ -310,6 +313,241 @@ def test_records_of_an_earlier_boot_are_ended(tmp_path: Path) -> None:
         assert (node.state(name), node.session(name)["exit_code"]) == ("exited", None)
     finally:
         node.close()
+
+
+def at_once(*actions: Callable[[], object]) -> list[object]:
+    """All at the same time; what each gave, or the error that it raised."""
+
+    def attempt(action: Callable[[], object]) -> object:
+        try:
+            return action()
+        except (AgentError, AgentUnreachable) as error:
+            return error
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return [future.result() for future in [pool.submit(attempt, action) for action in actions]]
+
+
+def test_stops_of_one_reservation_at_the_same_time_all_succeed(node: Node) -> None:
+    for _ in range(4):
+        name = str(uuid.uuid4())
+        answers = at_once(*[lambda n=n, name=name: node.stop(name, save=100 - n) for n in range(8)])
+        assert answers == ["exited"] * 8
+
+
+def test_launches_of_one_generation_at_the_same_time_start_one_session(node: Node) -> None:
+    name = str(uuid.uuid4())
+    node.ids.append(name)
+    wanted = order(name, list(SLEEP))
+    answers = at_once(*[lambda: node.ask("launch", **wanted)["pid"] for _ in range(6)])
+    assert set(answers) == {node.session(name)["pid"]}
+    assert len(marked(name)) == 2
+
+
+def test_a_launch_and_a_stop_at_the_same_time_leave_nothing(node: Node) -> None:
+    for delay in range(6):
+        name = str(uuid.uuid4())
+        node.ids.append(name)
+
+        def stop(name: str = name, delay: int = delay) -> str:
+            time.sleep(delay * 0.008)
+            return node.stop(name, term=0.1)
+
+        at_once(lambda name=name: node.ask("launch", **order(name, list(SLEEP))), stop)
+        eventually(lambda name=name: node.stop(name) == "exited")
+        assert marked(name) == []
+
+
+def launcher_of(node: Node, name: str) -> int:
+    path = Path(node.deployment.state_dir) / "agent" / "sessions" / f"{name}.1" / "shim.json"
+    return int(json.loads(path.read_text())["pid"]) if path.exists() else 0
+
+
+def slow_start(node: Node, log: Path) -> tuple[str, threading.Thread]:
+    """A launch that hangs before the server's program runs: its log is a pipe that nobody reads."""
+    os.mkfifo(log)
+    name = str(uuid.uuid4())
+    node.ids.append(name)
+    wanted = order(name, list(SLEEP), log_path=str(log))
+    thread = threading.Thread(target=at_once, args=(lambda: node.ask("launch", **wanted),))
+    thread.start()
+    eventually(lambda: len(marked(name)) == 2)
+    return name, thread
+
+
+def test_a_start_that_a_dead_agent_began_is_never_called_failed_while_it_may_succeed(
+    node: Node, tmp_path: Path
+) -> None:
+    name, thread = slow_start(node, tmp_path / "log")
+    node.kill()
+    thread.join()
+    node.start()
+    retry: list[object] = []
+    again = threading.Thread(
+        target=lambda: retry.extend(
+            at_once(lambda: node.ask("launch", **order(name, list(SLEEP), log_path=str(tmp_path / "log"))))
+        )
+    )
+    again.start()
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        again.join()
+        (told,) = retry
+        assert isinstance(told, dict), told
+        assert told["pid"] == node.session(name)["pid"]
+        assert node.state(name) == "running"
+    finally:
+        os.close(reader)
+
+
+def test_a_start_whose_launcher_is_killed_leaves_no_server_behind_the_failure(node: Node, tmp_path: Path) -> None:
+    name, thread = slow_start(node, tmp_path / "log")
+    node.kill()
+    thread.join()
+    os.kill(launcher_of(node, name), signal.SIGKILL)
+    node.start()
+    with pytest.raises(AgentError) as refused:
+        node.ask("launch", **order(name, list(SLEEP), log_path=str(tmp_path / "log")))
+    assert refused.value.reason == "failed"
+    assert marked(name) == []
+
+
+def test_a_start_that_hangs_can_be_stopped(node: Node, tmp_path: Path) -> None:
+    name, thread = slow_start(node, tmp_path / "log")
+    assert node.stop(name, term=0) == "stopping"
+    eventually(lambda: node.stop(name) == "exited")
+    thread.join()
+    assert marked(name) == []
+
+
+def test_many_slow_requests_do_not_keep_others_waiting(node: Node, tmp_path: Path) -> None:
+    threads = []
+    for number in range(10):
+        threads.append(slow_start(node, tmp_path / f"log-{number}"))
+    name = node.launch(*SLEEP)
+    node.stop(name)
+    eventually(lambda: node.state(name) == "exited")
+    for slow, _ in threads:
+        node.stop(slow, term=0)
+    for _, thread in threads:
+        thread.join()
+    eventually(lambda: not [slow for slow, _ in threads if marked(slow)])
+
+
+def test_a_record_that_cannot_be_read_is_unknown_and_holds_up_nobody(node: Node, tmp_path: Path) -> None:
+    broken, other = sorted([str(uuid.uuid4()), str(uuid.uuid4())])
+    for name in (broken, other):
+        node.launch(*SLEEP, reservation_id=name)
+    path = tmp_path / "agent" / "sessions" / f"{broken}.1" / "order.json"
+    whole = path.read_text()
+    path.write_text("{")
+    with pytest.raises(AgentError):
+        node.stop(broken)
+    assert node.state(broken) == "unknown"
+    node.stop(other)
+    eventually(lambda: node.state(other) == "exited")
+    path.write_text(whole)
+    eventually(lambda: node.state(broken) == "exited")
+
+
+def test_a_device_that_vanished_is_not_launched_on(node: Node) -> None:
+    node.faults.write_text(json.dumps({"missing": ["GPU-simulated-0000"]}))
+    with pytest.raises(AgentError, match="GPU-simulated-0000 is not on this machine any more") as refused:
+        node.launch(*SLEEP)
+    assert refused.value.reason == "failed"
+    assert node.ask("sessions") == []
+
+
+def test_a_session_that_runs_is_told_again_while_the_driver_does_not_answer(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    node.faults.write_text(json.dumps({"unknown": True}))
+    assert node.ask("launch", **order(name, list(SLEEP)))["pid"] == node.session(name)["pid"]
+
+
+def test_a_missing_working_folder_is_told_in_the_log_and_home_is_taken(node: Node, tmp_path: Path) -> None:
+    home, log = tmp_path / "home", tmp_path / "log"
+    home.mkdir()
+    env = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    name = node.launch("pwd", cwd="/no/such/folder", log_path=str(log), env=env)
+    eventually(lambda: node.state(name) == "exited")
+    assert log.read_text().splitlines() == [
+        "timeshare: the working folder /no/such/folder cannot be entered (No such file or directory); using another",
+        str(home),
+    ]
+
+
+def test_why_the_watchdog_ended_a_session_is_told_by_the_next_agent_too(node: Node) -> None:
+    name = node.launch(*SLEEP)
+    report = {"pid": node.session(name)["pid"], "device": "GPU-simulated-0000", "memory_mib": 20_480}
+    node.faults.write_text(json.dumps({"processes": [report]}))
+    eventually(lambda: node.state(name) == "exited")
+    node.kill()
+    node.start()
+    assert "20.0 GiB of GPU memory are used; the share is 10.0 GiB" in node.session(name)["message"]
+    assert "(sleep) was stopped" in node.session(name)["message"]
+
+
+def test_stopping_one_kernel_is_not_told_as_the_end_of_its_server(node: Node, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = f"sleep 300 & echo $! > {tmp_path}/kernel; while [ ! -e {go} ]; do sleep 0.05; done; exit 3"
+    name = node.launch("sh", "-c", script)
+    eventually(lambda: (tmp_path / "kernel").exists() and (tmp_path / "kernel").read_text().strip())
+    kernel = int((tmp_path / "kernel").read_text())
+    report = {"pid": kernel, "device": "GPU-simulated-0000", "memory_mib": 20_480}
+    node.faults.write_text(json.dumps({"processes": [report]}))
+    eventually(lambda: node.ask("events", after=0))
+    eventually(lambda: kernel not in marked(name))
+    assert node.state(name) == "running"
+    go.touch()
+    eventually(lambda: node.state(name) == "exited")
+    assert (node.session(name)["exit_code"], node.session(name)["message"]) == (3, "")
+
+
+def test_what_the_driver_does_not_tell_is_not_nothing(node: Node) -> None:
+    known, unknown = node.launch(*SLEEP), node.launch(*SLEEP)
+    reports = [
+        {"pid": node.session(name)["pid"], "device": "GPU-simulated-0000", "memory_mib": used}
+        for name, used in ((known, 100), (unknown, None))
+    ]
+    node.faults.write_text(json.dumps({"processes": reports}))
+    eventually(lambda: node.session(known)["memory_mib"] == 100)
+    assert node.session(unknown)["memory_mib"] is None
+    node.faults.write_text(json.dumps({"unknown": True}))
+    eventually(lambda: node.session(known)["memory_mib"] is None)
+
+
+def test_a_socket_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
+    open_folder = tmp_path / "open"
+    open_folder.mkdir(mode=0o755)
+    where = deployment(tmp_path, agent_socket=str(open_folder / "agent.sock"))
+    told = run_agent(where.path)
+    assert told.returncode == 1
+    assert "chmod 700" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_socket_path_that_is_too_long_is_told_in_words(tmp_path: Path) -> None:
+    where = deployment(tmp_path, agent_socket=str(tmp_path / ("x" * 100) / "agent.sock"))
+    told = run_agent(where.path)
+    assert told.returncode == 1
+    assert "use a shorter --state folder" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def run_agent(path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "timeshare.reservations.agent"]
+    env = {**os.environ, VARIABLE: str(path)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_documented_variables_are_those_that_a_session_gets(node: Node, tmp_path: Path) -> None:
+    out = tmp_path / "env.json"
+    program = f"import json, os; json.dump(dict(os.environ), open({str(out)!r}, 'w'))"
+    name = node.launch(sys.executable, "-c", program)
+    eventually(lambda: node.state(name) == "exited")
+    told = {key for key in json.loads(out.read_text()) if key not in ("PATH", "HOME", "LC_CTYPE")}
+    page = (Path(__file__).parents[1] / "docs" / "environment.md").read_text()
+    assert told == set(re.findall(r"^\| `([A-Z_]+)`", page, re.MULTILINE))
 
 
 @pytest.mark.stress

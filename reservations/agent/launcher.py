@@ -12,15 +12,23 @@ import ctypes
 import fcntl
 import os
 import pwd
-import signal
 import sys
 import time
 
+LIBC = ctypes.CDLL(None)
 PR_SET_CHILD_SUBREAPER = 36
+# The module signal would take 4 ms of every start (it builds enumerations); these numbers are the same on all Linux.
+SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ = 1, 2, 9, 13, 15, 25
+SIG_DFL, SIG_IGN = 0, 1
 STRAGGLERS_GRACE_S = 5.0
 """When the server has exited, how long what it left behind may take to follow."""
 RECORD_TRIES = 60
 """How often, a second apart, the end is written again when the disk is full."""
+
+
+def handle(numbers: tuple[int, ...], how: int) -> None:
+    for number in numbers:
+        LIBC.signal(number, ctypes.c_void_p(how))
 
 
 class Failed(Exception):
@@ -39,15 +47,18 @@ class Order:
         self.env = dict(item.split("=", 1) for item in rest)
 
 
-def write_durably(path: str, text: str) -> None:
+def write_whole(path: str, text: str, durable: bool = True) -> None:
     draft = f"{path}.draft"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         os.write(descriptor, text.encode())
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
     os.replace(draft, path)
+    if not durable:
+        return
     folder = os.open(os.path.dirname(path), os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
@@ -58,7 +69,7 @@ def write_exit(record: str, code: int | None, message: str = "") -> None:
 
     for _ in range(RECORD_TRIES):
         try:
-            return write_durably(f"{record}/exit.json", json.dumps({"code": code, "message": message}))
+            return write_whole(f"{record}/exit.json", json.dumps({"code": code, "message": message}))
         except OSError:
             time.sleep(1)
     return None  # the agent will find the launcher gone and the exit code unknown
@@ -70,7 +81,8 @@ def write_identity(record: str, main_pid: int) -> None:
     with open("/proc/sys/kernel/random/boot_id") as file:
         boot = file.read().strip()
     text = f'{{"pid": {os.getpid()}, "ticks": {ticks}, "boot_id": "{boot}", "main_pid": {main_pid}}}'
-    write_durably(f"{record}/shim.json", text)
+    # Before the server runs this must be on disk. Its pid need only survive processes: a power cut ends it too.
+    write_whole(f"{record}/shim.json", text, durable=main_pid == 0)
 
 
 def main() -> int:
@@ -86,11 +98,10 @@ def main() -> int:
         write_exit(record, None, "it was stopped before it started")
         report(report_fd, "stopped")
         return 1
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    handle((SIGINT, SIGTERM, SIGHUP), SIG_IGN)
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        child = begin(record, order)
+        child = begin(record, order, lock)
     except Failed as error:
         write_exit(record, None, str(error))
         report(report_fd, f"!{error}")
@@ -108,17 +119,17 @@ def report(descriptor: int, text: str) -> None:
         pass  # the agent died; it will find the record
 
 
-def begin(record: str, order: Order) -> int:
+def begin(record: str, order: Order, lock: int) -> int:
     """Records who we are, starts the server, records its pid. Raises Failed; then nothing runs."""
     child = 0
     try:
         write_identity(record, 0)
         join_cgroups(order.cgroups)
-        child = start(order)
+        child = start(order, lock)
         write_identity(record, child)
     except OSError as error:
         if child:
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, SIGKILL)
             outlive(child)
         raise Failed(explain(error)) from None
     return child
@@ -139,11 +150,12 @@ def join_cgroups(folders: list[str]) -> None:
             raise Failed(f"the device filter cannot be entered ({folder}: {error.strerror})") from None
 
 
-def start(order: Order) -> int:
+def start(order: Order, lock: int) -> int:
     """The server's pid once its program runs. Raises Failed with the reason."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(lock)  # it says that the launcher lives, and a child that hangs before its program runs is none
         os.close(reader)
         try:
             become(order)
@@ -162,9 +174,7 @@ def start(order: Order) -> int:
 def become(order: Order) -> None:
     """In the child: turns into the server. Whatever fails here is told to the parent and ends it."""
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    handle((SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ), SIG_DFL)
     redirect(order.log_path)
     account = account_of(order.user)
     env = order.env
@@ -202,9 +212,7 @@ def enter_folder(wanted: str, home: str) -> None:
         try:
             return os.chdir(folder)
         except OSError as error:
-            message = (
-                f"timeshare: the working folder {folder} cannot be entered ({error.strerror}); using another one\n"
-            )
+            message = f"timeshare: the working folder {folder} cannot be entered ({error.strerror}); using another\n"
             os.write(2, message.encode(errors="replace"))
     raise Failed("no working folder can be entered")
 
@@ -226,7 +234,7 @@ def outlive(child: int) -> int:
         if pid == child:
             code = os.waitstatus_to_exitcode(status)
     term_until = time.monotonic() + STRAGGLERS_GRACE_S
-    signal_children(signal.SIGTERM)
+    signal_children(SIGTERM)
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -234,7 +242,7 @@ def outlive(child: int) -> int:
             return code
         if pid == 0:
             if time.monotonic() > term_until:
-                signal_children(signal.SIGKILL)
+                signal_children(SIGKILL)
             time.sleep(0.05)
 
 

@@ -190,7 +190,7 @@ class Sessions:
     def _end_of(self, record: Record, table: dict[int, Process]) -> dict[str, Any] | None:
         """Its end; None while anything of it may run. Written here when the launcher could not."""
         ended = record.exit()
-        if ended is not None:
+        if ended is not None and not record.launcher_lives():  # it is itself a process of the session
             return ended
         # In this order: a launcher that had begun and holds its lock no more is gone for good.
         shim = record.shim()
@@ -244,8 +244,6 @@ class Sessions:
                 return
             if self.look(record, read_processes()).state != "exited":
                 raise Refused("running", "it has not ended: only an ended start is forgotten")
-            if record.launcher_lives():
-                raise Refused("running", "its launcher is just leaving: try again")
-            self._clean(record)  # again: the launcher itself may still have been in its cgroup
+            self._clean(record)  # again: the launcher may just have been leaving its cgroup
             record.remove()
             self._ended.pop(record.key, None)

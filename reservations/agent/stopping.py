@@ -17,6 +17,8 @@ from .records import Record, Tombstone
 from .sessions import Sessions
 
 log = logging.getLogger("timeshare.agent")
+LAUNCH_WAIT_S = 1.0
+"""How long the answer to a stop waits for a launch of the same reservation that is under way."""
 
 
 def boot_seconds() -> float:
@@ -30,6 +32,7 @@ class Stops:
         self._sessions = sessions
         self._records = sessions.records
         self._burying = threading.Lock()
+        self._step = threading.Lock()
 
     def stop(self, reservation_id: str, interrupt: bool, save_grace_s: float, term_grace_s: float) -> str:
         """Forbids any later start, begins the end, and says how far it is."""
@@ -38,13 +41,21 @@ class Stops:
         first = self._bury(
             reservation_id, Tombstone(boot_id, interrupt, now + save_grace_s, now + save_grace_s + term_grace_s)
         )
-        with self._sessions.lock(reservation_id):  # a launch that was under way has seen the tombstone, or has begun
-            records = self._records.of(reservation_id)
-            if first and interrupt:
-                table = read_processes()
-                for record in records:
-                    send(table, kernels(self._sessions.pids(record, table)), SIGINT)
-            return self._advance(reservation_id, records)
+        # A launch that is under way has seen the tombstone or begins now: only when it is done is nothing left to come.
+        lock = self._sessions.lock(reservation_id)
+        settled = lock.acquire(timeout=LAUNCH_WAIT_S)
+        try:
+            with self._step:
+                records = self._records.of(reservation_id)
+                if first and interrupt:
+                    table = read_processes()
+                    for record in records:
+                        send(table, kernels(self._sessions.pids(record, table)), SIGINT)
+                state = self._advance(reservation_id, records)
+            return state if settled else "stopping"
+        finally:
+            if settled:
+                lock.release()
 
     def _bury(self, reservation_id: str, wanted: Tombstone) -> bool:
         """True the first time. A later and stricter request makes the end come sooner, never later."""
@@ -98,13 +109,9 @@ class Stops:
         for record in self._sessions.live():
             waiting[record.reservation_id].append(record)
         for reservation_id, records in waiting.items():
-            lock = self._sessions.lock(reservation_id)
-            if not lock.acquire(blocking=False):
-                continue
             try:
                 if self._records.tombstone(reservation_id) is not None:
-                    self._advance(reservation_id, records)
+                    with self._step:
+                        self._advance(reservation_id, records)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("the stop of %s could not be carried on: %s", reservation_id, error)
-            finally:
-                lock.release()
