@@ -18,6 +18,7 @@ from ..reservations.deployment import VARIABLE
 COMPONENT = "TIMESHARE_COMPONENT"
 """In the environment of every supervised process: how a later supervisor knows the ones that an earlier one left."""
 FIRST_WAIT_S, LONGEST_WAIT_S, HEALTHY_S = 0.2, 10.0, 30.0
+"""A process that exits by itself soon after its start is given more and more time; one that was killed is not."""
 STOP_WAIT_S = 8.0
 MAX_LOG = 10 * 1024 * 1024
 
@@ -66,13 +67,14 @@ class Supervisor:
         wait = FIRST_WAIT_S
         while True:
             began = time.monotonic()
-            ended = await self._run(component)
-            wait = FIRST_WAIT_S if time.monotonic() - began > HEALTHY_S else min(wait * 2, LONGEST_WAIT_S)
+            killed, ended = await self._run(component)
+            healthy = killed or time.monotonic() - began > HEALTHY_S
+            wait = FIRST_WAIT_S if healthy else min(wait * 2, LONGEST_WAIT_S)
             self._say(f"{component.name} {ended}; it is started again (log: {self.log_path(component.name)})")
             await asyncio.sleep(wait)
 
-    async def _run(self, component: Component) -> str:
-        """Runs it once; how it ended, in words."""
+    async def _run(self, component: Component) -> tuple[bool, str]:
+        """Runs it once; whether a signal ended it, and how it ended in words."""
         env = {**os.environ, **component.env, VARIABLE: str(self._file), COMPONENT: component.name}
         with open_log(self.log_path(component.name)) as log:
             try:
@@ -81,10 +83,12 @@ class Supervisor:
                     *component.argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
             except OSError as error:
-                return f"could not be started ({error.strerror})"
+                return False, f"could not be started ({error.strerror})"
         self._processes[component.name] = process
         code = await process.wait()
-        return f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        if code < 0:
+            return True, f"was ended by signal {signal.Signals(-code).name}"
+        return False, f"exited with code {code}"
 
     def log_path(self, name: str) -> Path:
         return self._logs / f"{name}.log"

@@ -65,4 +65,6 @@ class LocalGpuSpawner(GpuSpawner):
     def get_env(self) -> dict[str, str]:
         env: dict[str, str] = super().get_env()
         env.setdefault("PATH", os.environ.get("PATH", os.defpath))
+        if not self.multi_user and "HOME" in os.environ:
+            env.setdefault("HOME", os.environ["HOME"])
         return env

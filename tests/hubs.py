@@ -46,7 +46,9 @@ class Hub:
         eventually(self.is_ready, 180)
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "TIMESHARE_SIMULATED_FAULTS": str(self.state_dir / "faults.json")}
+        home = self.state_dir / "home"
+        home.mkdir(exist_ok=True)
+        return {**os.environ, "HOME": str(home), "TIMESHARE_SIMULATED_FAULTS": str(self.state_dir / "faults.json")}
 
     def is_ready(self) -> bool:
         assert self.process is not None
