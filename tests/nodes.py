@@ -62,13 +62,17 @@ class Node:
         self.ids: list[str] = []
 
     def start(self) -> None:
+        self.spawn()
+        eventually(self.answers)
+
+    def spawn(self) -> None:
+        """Begins to start, without waiting until it answers."""
         env = {**os.environ, VARIABLE: str(self.deployment.path), "TIMESHARE_SIMULATED_FAULTS": str(self.faults)}
         log = open(Path(self.deployment.state_dir) / "agent.log", "ab")  # noqa: SIM115
         with log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "timeshare.reservations.agent"], env=env, stdout=log, stderr=log
             )
-        eventually(self.answers)
 
     def answers(self) -> bool:
         assert self.process is not None
