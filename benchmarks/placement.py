@@ -311,10 +311,10 @@ def main() -> int:
         results = list(workers.map(measure, cases, [chosen.orders] * len(cases)))
     for reading in range(len(READINGS)):
         print("\n".join(table(results, reading)))
-    misses = [(r.case, READINGS[i]) for r in results for i in range(3) if r.worse_by(i)[0] > ALLOWED]
+    misses = [(r.case, name) for r in results for i, name in enumerate(READINGS) if r.worse_by(i)[0] > ALLOWED]
     print(f"\n{chosen.orders} orders a row, {time.monotonic() - begin:.0f} s. Points, simulated devices.")
-    for case, reading in misses:
-        print(f"MORE than {ALLOWED} points under the better: {case.layout} x{case.devices} {case.trace.stem} {reading}")
+    for case, name in misses:
+        print(f"MORE than {ALLOWED} points under the better: {case.layout} x{case.devices} {case.trace.stem} {name}")
     return 1 if misses else 0
 
 

@@ -4,7 +4,8 @@ A *slot* is what can hold shares: an unpartitioned device (divisible by memory a
 (indivisible). The rules, in this order:
 
 1. whole devices stay whole: a fraction goes to a device that is already shared, if one can take it;
-2. the tightest fit wins: the slot that keeps the least memory over after the grant;
+2. the tightest fit wins: the slot that keeps the least memory over after the grant. What a MIG instance has beyond the
+   wish is held and used by nobody, so it counts twice; what is left of a device may still serve others;
 3. smaller devices before larger ones, so that the large stay for those who need them;
 4. ties go to the first slot in the devices' fixed order. With random ties the same rules pack far worse.
 """
@@ -17,6 +18,10 @@ from dataclasses import dataclass
 from .devices.model import MIB_PER_GIB, Device
 from .errors import PublicError
 from .shares import FULL_COMPUTE, Shape, ShareRequest
+
+LOST_WEIGHT = 2
+"""Of memory lost inside a MIG instance, against memory left over. Of 0.5 to 9, 2 filled machines with both kinds of
+device best: never worse than 1 on any list of benchmarks/placement.py."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +138,12 @@ def _rank(room: Room, request: ShareRequest, memory_mib: int) -> tuple[int, int,
     # A MIG instance is taken entirely, so what it has beyond the wish is lost, not left over.
     lost = slot.memory_mib - request.memory_mib if slot.profile and request.shape is Shape.FRACTION else 0
     left_over = room.memory_mib - memory_mib
-    return (int(breaks_a_whole_device), lost + left_over, slot.memory_mib, slot.order)
+    return (int(breaks_a_whole_device), LOST_WEIGHT * lost + left_over, slot.memory_mib, slot.order)
 
 
 def _place_whole(rooms: Sequence[Room], request: ShareRequest) -> tuple[Holding, ...] | None:
     groups: dict[tuple[str, str], list[Slot]] = {}
-    for room in rooms:
+    for room in sorted(rooms, key=lambda room: room.slot.order):
         if room.untouched and need(room.slot, request) is not None:
             groups.setdefault((room.slot.node, room.slot.model), []).append(room.slot)
     fitting = [slots for slots in groups.values() if len(slots) >= request.count]

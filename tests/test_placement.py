@@ -62,6 +62,36 @@ def test_memory_on_a_partitioned_device_gets_the_smallest_instance_that_suffices
     assert give(devices, held, gpus=1) is None
 
 
+def test_memory_lost_inside_an_instance_counts_twice_memory_left_over() -> None:
+    devices = (*pool("a100"), mig_device("2g.10gb", order=1))
+    for free_gib, chosen in ((13.9, "GPU-0"), (14.1, "GPU-1")):  # 6 of a 10 GiB instance lose 4, which count as 8
+        held = [Holding("GPU-0", "", 40_000 - round(free_gib * GIB), 100, False)]
+        (holding,) = give(devices, held, memory_gib=6)
+        assert holding.device_uuid == chosen
+
+
+def test_among_equal_devices_the_first_in_their_fixed_order_is_taken_whatever_the_order_of_the_rooms() -> None:
+    rooms = rooms_of(slots_of(pool("a100", "a100", "a100")), [])
+    for seen in (rooms, rooms[::-1]):
+        for wish in ({"gpus": 1}, {"memory_gib": 5}):
+            got = place(seen, parse_share(wish))
+            assert got is not None
+            assert got[0].device_uuid == "GPU-0"
+
+
+@given(st.integers(1, 8), st.lists(st.integers(1, 40_000), max_size=40))
+def test_on_equal_devices_fractions_are_packed_as_best_fit_packs_them(count: int, sizes: list[int]) -> None:
+    slots, held = slots_of(pool(*["a100"] * count)), []
+    for mib in sizes:
+        rooms = rooms_of(slots, held)
+        fitting = [(room.memory_mib, room.slot.order) for room in rooms if room.memory_mib >= mib]
+        got = place(rooms, ShareRequest(Shape.FRACTION, memory_mib=mib))
+        assert (got is None) == (not fitting)
+        if got:
+            assert got[0].device_uuid == f"GPU-{min(fitting)[1]}"
+        held.extend(got or ())
+
+
 def test_an_explicit_compute_weight_is_a_limit_of_its_own() -> None:
     devices, held = pool("a100"), []
     assert give(devices, held, memory_gib=1, compute_percent=60)
