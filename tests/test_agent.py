@@ -392,6 +392,7 @@ def test_a_start_that_a_dead_agent_began_is_never_called_failed_while_it_may_suc
         )
     )
     again.start()
+    time.sleep(0.3)  # the request must be waiting before the start can go on
     reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
     try:
         again.join()
