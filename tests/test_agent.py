@@ -259,6 +259,19 @@ def test_a_broken_device_is_reported_with_the_reason(node: Node) -> None:
     assert node.ask("events", after=event["seq"]) == []
 
 
+def test_what_was_noticed_is_told_by_the_next_agent_too(node: Node) -> None:
+    health = [{"device": "GPU-simulated-0000", "code": 79, "detail": "XID 79: fell off the bus", "cordon": True}]
+    node.faults.write_text(json.dumps({"health": health}))
+    before = eventually(lambda: node.ask("events", after=0))
+    node.kill()
+    node.faults.unlink()
+    node.start()
+    assert node.ask("events", after=0) == before
+    node.faults.write_text(json.dumps({"health": health}))
+    (later,) = eventually(lambda: node.ask("events", after=before[0]["seq"]))
+    assert later["seq"] > before[0]["seq"]
+
+
 @pytest.mark.parametrize(
     "line",
     [b"", b"x\n", b"{}\n", b"[]\n", b'{"method": "nothing"}\n', b'{"method": "launch", "params": {}}\n', b"\xff\n"],

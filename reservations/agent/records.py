@@ -141,6 +141,7 @@ class Records:
     """All starts and tombstones below ``root``."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.sessions = root / "sessions"
         self.stops = root / "stops"
         for folder in (root, self.sessions, self.stops):

@@ -40,7 +40,7 @@ class Agent:
         self._source = source
         self._multi_user = multi_user
         self.stops = Stops(sessions)
-        self.events = Events()
+        self.events = Events(sessions.records.root / "events.json")
         self.guard = Guard(sessions, source, self.events)
         self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
             "hello": self._hello,
