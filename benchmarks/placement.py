@@ -18,7 +18,9 @@ under the others with the same free space, so only where the earlier ones went c
 
 **Exact optimum.** At the first refusal: the longest beginning of the same order that fits at all, placed with full
 knowledge of what is still to come (bin packing, solved exactly by search; an order whose search runs past its limit is
-counted as *open* and enters with the largest beginning that could fit, so the distance is never understated).
+counted as *open* and enters with the largest beginning that could fit, so the distance is never understated). At the
+end: the best choice from the whole list, refusing at will: devices full, in each instance the largest request that it
+can hold. At 130 % none is computed.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import csv
 import os
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -115,13 +118,22 @@ class Result:
 
     case: Case
     shares: dict[str, list[list[float]]] = field(default_factory=lambda: {rule: [[], [], []] for rule in RULES})
-    optimum: list[float] = field(default_factory=list)
+    longest: list[float] = field(default_factory=list)
+    choice: float = 0.0
     open: int = 0
+
+    def means(self, reading: int) -> list[float]:
+        """Of the rules in their order."""
+        return [float(np.mean(self.shares[rule][reading])) for rule in RULES]
+
+    def optimum(self, reading: int) -> float:
+        """Mean over all orders; NaN where none is defined."""
+        return (float(np.mean(self.longest)), float("nan"), self.choice)[reading]
 
     def worse_by(self, reading: int) -> tuple[float, float]:
         """Points under the better of first-fit and best-fit: of the means, and in the worst single order."""
-        ours, *others = (np.array(self.shares[rule][reading]) for rule in RULES)
-        return max(float(o.mean()) for o in others) - float(ours.mean()), float((np.maximum(*others) - ours).max())
+        ours, first, best = (np.array(self.shares[rule][reading]) for rule in RULES)
+        return max(first.mean(), best.mean()) - float(ours.mean()), float((np.maximum(first, best) - ours).max())
 
 
 def read_requests(trace: Path, slots: Sequence[Slot]) -> Requests:
@@ -258,11 +270,25 @@ def longest_beginning(
     return best, proven
 
 
+def best_choice(slots: Sequence[Slot], requests: Requests) -> int:
+    """MiB of the best choice from the whole list. Raises ValueError when it has too few one-device requests."""
+    plain = [slot.memory_mib for slot in slots if not slot.profile]
+    if np.count_nonzero(requests.counts == 1) < len(plain):
+        raise ValueError(f"the list has fewer than {len(plain)} requests for one whole device")
+    shares = sorted(int(mib) for mib in requests.asked[requests.counts == 0])
+    total = sum(plain)
+    # From the smallest instance up: what a small one takes, a larger one can replace by something at least as large.
+    for instance in sorted(slot.memory_mib for slot in slots if slot.profile):
+        at = bisect_right(shares, instance)
+        total += shares.pop(at - 1) if at else 0
+    return total
+
+
 def measure(case: Case, orders: int) -> Result:
     slots = case.slots
     capacity = sum(slot.memory_mib for slot in slots)
     requests = read_requests(case.trace, slots)
-    result, packing = Result(case), Packing(slots)
+    result, packing = Result(case, choice=100 * best_choice(slots, requests) / capacity), Packing(slots)
     for seed in range(orders):
         order = np.random.default_rng(seed).permutation(len(requests.wishes))
         known = 0
@@ -272,25 +298,42 @@ def measure(case: Case, orders: int) -> Result:
             for reading, mib in enumerate(allocated):
                 result.shares[name][reading].append(100 * mib / capacity)
         best, proven = longest_beginning(packing, requests, order, known, capacity)
-        result.optimum.append(100 * best / capacity)
+        result.longest.append(100 * best / capacity)
         result.open += not proven
     return result
 
 
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _heading(title: str, columns: Sequence[str]) -> list[str]:
+    return ["", f"### {title}", "", _row(columns), "| --- " * len(columns) + "|"]
+
+
 def table(results: Sequence[Result], reading: int) -> list[str]:
-    exact = reading == 0
-    head = ["layout", "devices", "list", *RULES, "under the better", "worst order"]
-    head += ["optimum", "under optimum", "open"] if exact else []
-    lines = ["", f"### {READINGS[reading].capitalize()}", "", f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    """One row a machine and list."""
+    columns = ["layout", "devices", "list", *RULES, "optimum", "under the better", "worst order", "open"]
+    lines = _heading(READINGS[reading].capitalize(), columns)
     for result in results:
-        mean, worst = result.worse_by(reading)
-        means = [float(np.mean(result.shares[rule][reading])) for rule in RULES]
-        cells = [result.case.layout, str(result.case.devices), result.case.trace.stem.removeprefix("openb_pod_list_")]
-        cells += [f"{share:.2f}" for share in means] + [f"{mean:+.2f}", f"{worst:.1f}"]
-        if exact:
-            best = float(np.mean(result.optimum))
-            cells += [f"{best:.2f}", f"{best - means[0]:.2f}", str(result.open)]
-        lines.append(f"| {' | '.join(cells)} |")
+        case, (mean, worst) = result.case, result.worse_by(reading)
+        shares = [*result.means(reading), result.optimum(reading)]
+        cells = [case.layout, str(case.devices), case.trace.stem.removeprefix("openb_pod_list_")]
+        cells += [f"{share:.2f}" for share in shares] + [f"{mean:+.2f}", f"{worst:.1f}", str(result.open)]
+        lines.append(_row(cells))
+    return lines
+
+
+def summary(results: Sequence[Result]) -> list[str]:
+    """Means over all machines and lists of a layout, and its worst row."""
+    columns = ["layout", "reading", *RULES, "optimum", "worst row under the better", "worst order"]
+    lines = _heading("Summary", columns)
+    for layout in dict.fromkeys(result.case.layout for result in results):
+        here = [result for result in results if result.case.layout == layout]
+        for i, reading in enumerate(READINGS):
+            shares = np.mean([[*result.means(i), result.optimum(i)] for result in here], axis=0)
+            mean, worst = (max(numbers) for numbers in zip(*(r.worse_by(i) for r in here), strict=True))
+            lines.append(_row([layout, reading, *(f"{s:.2f}" for s in shares), f"{mean:+.2f}", f"{worst:.1f}"]))
     return lines
 
 
@@ -311,6 +354,7 @@ def main() -> int:
         results = list(workers.map(measure, cases, [chosen.orders] * len(cases)))
     for reading in range(len(READINGS)):
         print("\n".join(table(results, reading)))
+    print("\n".join(summary(results)))
     misses = [(r.case, name) for r in results for i, name in enumerate(READINGS) if r.worse_by(i)[0] > ALLOWED]
     print(f"\n{chosen.orders} orders a row, {time.monotonic() - begin:.0f} s. Points, simulated devices.")
     for case, name in misses:
