@@ -18,6 +18,7 @@ from timeshare.reservations.agent.client import AgentClient, AgentUnreachable
 from timeshare.reservations.deployment import VARIABLE, Deployment
 
 T = TypeVar("T")
+MARK = b"TIMESHARE_RESERVATION_ID="
 
 
 def deployment(state_dir: Path, **changes: Any) -> Deployment:
@@ -116,22 +117,28 @@ class Node:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait()
-        for reservation_id in self.ids:
-            for pid in marked(reservation_id):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        left = all_marked()
+        for pid in (pid for reservation_id in self.ids for pid in left.get(reservation_id, ())):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def marked(reservation_id: str) -> list[int]:
     """Every living process that carries the reservation's mark, the launcher too."""
-    needle = f"TIMESHARE_RESERVATION_ID={reservation_id}".encode()
-    found = []
+    return all_marked().get(reservation_id, [])
+
+
+def all_marked() -> dict[str, list[int]]:
+    """The living processes of every reservation, in one pass."""
+    found: dict[str, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 dead = b") Z " in (entry / "stat").read_bytes()
-                if needle in (entry / "environ").read_bytes() and not dead:
-                    found.append(int(entry.name))
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                marks = [v[len(MARK) :].decode() for v in variables if v.startswith(MARK)]
+                if marks and not dead:
+                    found.setdefault(marks[0], []).append(int(entry.name))
     return found
 
 
