@@ -35,6 +35,22 @@ class Submission:
     queue: bool = True
 
 
+Answer = tuple[Reservation, bool] | PublicError
+"""What a submission comes to: the reservation and whether it is new, or the refusal."""
+
+
+def one_per_owner(wishes: Iterable[Submission]) -> Iterable[list[Submission]]:
+    """``wishes`` in their order, cut wherever an owner comes again."""
+    group: list[Submission] = []
+    for wish in wishes:
+        if any(other.owner == wish.owner for other in group):
+            yield group
+            group = []
+        group.append(wish)
+    if group:
+        yield group
+
+
 class Pool:
     """All reservations and devices of a pool. ``changed`` is called after every commit."""
 
@@ -107,37 +123,18 @@ class Pool:
     # --- changes
 
     def submit(self, wish: Submission) -> tuple[Reservation, bool]:
-        """The reservation for ``wish``, and whether it is new: an owner's client key makes one reservation, ever."""
-        if wish.client_key is not None:
-            known = self._ledger.by_client_key(wish.owner, wish.client_key)
-            if known is not None:
-                return known, False
-        seconds = check_time(self.limits, wish.time_limit_s)
-        check_submission(self.limits, wish.owner, wish.kind, self._live.values())
-        self._check_server_free(wish)
-        if self.inventory is not None:
-            error = never_fits(self.slots, wish.request)
-            if error is not None:
-                raise error
-        reservation = Reservation(
-            id=str(uuid.uuid4()),
-            seq=self._seq + 1,
-            owner=wish.owner,
-            server_name=wish.server_name,
-            kind=wish.kind,
-            request=wish.request,
-            time_limit_s=seconds,
-            submitted_at=self.clock(),
-            client_key=wish.client_key,
-            detail="asked for",
-        )
-        changes = self._decide([Change(reservation, None)])
-        mine = next(change.after for change in changes if change.after.id == reservation.id)
-        if mine.state is State.QUEUED and not wish.queue:
-            raise self._no_capacity(reservation)
-        self._commit(changes)
-        self._seq = reservation.seq
-        return mine, True
+        """The reservation for ``wish``, and whether it is new: an owner's client key makes one reservation, ever.
+
+        Raises PublicError.
+        """
+        (answer,) = self.submit_many([wish])
+        if isinstance(answer, PublicError):
+            raise answer
+        return answer
+
+    def submit_many(self, wishes: Sequence[Submission]) -> list[Answer]:
+        """The same for several, in their order. They share a decision and a commit: disks are slow, queues are not."""
+        return [answer for group in one_per_owner(wishes) for answer in self._submit_group(group)]
 
     def starting(self, reservation_id: str) -> Reservation:
         """A start begins: durable before any process exists. Raises PublicError when it may not."""
@@ -264,6 +261,70 @@ class Pool:
         self.changed()
 
     # --- inside
+
+    def _submit_group(self, wishes: Sequence[Submission]) -> list[Answer]:
+        """``wishes`` of different owners, so none of them bears on what another may ask for."""
+        answers: list[Answer | Reservation] = []
+        made: list[Reservation] = []
+        for wish in wishes:
+            try:
+                known = self._by_client_key(wish)
+                if known is not None:
+                    answers.append((known, False))
+                    continue
+                made.append(self._accepted(wish, made))
+                answers.append(made[-1])
+            except PublicError as error:
+                answers.append(error)
+        impatient = {
+            r.id for r, wish in zip(answers, wishes, strict=True) if isinstance(r, Reservation) and not wish.queue
+        }
+        changes, refused = self._decide_new(made, impatient)
+        if changes:
+            self._commit(changes)
+            self._seq += len(made)
+        written = {change.after.id: change.after for change in changes}
+        return [
+            (refused.get(answer.id) or (written[answer.id], True)) if isinstance(answer, Reservation) else answer
+            for answer in answers
+        ]
+
+    def _by_client_key(self, wish: Submission) -> Reservation | None:
+        return None if wish.client_key is None else self._ledger.by_client_key(wish.owner, wish.client_key)
+
+    def _accepted(self, wish: Submission, before: Sequence[Reservation]) -> Reservation:
+        """The new reservation, queued. ``before``: those accepted with it. Raises PublicError when it may not be."""
+        seconds = check_time(self.limits, wish.time_limit_s)
+        check_submission(self.limits, wish.owner, wish.kind, [*self._live.values(), *before])
+        self._check_server_free(wish)
+        if self.inventory is not None:
+            error = never_fits(self.slots, wish.request)
+            if error is not None:
+                raise error
+        return Reservation(
+            id=str(uuid.uuid4()),
+            seq=self._seq + len(before) + 1,
+            owner=wish.owner,
+            server_name=wish.server_name,
+            kind=wish.kind,
+            request=wish.request,
+            time_limit_s=seconds,
+            submitted_at=self.clock(),
+            client_key=wish.client_key,
+            detail="asked for",
+        )
+
+    def _decide_new(
+        self, made: Sequence[Reservation], impatient: set[str]
+    ) -> tuple[list[Change], dict[str, PublicError]]:
+        """What follows from ``made``; an impatient one that would have to wait is refused, and was never there."""
+        refused: dict[str, PublicError] = {}
+        while True:
+            changes = self._decide([Change(r, None) for r in made if r.id not in refused])
+            stuck = next((c.after for c in changes if c.after.id in impatient and c.after.state is State.QUEUED), None)
+            if stuck is None:
+                return changes, refused
+            refused[stuck.id] = self._no_capacity(stuck)
 
     def _due(self, reservation: Reservation, now: float) -> Reservation | None:
         limits, state = self.limits, reservation.state

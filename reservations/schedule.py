@@ -8,14 +8,16 @@ never overtake. So the latest start told to a person is an upper bound as long a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .devices.model import Device
 from .errors import PublicError
-from .placement import Holding, Room, Slot, never_fits, place, rooms_of, slots_of
+from .placement import Holding, Room, Slot, need, never_fits, place, rooms_of, slots_of
 from .shares import ShareRequest
 from .timeline import Timeline
+
+SlotKey = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,10 @@ def schedule(facts: Facts, rules: Rules) -> Decision:
         holdings = None if item.request in no_room else place(tuple(rooms.values()), item.request)
         if holdings is None:
             no_room.add(item.request)
-        elif backfill.ahead:
-            holdings = backfill.start_now(item)
+        elif backfill.waiting:
+            holdings = backfill.start_now(item, rooms)
         if holdings is None:
-            if len(backfill.ahead) >= rules.backfill_depth:
-                break
-            backfill.ahead.append(item)
+            backfill.waits(item)
             continue
         decision.grants.append(Grant(item.id, holdings))
         backfill.granted(item, holdings)
@@ -158,16 +158,34 @@ def earliest_for_new(facts: Facts, requests: Sequence[tuple[ShareRequest, float]
 
 
 class _Backfill:
-    """Plans for those who wait ahead, made only when somebody behind them could start now."""
+    """Plans for those who wait ahead, made only when somebody behind them could start now.
+
+    Only the first ``backfill_depth`` of them are planned. Further back a request starts only on slots that nobody ahead
+    could use at all, so a long queue for one model never keeps another one idle.
+    """
 
     def __init__(self, facts: Facts, slots: tuple[Slot, ...], rules: Rules) -> None:
-        self.ahead: list[Waiting] = []
+        self.waiting = 0
+        self._ahead: list[Waiting] = []
+        self._claims: dict[ShareRequest, frozenset[SlotKey]] = {}
+        self._claimed: set[SlotKey] = set()
+        self._apart_in_vain: set[ShareRequest] = set()
         self._facts = facts
         self._slots = slots
         self._timeline: Timeline | None = None
         self._planned = 0
         self._grants: list[tuple[Waiting, tuple[Holding, ...]]] = []
-        self._enabled = rules.backfill_depth > 0
+        self._depth = rules.backfill_depth
+
+    def waits(self, item: Waiting) -> None:
+        """``item`` stays in the queue, and nobody behind it may delay it."""
+        self.waiting += 1
+        if len(self._ahead) < self._depth:
+            self._ahead.append(item)
+        if item.request not in self._claims:
+            usable = frozenset(slot.key for slot in self._slots if need(slot, item.request) is not None)
+            self._claims[item.request] = usable
+            self._claimed |= usable
 
     def granted(self, item: Waiting, holdings: tuple[Holding, ...]) -> None:
         if self._timeline is None:
@@ -175,13 +193,25 @@ class _Backfill:
         else:
             self._timeline.take(holdings, self._facts.now, self._facts.now + item.seconds)
 
-    def start_now(self, item: Waiting) -> tuple[Holding, ...] | None:
+    def start_now(self, item: Waiting, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
         """Holdings for ``item`` from now on that delay nobody ahead; None when there are none."""
-        if not self._enabled:
+        if self._depth == 0:
             return None
+        if self.waiting > self._depth:
+            return self._apart(item.request, rooms)
         timeline = self._plan_ahead()
         found = timeline.earliest(item.request, item.seconds, self._facts.now)
         return found[1] if found is not None and found[0] == self._facts.now else None
+
+    def _apart(self, request: ShareRequest, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
+        # Claims only grow and rooms only shrink during one decision: what found nothing once finds nothing later.
+        if request in self._apart_in_vain:
+            return None
+        free = [room for key, room in rooms.items() if key not in self._claimed]
+        holdings = place(free, request)
+        if holdings is None:
+            self._apart_in_vain.add(request)
+        return holdings
 
     def _plan_ahead(self) -> Timeline:
         now = self._facts.now
@@ -189,11 +219,11 @@ class _Backfill:
             self._timeline = _timeline(self._facts, self._slots)
             for item, holdings in self._grants:
                 self._timeline.take(holdings, now, now + item.seconds)
-        for item in self.ahead[self._planned :]:
+        for item in self._ahead[self._planned :]:
             found = self._timeline.earliest(item.request, item.seconds, now)
             if found is not None:
                 self._timeline.take(found[1], found[0], found[0] + item.seconds)
-        self._planned = len(self.ahead)
+        self._planned = len(self._ahead)
         return self._timeline
 
 

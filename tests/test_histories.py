@@ -105,6 +105,21 @@ class Histories(RuleBasedStateMachine):
             assert known in (None, made.id)
             self.keys[owner, key] = made.id
 
+    @rule(asked=st.lists(st.tuples(st.sampled_from(OWNERS), st.sampled_from(SHARES), st.booleans()), max_size=5))
+    def submit_several_together(self, asked: list[tuple[str, dict[str, Any], bool]]) -> None:
+        """Exactly what they would get one after the other, seen from the queue: order kept, nobody skipped."""
+        wishes = []
+        for owner, share, queue in asked:
+            self.number += 1
+            wishes.append(Submission(owner, parse_share(share), 600, server_name=f"s{self.number}", queue=queue))
+        answers = self.pool.submit_many(wishes)
+        made = [answer[0] for answer in answers if not isinstance(answer, PublicError)]
+        assert [r.seq for r in made] == sorted({r.seq for r in made})
+        assert all(r.state is not State.QUEUED or wish.queue for r, wish in self.paired(answers, wishes))
+
+    def paired(self, answers: list[Any], wishes: list[Submission]) -> list[tuple[Reservation, Submission]]:
+        return [(a[0], w) for a, w in zip(answers, wishes, strict=True) if not isinstance(a, PublicError)]
+
     @rule(index=st.integers(0, 50))
     def start(self, index: int) -> None:
         found = self.pick(index, State.GRANTED, State.STARTING)

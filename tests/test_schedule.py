@@ -159,3 +159,17 @@ def test_a_grant_never_overfills_and_never_refers_to_a_request_twice(running, qu
             used[holding.key] = used.get(holding.key, 0) + holding.memory_mib
     assert all(memory <= 40_000 for memory in used.values())
     assert len({held.id for held in facts.held}) == len(facts.held)
+
+
+def test_a_long_queue_for_one_model_never_keeps_another_one_idle() -> None:
+    queue = tuple(waits(f"w{i}", gpus=1, model="a100") for i in range(50))
+    facts = Facts(pool("a100", "t4"), (), (*queue, waits("other", gpus=1, model="t4")), 0.0)
+    assert granted(facts, Rules(backfill_depth=5)) == ["w0", "other"]
+
+
+def test_beyond_the_depth_nobody_takes_what_somebody_ahead_could_use() -> None:
+    devices = pool("a100", "a100")
+    busy = after(Facts(devices, (), (waits("running", 1000, gpus=1),), 0.0))
+    queue = tuple(waits(f"w{i}", gpus=2) for i in range(10))
+    facts = Facts(devices, busy.held, (*queue, waits("last", 10, gpus=1)), 0.0)
+    assert granted(facts, Rules(backfill_depth=5)) == []

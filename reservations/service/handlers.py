@@ -170,7 +170,7 @@ class Reservations(Base):
     async def post(self) -> None:
         self.no_query()
         wish = bodies.parse_create(self.json_body(), self.caller)
-        reservation, new = await self.runtime.call(self.runtime.pool.submit, wish)
+        reservation, new = await self.runtime.submit(wish)
         self.answer(await self.view(reservation), 201 if new else 200)
 
 

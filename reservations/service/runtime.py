@@ -21,12 +21,14 @@ from ..engines.base import Engine, EngineEvent, EngineUnknown, SessionState
 from ..errors import PublicError
 from ..ledger import Ledger, LedgerLost
 from ..limits import load_limits
-from ..pool import Pool
+from ..pool import Answer, Pool, Submission
 from ..reservation import Reason, Reservation, State
 from .settings import Settings
 
 log = logging.getLogger("timeshare.service")
 T = TypeVar("T")
+MOST_TOGETHER = 64
+"""Submissions that share one commit."""
 
 
 class Runtime:
@@ -41,6 +43,8 @@ class Runtime:
         self._tasks: list[asyncio.Task[None]] = []
         self._seen_at: float | None = None
         self._event_seq = 0
+        self._wishes: list[tuple[Submission, asyncio.Future[Answer]]] = []
+        self._submitting: asyncio.Task[None] | None = None
         self.pool: Pool
 
     async def start(self) -> None:
@@ -79,6 +83,34 @@ class Runtime:
             log.critical("the ledger is lost, this process stops: %s", error)
             os.kill(os.getpid(), signal.SIGTERM)
             raise PublicError("ledger-lost", "the service is restarting: try again in a few seconds", 503) from error
+
+    async def submit(self, wish: Submission) -> tuple[Reservation, bool]:
+        """Submits together with whatever else is asked for while the ledger is busy. Raises PublicError."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._wishes.append((wish, answer))
+        if len(self._wishes) == 1:
+            self._submitting = asyncio.create_task(self._submit_together())
+        found = await answer
+        if isinstance(found, PublicError):
+            raise found
+        return found
+
+    async def _submit_together(self) -> None:
+        while self._wishes:
+            batch = self._wishes[:MOST_TOGETHER]
+            try:
+                answers = await self.call(self.pool.submit_many, [wish for wish, _ in batch])
+            except PublicError as error:
+                answers = [error] * len(batch)
+            except Exception as error:
+                log.exception("submissions failed")
+                answers = [PublicError("internal", f"something went wrong here: {type(error).__name__}", 500)] * len(
+                    batch
+                )
+            del self._wishes[: len(batch)]
+            for (_, answer), found in zip(batch, answers, strict=True):
+                if not answer.done():  # its caller may have gone
+                    answer.set_result(found)
 
     async def next_change(self, version: int, seconds: float) -> None:
         """Returns after the pool's next change since ``version``, or after ``seconds``."""
