@@ -73,6 +73,8 @@ def sessions(request: pytest.FixtureRequest, tmp_path: Path, devices: Path) -> I
     for record in made.records.all():
         stops.stop(record.reservation_id, False, 0, 0)
         eventually(lambda name=record.reservation_id: (stops.advance(), marked(name) == [])[1])
+        eventually(lambda: [s.state for s in made.all() if s.reservation_id == record.reservation_id] == ["exited"])  # noqa: B023
+        made.forget(record.reservation_id, record.generation)
     made.reap()
 
 
