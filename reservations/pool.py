@@ -18,7 +18,7 @@ from .limits import Limits, check_extension, check_submission, check_time
 from .notices import Notice
 from .placement import Slot, never_fits, slots_of
 from .reservation import Kind, Reason, Reservation, State
-from .schedule import Facts, Forecast, earliest_for_new, forecast, schedule
+from .schedule import Facts, Forecast, Held, Waiting, earliest_for_new, forecast, schedule
 from .shares import ShareRequest
 
 
@@ -66,7 +66,10 @@ class Pool:
         self._paused = False
         self._cordons: dict[str, str] = ledger.read_meta("cordons") or {}
         self._known: dict[str, Device] = {}
+        self._slots: tuple[Slot, ...] = ()
         self._live = {reservation.id: reservation for reservation in ledger.live()}
+        self._waiting: dict[str, Waiting] = {}
+        """Made once for each that waits: a decision looks at all of them."""
         self._seq = ledger.last_seq()
         self._forecast: tuple[int, float, dict[str, Forecast]] = (-1, 0.0, {})
 
@@ -79,7 +82,8 @@ class Pool:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return slots_of(self.devices, include_cordoned=True)
+        """The slots of all devices known."""
+        return self._slots
 
     def live(self) -> Iterable[Reservation]:
         return self._live.values()
@@ -115,10 +119,7 @@ class Pool:
         return share_enforcement(share, self.device_filter, bool(self.inventory and self.inventory.simulated))
 
     def facts(self) -> Facts:
-        grace = self.limits.stop.longest_s
-        held = tuple(r.held(grace) for r in self._live.values() if r.holds)
-        waiting = tuple(r.waiting(grace) for r in self._live.values() if r.state is State.QUEUED)
-        return Facts(self.devices, held, waiting, self.clock())
+        return self._facts_of(self._live.values(), self.clock())
 
     # --- changes
 
@@ -229,6 +230,7 @@ class Pool:
                 known[device_uuid] = replace(device, cordoned="not reported by its node any more")
         if known != self._known:
             self._known = known
+            self._slots = slots_of(self.devices, include_cordoned=True)
             self.version += 1
             self.changed()
 
@@ -350,20 +352,25 @@ class Pool:
         world = {**self._live, **after}
         if not any(reservation.state is State.QUEUED for reservation in world.values()):
             return changes
-        grace = self.limits.stop.longest_s
         now = self.clock()
-        facts = Facts(
-            self.devices,
-            tuple(r.held(grace) for r in world.values() if r.holds),
-            tuple(r.waiting(grace) for r in world.values() if r.state is State.QUEUED),
-            now,
-        )
+        facts = self._facts_of(world.values(), now)
         decision = schedule(facts, self.limits.rules)
         for grant in decision.grants:
             after[grant.id] = world[grant.id].granted(grant.holdings, now)
         for refusal in decision.refusals:
             after[refusal.id] = world[refusal.id].ended(Reason.REFUSED, refusal.error.message, now)
         return [Change(reservation, self._live.get(name)) for name, reservation in after.items()]
+
+    def _facts_of(self, world: Iterable[Reservation], now: float) -> Facts:
+        grace = self.limits.stop.longest_s
+        held: list[Held] = []
+        waiting: list[Waiting] = []
+        for reservation in world:
+            if reservation.state is State.QUEUED:
+                waiting.append(self._waiting.get(reservation.id) or reservation.waiting(grace))
+            elif reservation.holds:
+                held.append(reservation.held(grace))
+        return Facts(self.devices, tuple(held), tuple(waiting), now)
 
     def _change(self, before: Reservation, after: Reservation) -> Reservation:
         changes = [Change(after, before)]
@@ -375,6 +382,10 @@ class Pool:
     def _commit(self, changes: Sequence[Change]) -> None:
         self._ledger.commit(changes, self.clock())
         for change in changes:
+            if change.after.state is State.QUEUED:
+                self._waiting[change.after.id] = change.after.waiting(self.limits.stop.longest_s)
+            else:
+                self._waiting.pop(change.after.id, None)
             if change.after.state is State.ENDED:
                 self._live.pop(change.after.id, None)
                 self.notices.pop(change.after.id, None)

@@ -94,22 +94,21 @@ def schedule(facts: Facts, rules: Rules) -> Decision:
     healthy = slots_of(facts.devices)
     rooms = {room.slot.key: room for room in rooms_of(healthy, _all(facts.held))}
     backfill = _Backfill(facts, healthy, rules)
-    no_room: set[ShareRequest] = set()
-    possible: dict[ShareRequest, PublicError | None] = {}
+    wishes: dict[ShareRequest, _Wish] = {}
     for item in facts.waiting:
-        if item.request not in possible:
-            possible[item.request] = never_fits(all_slots, item.request)
-        error = possible[item.request]
-        if error is not None:
-            decision.refusals.append(Refusal(item.id, error))
+        wish = wishes.get(item.request)
+        if wish is None:
+            wish = wishes[item.request] = _Wish(item.request, never_fits(all_slots, item.request))
+        if wish.error is not None:
+            decision.refusals.append(Refusal(item.id, wish.error))
             continue
-        holdings = None if item.request in no_room else place(tuple(rooms.values()), item.request)
+        holdings = None if wish.no_room else place(tuple(rooms.values()), item.request)
         if holdings is None:
-            no_room.add(item.request)
+            wish.no_room = True
         elif backfill.waiting:
-            holdings = backfill.start_now(item, rooms)
+            holdings = backfill.start_now(item, wish, rooms)
         if holdings is None:
-            backfill.waits(item)
+            backfill.waits(item, wish)
             continue
         decision.grants.append(Grant(item.id, holdings))
         backfill.granted(item, holdings)
@@ -157,6 +156,20 @@ def earliest_for_new(facts: Facts, requests: Sequence[tuple[ShareRequest, float]
     return starts
 
 
+@dataclass
+class _Wish:
+    """What this decision has found out about one kind of request; hundreds may wait for the same.
+
+    Rooms only shrink and claims only grow during a decision: what found nothing once finds nothing later.
+    """
+
+    request: ShareRequest
+    error: PublicError | None
+    no_room: bool = False
+    claims: bool = False
+    apart_in_vain: bool = False
+
+
 class _Backfill:
     """Plans for those who wait ahead, made only when somebody behind them could start now.
 
@@ -167,9 +180,7 @@ class _Backfill:
     def __init__(self, facts: Facts, slots: tuple[Slot, ...], rules: Rules) -> None:
         self.waiting = 0
         self._ahead: list[Waiting] = []
-        self._claims: dict[ShareRequest, frozenset[SlotKey]] = {}
         self._claimed: set[SlotKey] = set()
-        self._apart_in_vain: set[ShareRequest] = set()
         self._facts = facts
         self._slots = slots
         self._timeline: Timeline | None = None
@@ -177,15 +188,14 @@ class _Backfill:
         self._grants: list[tuple[Waiting, tuple[Holding, ...]]] = []
         self._depth = rules.backfill_depth
 
-    def waits(self, item: Waiting) -> None:
+    def waits(self, item: Waiting, wish: _Wish) -> None:
         """``item`` stays in the queue, and nobody behind it may delay it."""
         self.waiting += 1
         if len(self._ahead) < self._depth:
             self._ahead.append(item)
-        if item.request not in self._claims:
-            usable = frozenset(slot.key for slot in self._slots if need(slot, item.request) is not None)
-            self._claims[item.request] = usable
-            self._claimed |= usable
+        if not wish.claims:
+            wish.claims = True
+            self._claimed |= {slot.key for slot in self._slots if need(slot, item.request) is not None}
 
     def granted(self, item: Waiting, holdings: tuple[Holding, ...]) -> None:
         if self._timeline is None:
@@ -193,24 +203,21 @@ class _Backfill:
         else:
             self._timeline.take(holdings, self._facts.now, self._facts.now + item.seconds)
 
-    def start_now(self, item: Waiting, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
+    def start_now(self, item: Waiting, wish: _Wish, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
         """Holdings for ``item`` from now on that delay nobody ahead; None when there are none."""
         if self._depth == 0:
             return None
         if self.waiting > self._depth:
-            return self._apart(item.request, rooms)
+            return self._apart(wish, rooms)
         timeline = self._plan_ahead()
         found = timeline.earliest(item.request, item.seconds, self._facts.now)
         return found[1] if found is not None and found[0] == self._facts.now else None
 
-    def _apart(self, request: ShareRequest, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
-        # Claims only grow and rooms only shrink during one decision: what found nothing once finds nothing later.
-        if request in self._apart_in_vain:
+    def _apart(self, wish: _Wish, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
+        if wish.apart_in_vain:
             return None
-        free = [room for key, room in rooms.items() if key not in self._claimed]
-        holdings = place(free, request)
-        if holdings is None:
-            self._apart_in_vain.add(request)
+        holdings = place([room for key, room in rooms.items() if key not in self._claimed], wish.request)
+        wish.apart_in_vain = holdings is None
         return holdings
 
     def _plan_ahead(self) -> Timeline:
