@@ -303,6 +303,10 @@ def measure(case: Case, orders: int) -> Result:
     return result
 
 
+def _share(share: float) -> str:
+    return "–" if np.isnan(share) else f"{share:.2f}"
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -319,7 +323,7 @@ def table(results: Sequence[Result], reading: int) -> list[str]:
         case, (mean, worst) = result.case, result.worse_by(reading)
         shares = [*result.means(reading), result.optimum(reading)]
         cells = [case.layout, str(case.devices), case.trace.stem.removeprefix("openb_pod_list_")]
-        cells += [f"{share:.2f}" for share in shares] + [f"{mean:+.2f}", f"{worst:.1f}", str(result.open)]
+        cells += [*map(_share, shares), f"{mean:+.2f}", f"{worst:.1f}", str(result.open)]
         lines.append(_row(cells))
     return lines
 
@@ -333,7 +337,7 @@ def summary(results: Sequence[Result]) -> list[str]:
         for i, reading in enumerate(READINGS):
             shares = np.mean([[*result.means(i), result.optimum(i)] for result in here], axis=0)
             mean, worst = (max(numbers) for numbers in zip(*(r.worse_by(i) for r in here), strict=True))
-            lines.append(_row([layout, reading, *(f"{s:.2f}" for s in shares), f"{mean:+.2f}", f"{worst:.1f}"]))
+            lines.append(_row([layout, reading, *map(_share, shares), f"{mean:+.2f}", f"{worst:.1f}"]))
     return lines
 
 
