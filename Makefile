@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 UP ?=
 PARTS := reservations spawners idle_culler notebooks hub_config
 
-.PHONY: up test lint setup clean
+.PHONY: up test fast lint setup stress bench screenshots system clean
 
 up: $(VENV)/.user
 	$(BIN)/timeshare up $(UP)
@@ -36,6 +36,29 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# What needs no hub, browser or long histories: a minute or two.
+fast: lint
+	$(BIN)/python -m pytest -m 'not hub and not browser and not stress'
+
+# The full counts of crashes and histories: an hour and more.
+stress: setup
+	STRESS=full $(BIN)/python -m pytest -m stress -v --timeout=14400
+	STRESS=full $(BIN)/python -m pytest tests/test_api_contract.py
+
+bench: setup
+	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/grants.py
+	$(BIN)/python benchmarks/placement.py
+
+# The pictures of the documentation, taken anew.
+screenshots: setup
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/test_browser.py
+
+# What the tests use of the system if it is there (as root, Debian): without it they say what they skip.
+system:
+	apt-get update
+	apt-get install -y --no-install-recommends python3-venv chromium fonts-dejavu-core bubblewrap postgresql
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

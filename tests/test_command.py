@@ -1,0 +1,186 @@
+"""The command: what it says to people, and what it keeps running."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hubs import command
+from nodes import deployment
+
+from timeshare.hub_config import ls
+from timeshare.hub_config.supervisor import Component, Supervisor, end_leftovers, leftovers
+from timeshare.hub_config.up import HERE
+from timeshare.reservations.deployment import DeploymentError, load_deployment
+from timeshare.reservations.limits import Limits, load_limits
+
+
+def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    everything = {**os.environ, **(env or {})}
+    return subprocess.run([command(), *words], capture_output=True, text=True, timeout=90, check=False, env=everything)
+
+
+BAD_STARTS = [
+    (["--simulate", "a100:none"], "'a100:none'"),
+    (["--simulate", "a100-40gb:0"], "from 1 to 1024 devices"),
+    (["--simulate", "mystery:1"], "its memory is not known"),
+    (["--limits", "/nonexistent.yaml"], "/nonexistent.yaml"),
+    (["--state", "/proc/nowhere"], "name another by --state"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), BAD_STARTS, ids=[said for _, said in BAD_STARTS])
+def test_a_start_that_cannot_work_says_why_and_starts_nothing(tmp_path: Path, options: list[str], said: str) -> None:
+    state = [] if "--state" in options else ["--state", str(tmp_path / "state")]
+    done = run("up", *state, *options)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "state" / "deployment.json").exists()
+
+
+def test_wrong_limits_are_told_with_key_value_and_rule(tmp_path: Path) -> None:
+    limits = tmp_path / "limits.yaml"
+    limits.write_text("max_time: soon\nnonsense: 1\n")
+    done = run("up", "--state", str(tmp_path / "state"), "--limits", str(limits))
+    assert done.returncode == 1
+    assert "max_time" in done.stderr
+    assert "'soon'" in done.stderr
+    assert "nonsense: no such key" in done.stderr
+
+
+def test_the_shipped_limits_are_the_defaults_and_name_every_key() -> None:
+    shipped = HERE / "limits.yaml"
+    assert load_limits(shipped) == Limits()
+    written = yaml.safe_load(shipped.read_text())
+    assert set(written) == set(Limits.model_fields)
+    for section in ("extension", "stop"):
+        assert set(written[section]) == set(type(getattr(Limits(), section)).model_fields)
+
+
+def test_doctor_says_what_the_machine_can_enforce(tmp_path: Path) -> None:
+    done = run("doctor", "--state", str(tmp_path), "--simulate", "t4:1", "--json")
+    findings: list[dict[str, Any]] = json.loads(done.stdout)
+    said = {finding["what"]: finding for finding in findings}
+    assert done.returncode == 0, done.stdout
+    assert {f"device filter {name}" for name in ("systemd", "cgroup-v2", "cgroup-v1", "bubblewrap")} <= set(said)
+    assert "simulated" in said["GPUs"]["detail"]
+    plain = run("doctor", "--state", str(tmp_path), "--simulate", "t4:1").stdout
+    assert all(line.startswith(("ok ", "warn", "fail", " ")) for line in plain.splitlines())
+
+
+def test_doctor_fails_when_something_must_be_repaired(tmp_path: Path) -> None:
+    (tmp_path / "limits.yaml").write_text("max_time: 1s\n")
+    done = run("doctor", "--state", str(tmp_path), "--limits", str(tmp_path / "limits.yaml"))
+    assert done.returncode == 1
+    assert "fail  limits" in done.stdout
+
+
+def test_ls_without_a_deployment_says_how_to_start_one(tmp_path: Path) -> None:
+    done = run("ls", "--state", str(tmp_path))
+    assert done.returncode == 1
+    assert "timeshare up" in done.stderr
+    deployment(tmp_path)
+    done = run("ls", "--state", str(tmp_path))
+    assert done.returncode == 1
+    assert "is not running" in done.stderr
+
+
+def test_the_table_shows_who_has_what_and_who_waits() -> None:
+    common = {"server_name": "", "reason": None, "enforcement": "", "ended_at": None}
+    rows = [
+        {
+            **common,
+            "owner": "ada",
+            "state": "active",
+            "share_text": "1 whole t4",
+            "enforcement": "hardware",
+            "placement": [{"device_uuid": "GPU-1"}],
+            "remaining_s": 5400,
+        },
+        {
+            **common,
+            "owner": "ben",
+            "state": "queued",
+            "share_text": "1 whole t4",
+            "placement": [],
+            "remaining_s": None,
+            "position": 1,
+            "latest_start_in_s": 600,
+        },
+    ]
+    text = ls.table(rows)
+    assert "ada    (default)  active  1 whole t4  GPU-1  hardware  1 h 30 min left" in text
+    assert "position 1, starts within 10 min" in text
+
+
+def test_the_deployment_file_is_private_and_a_broken_one_is_explained(tmp_path: Path) -> None:
+    made = deployment(tmp_path)
+    assert made.path.stat().st_mode & 0o077 == 0
+    assert load_deployment(made.path) == made
+    made.path.write_text("{")
+    with pytest.raises(DeploymentError, match="stop timeshare and start it again"):
+        load_deployment(made.path)
+
+
+SLEEPER = Component("sleeper", [sys.executable, "-c", "import time; time.sleep(300)"])
+
+
+async def until(question: Any) -> Any:
+    for _ in range(500):
+        if answer := question():
+            return answer
+        await asyncio.sleep(0.02)
+    raise AssertionError("it never became true")
+
+
+async def test_a_process_that_is_killed_is_started_again_at_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    file = tmp_path / "deployment.json"
+    supervisor = Supervisor(file, tmp_path / "logs", said.append)
+    supervisor.start(SLEEPER)
+    (first,) = await until(lambda: leftovers(file))
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: [pid for pid in leftovers(file) if pid != first])
+    assert "sleeper was ended by signal SIGKILL; it is started again" in said[0]
+    await supervisor.stop()
+    assert leftovers(file) == {}
+
+
+async def test_what_a_killed_supervisor_left_is_found_by_the_next_and_nothing_else(tmp_path: Path) -> None:
+    file, other = tmp_path / "deployment.json", tmp_path / "other.json"
+    supervisors = [Supervisor(place, tmp_path / "logs", lambda _: None) for place in (file, other)]
+    for supervisor in supervisors:
+        supervisor.start(SLEEPER)
+    await until(lambda: leftovers(file) and leftovers(other))
+    supervisors[0]._tasks["sleeper"].cancel()
+    assert await asyncio.to_thread(end_leftovers, file) == ["sleeper"]
+    assert leftovers(file) == {}
+    assert len(leftovers(other)) == 1
+    for supervisor in supervisors:
+        await supervisor.stop()
+
+
+def test_a_port_in_use_is_replaced_and_that_is_said(tmp_path: Path) -> None:
+    from timeshare.hub_config.command import parser
+    from timeshare.hub_config.up import build
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        options = parser().parse_args(["up", "--port", str(port)])
+        made = build(tmp_path, options, HERE / "limits.yaml", None)
+    assert f":{port}/" not in made.public_url
+    again = build(tmp_path, options, HERE / "limits.yaml", made)
+    assert (again.admin_token, again.password) == (made.admin_token, made.password)
+    assert again.hub_url == made.hub_url
