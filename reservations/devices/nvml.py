@@ -25,7 +25,7 @@ def model_name(product: str, memory_mib: int) -> str:
     while _PRODUCT.match(text):
         text = _PRODUCT.sub("", text)
     size = _MEMORY.search(text)
-    words = re.findall(r"[a-z0-9.]+", text.lower())
+    words = re.findall(r"[a-z0-9][a-z0-9.]*", text.lower())
     form = re.compile(r"(sxm\d?|pcie|pcie\d+|hbm\d?e?|nvl|graphics|device|\d+gb|gb)")
     kept = [word for word in words if not form.fullmatch(word)] or ["gpu"]
     if not size and kept[0] in ("a100", "h100", "v100"):
