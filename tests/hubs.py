@@ -40,10 +40,13 @@ class Hub:
 
     def start(self) -> None:
         self.state_dir.mkdir(parents=True, exist_ok=True)
-        words = [self.command, "up", "--state", self.state_dir, "--port", "0", "--people", ",".join(PEOPLE)]
+        words = [self.command, "up", "--state", self.state_dir, "--port", "0", *self.words()]
         with open(self.output, "wb") as log:
             self.process = subprocess.Popen([*words, *self.options], stdout=log, stderr=log, env=self.environment())
         eventually(self.is_ready, 180)
+
+    def words(self) -> list[str]:
+        return ["--people", ",".join(PEOPLE)]
 
     def environment(self) -> dict[str, str]:
         home = self.state_dir / "home"
@@ -119,11 +122,14 @@ class User:
         self.hub, self.name = hub, name
         self.session = requests.Session()
         self.session.get(f"{hub.url}hub/login")
-        form = {"username": name, "password": hub.deployment.password, "_xsrf": self.xsrf()}
+        form = {"username": name, "password": self.secret(), "_xsrf": self.xsrf()}
         done = self.session.post(f"{hub.url}hub/login", data=form, allow_redirects=False)
-        assert done.status_code == 302, done.text[:500]
+        assert done.status_code == 302, plain(done.text)[-500:]
         self.session.get(f"{hub.url}hub/home")
         self.token = self.api("POST", f"users/{name}/tokens", json={"expires_in": 3600}).json()["token"]
+
+    def secret(self) -> str:
+        return self.hub.deployment.password
 
     def xsrf(self) -> str:
         return next(str(c.value) for c in self.session.cookies if c.name == "_xsrf" and c.path.endswith("/hub/"))

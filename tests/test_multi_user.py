@@ -1,0 +1,99 @@
+"""Multi-user mode for real: accounts of the machine, PAM logins, sessions that run as their owners."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hubs import Hub, User, command
+from nodes import eventually, marked
+
+pytestmark = [
+    pytest.mark.hub,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes accounts and starts sessions as them"),
+    pytest.mark.skipif(shutil.which("useradd") is None, reason="this system has no useradd"),
+]
+
+
+def for_everybody(path: Path) -> bool:
+    """Whether all accounts may read below ``path``."""
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in [path, *path.parents])
+
+
+@pytest.fixture(scope="module")
+def accounts() -> Iterator[dict[str, str]]:
+    """Two accounts with passwords, removed afterwards."""
+    made = {f"ts-{secrets.token_hex(3)}": secrets.token_urlsafe(12) for _ in range(2)}
+    for name, password in made.items():
+        subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", name], check=True)
+        subprocess.run(["chpasswd"], input=f"{name}:{password}", text=True, check=True)
+    try:
+        yield made
+    finally:
+        for name in made:
+            subprocess.run(["userdel", "--remove", "--force", name], check=False, capture_output=True)
+
+
+class Machine(Hub):
+    """A deployment that knows the machine's accounts."""
+
+    def words(self) -> list[str]:
+        return ["--multi-user"]
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+
+class Account(User):
+    """Logs in with a password of her own."""
+
+    def __init__(self, hub: Hub, name: str, password: str) -> None:
+        self.password = password
+        super().__init__(hub, name)
+
+    def secret(self) -> str:
+        return self.password
+
+
+def test_sessions_run_as_their_owners_and_keep_out_of_each_others_way(
+    tmp_path_factory: pytest.TempPathFactory, accounts: dict[str, str]
+) -> None:
+    if not for_everybody(Path(sys.executable).parent):
+        pytest.skip(f"other accounts cannot read {Path(sys.executable).parent}: install in a folder that all can read")
+    state = tmp_path_factory.mktemp("multi")
+    (first, password), (second, other) = accounts.items()
+    hub = Machine(state, command(), "--simulate", "a100-40gb:1", "--admins", second)
+    try:
+        hub.start()
+        assert "Log in    with your account" in hub.said()
+        with pytest.raises(AssertionError, match="Invalid username or password"):
+            Account(hub, first, "wrong")
+        ada = Account(hub, first, password)
+        ada.start(memory_gib=10)
+        eventually(ada.is_ready, 90)
+        (mine,) = eventually(lambda: [r for r in ada.reservations() if r["state"] == "active"])
+        uid = int(subprocess.run(["id", "-u", first], capture_output=True, text=True, check=True).stdout)
+        launcher, server = sorted(marked(mine["id"]))[:2]
+        assert (Path(f"/proc/{launcher}").stat().st_uid, Path(f"/proc/{server}").stat().st_uid) == (0, uid)
+        assert os.readlink(f"/proc/{server}/cwd") == f"/home/{first}"
+        groups = [line for line in Path(f"/proc/{server}/status").read_text().splitlines() if line.startswith("Groups")]
+        assert "\t0" not in groups[0]
+        secrets_seen = subprocess.run(["runuser", "-u", first, "--", "cat", str(hub.deployment.path)], check=False)
+        assert secrets_seen.returncode != 0
+        admin = Account(hub, second, other)
+        everybody = admin.service("GET", "reservations").json()["reservations"]
+        assert [r["owner"] for r in everybody] == [first]
+        assert ada.service("POST", "devices/GPU-simulated-0000/cordon", json={"why": "x"}).status_code == 403
+        assert admin.service("POST", "devices/GPU-simulated-0000/cordon", json={"why": "x"}).status_code == 200
+        ada.stop()
+        assert marked(mine["id"]) == []
+    finally:
+        hub.close()
