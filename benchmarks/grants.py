@@ -20,10 +20,11 @@ from pathlib import Path
 from timeshare.reservations.devices.model import Device, Inventory
 from timeshare.reservations.ledger import Ledger
 from timeshare.reservations.limits import Limits
-from timeshare.reservations.pool import Pool, Submission
+from timeshare.reservations.pool import Pool
 from timeshare.reservations.reservation import Kind, Reason, State
 from timeshare.reservations.schedule import schedule
 from timeshare.reservations.shares import ShareRequest, parse_share
+from timeshare.reservations.submission import Submission
 
 FREE = parse_share({"memory_gib": 1, "model": "t4"})
 BUSY = parse_share({"gpus": 1, "model": "a100-40gb"})

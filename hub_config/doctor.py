@@ -20,13 +20,13 @@ from ..reservations.limits import LimitsError, load_limits
 from . import proxy
 from .up import HERE, default_state_dir
 
-OK, WARN, FAIL = "ok", "warn", "fail"
+OK, NOTE, WARN, FAIL = "ok", "note", "warn", "fail"
 FREE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``level``: ok, warn (something is weaker or missing) or fail (it cannot run like this)."""
+    """``level``: ok, note (not here, not needed), warn (weaker or missing) or fail (it cannot run like this)."""
 
     level: str
     what: str
@@ -92,7 +92,7 @@ def _filters() -> Iterator[Finding]:
     chosen = next((found.name for found in probes if found.works), None)
     for found in probes:
         used = " (this one is used)" if found.name == chosen else ""
-        level = OK if found.works or chosen else WARN
+        level = OK if found.works else NOTE if chosen else WARN
         yield Finding(level, f"device filter {found.name}", f"{found.detail}{used}", "" if chosen else found.advice)
     if chosen is None:
         detail = "nothing here can hide GPUs from a session: shares are held by environment variables only"

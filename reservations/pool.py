@@ -7,48 +7,29 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from .clock import Clock, duration_text, rfc3339
+from .clock import Clock, duration_text
 from .devices.model import Device, Inventory
 from .enforcement import share_enforcement
 from .errors import PublicError
+from .fleet import Fleet
 from .ledger import Change, Ledger
 from .limits import Limits, check_extension, check_submission, check_time
 from .notices import Notice
-from .placement import Slot, never_fits, slots_of
-from .reservation import Kind, Reason, Reservation, State
+from .placement import Slot, never_fits
+from .reservation import Reason, Reservation, State
 from .schedule import Facts, Forecast, Held, Waiting, earliest_for_new, forecast, schedule
 from .shares import ShareRequest
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What somebody asks for, already typed. ``queue`` False: now or not at all."""
-
-    owner: str
-    request: ShareRequest
-    time_limit_s: int | None = None
-    kind: Kind = Kind.SESSION
-    server_name: str = ""
-    client_key: str | None = None
-    queue: bool = True
-
-
-Answer = tuple[Reservation, bool] | PublicError
-"""What a submission comes to: the reservation and whether it is new, or the refusal."""
-
-
-def one_per_owner(wishes: Iterable[Submission]) -> Iterable[list[Submission]]:
-    """``wishes`` in their order, cut wherever an owner comes again."""
-    group: list[Submission] = []
-    for wish in wishes:
-        if any(other.owner == wish.owner for other in group):
-            yield group
-            group = []
-        group.append(wish)
-    if group:
-        yield group
+from .submission import (
+    Answer,
+    Submission,
+    check_server_free,
+    no_capacity,
+    one_per_owner,
+    unknown_id,
+    wrong_state,
+)
 
 
 class Pool:
@@ -59,14 +40,11 @@ class Pool:
         self.limits = limits
         self.clock = clock
         self.changed: Callable[[], None] = lambda: None
-        self.inventory: Inventory | None = None
         self.device_filter: str | None = None
         self.notices: dict[str, tuple[Notice, ...]] = {}
         self.version = 0
         self._paused = False
-        self._cordons: dict[str, str] = ledger.read_meta("cordons") or {}
-        self._known: dict[str, Device] = {}
-        self._slots: tuple[Slot, ...] = ()
+        self._fleet = Fleet(ledger.read_meta("cordons") or {})
         self._live = {reservation.id: reservation for reservation in ledger.live()}
         self._waiting: dict[str, Waiting] = {}
         """Made once for each that waits: a decision looks at all of them."""
@@ -78,12 +56,17 @@ class Pool:
     @property
     def devices(self) -> tuple[Device, ...]:
         """Every device known, those that are missing or cordoned too."""
-        return tuple(self._known.values())
+        return self._fleet.devices
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The slots of all devices known."""
-        return self._slots
+        return self._fleet.slots
+
+    @property
+    def inventory(self) -> Inventory | None:
+        """What the agent told last; None until it did."""
+        return self._fleet.inventory
 
     def live(self) -> Iterable[Reservation]:
         return self._live.values()
@@ -219,18 +202,8 @@ class Pool:
 
     def set_inventory(self, inventory: Inventory) -> None:
         """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
-        self.inventory = inventory
-        known = {
-            device.uuid: replace(device, cordoned=device.cordoned or self._cordons.get(device.uuid))
-            for device in inventory.devices
-        }
         holders = {h.device_uuid for r in self._live.values() if r.holds for h in r.holdings}
-        for device_uuid, device in self._known.items():
-            if device_uuid not in known and device_uuid in holders:
-                known[device_uuid] = replace(device, cordoned="not reported by its node any more")
-        if known != self._known:
-            self._known = known
-            self._slots = slots_of(self.devices, include_cordoned=True)
+        if self._fleet.update(inventory, holders):
             self.version += 1
             self.changed()
 
@@ -243,13 +216,11 @@ class Pool:
 
     def cordon(self, device_uuid: str, why: str | None) -> None:
         """Takes a device out of service for new shares, over restarts; ``why`` None puts it back."""
-        cordons = {name: text for name, text in self._cordons.items() if name != device_uuid}
-        if why:
-            cordons[device_uuid] = why
-        if cordons == self._cordons:
+        cordons = self._fleet.with_cordon(device_uuid, why)
+        if cordons == self._fleet.cordons:
             return
         self._ledger.write_meta("cordons", cordons)
-        self._cordons = cordons
+        self._fleet.cordons = cordons
         if self.inventory is not None:
             self.set_inventory(self.inventory)
 
@@ -298,7 +269,7 @@ class Pool:
         """The new reservation, queued. ``before``: those accepted with it. Raises PublicError when it may not be."""
         seconds = check_time(self.limits, wish.time_limit_s)
         check_submission(self.limits, wish.owner, wish.kind, [*self._live.values(), *before])
-        self._check_server_free(wish)
+        check_server_free(wish, self._live.values())
         if self.inventory is not None:
             error = never_fits(self.slots, wish.request)
             if error is not None:
@@ -326,7 +297,8 @@ class Pool:
             stuck = next((c.after for c in changes if c.after.id in impatient and c.after.state is State.QUEUED), None)
             if stuck is None:
                 return changes, refused
-            refused[stuck.id] = self._no_capacity(stuck)
+            (start,) = self.latest_starts([(stuck.request, stuck.time_limit_s)])
+            refused[stuck.id] = no_capacity(stuck, start)
 
     def _due(self, reservation: Reservation, now: float) -> Reservation | None:
         limits, state = self.limits, reservation.state
@@ -394,37 +366,8 @@ class Pool:
         self.version += 1
         self.changed()
 
-    def _check_server_free(self, wish: Submission) -> None:
-        for other in self._live.values():
-            same = (other.owner, other.server_name, other.kind) == (wish.owner, wish.server_name, Kind.SESSION)
-            if same and wish.kind is Kind.SESSION:
-                name = f"the server '{wish.server_name}'" if wish.server_name else "your default server"
-                message = f"{name} already has a reservation ({other.state.value}): stop it, or leave the queue, first"
-                raise PublicError("already-reserved", message, 409, {"id": other.id, "state": other.state.value})
-
-    def _no_capacity(self, reservation: Reservation) -> PublicError:
-        (start,) = self.latest_starts([(reservation.request, reservation.time_limit_s)])
-        when = f"it could start at the latest at {rfc3339(start)}" if start else "nobody can say when it could start"
-        message = (
-            f"{reservation.request.describe()} is not free now; {when}. "
-            "Ask with queue set to true to wait in line and be started when it is your turn"
-        )
-        details = {"share": reservation.request.as_options(), "latest_start": rfc3339(start)}
-        return PublicError("no-capacity", message, 409, details)
-
 
 def _later(before: Forecast, after: Forecast) -> bool:
     if before.latest_start is None:
         return False
     return after.latest_start is None or after.latest_start > before.latest_start + 0.5
-
-
-def unknown_id(reservation_id: str) -> PublicError:
-    return PublicError("not-found", f"there is no reservation {reservation_id!r} of yours", 404, {"id": reservation_id})
-
-
-def wrong_state(reservation: Reservation, what: str) -> PublicError:
-    message = f"the reservation is {reservation.state.value} and cannot {what}"
-    if reservation.state is State.ENDED and reservation.reason is not None:
-        message += f"; it ended: {reservation.detail or reservation.reason.value}"
-    return PublicError("wrong-state", message, 409, {"id": reservation.id, "state": reservation.state.value})

@@ -21,9 +21,10 @@ from timeshare.reservations.errors import PublicError
 from timeshare.reservations.ledger import Ledger, LedgerLost
 from timeshare.reservations.limits import Limits
 from timeshare.reservations.placement import slots_of
-from timeshare.reservations.pool import Pool, Submission
+from timeshare.reservations.pool import Pool
 from timeshare.reservations.reservation import ORDER, Reason, Reservation, State
 from timeshare.reservations.shares import FULL_COMPUTE, parse_share
+from timeshare.reservations.submission import Submission
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(5400)]
 

@@ -20,9 +20,10 @@ from timeshare.reservations.devices.model import Inventory
 from timeshare.reservations.ledger import Change, Ledger, LedgerLost, tables
 from timeshare.reservations.limits import Limits
 from timeshare.reservations.placement import Holding
-from timeshare.reservations.pool import Pool, Submission
+from timeshare.reservations.pool import Pool
 from timeshare.reservations.reservation import Kind, Reason, Reservation, State
 from timeshare.reservations.shares import parse_share
+from timeshare.reservations.submission import Submission
 
 
 def reservation(name: str, seq: int = 1, **fields: object) -> Reservation:
@@ -119,7 +120,8 @@ from pools import pool as devices_of
 from timeshare.reservations.devices.model import Inventory
 from timeshare.reservations.ledger import Ledger
 from timeshare.reservations.limits import Limits
-from timeshare.reservations.pool import Pool, Submission
+from timeshare.reservations.pool import Pool
+from timeshare.reservations.submission import Submission
 from timeshare.reservations.reservation import Reason
 from timeshare.reservations.shares import parse_share
 

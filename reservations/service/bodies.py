@@ -10,9 +10,9 @@ from typing import Any
 
 from ..enforcement import MEANING
 from ..errors import PublicError, invalid
-from ..pool import Submission
 from ..reservation import Kind, Reason, State
 from ..shares import parse_share
+from ..submission import Submission
 from .auth import Caller
 
 MAX_BODY = 64 * 1024

@@ -12,8 +12,8 @@ from typing import Any
 from tornado import httputil, iostream, web
 
 from ..errors import PublicError
-from ..pool import unknown_id
 from ..reservation import Reservation, State
+from ..submission import unknown_id
 from . import bodies, views
 from .auth import Caller, TokenChecker, authenticate
 from .openapi import describe

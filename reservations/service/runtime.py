@@ -21,8 +21,9 @@ from ..engines.base import Engine, EngineEvent, EngineUnknown, SessionState
 from ..errors import PublicError
 from ..ledger import Ledger, LedgerLost
 from ..limits import load_limits
-from ..pool import Answer, Pool, Submission
+from ..pool import Pool
 from ..reservation import Reason, Reservation, State
+from ..submission import Answer, Submission
 from .settings import Settings
 
 log = logging.getLogger("timeshare.service")

@@ -1,0 +1,44 @@
+"""The devices of a pool as they are known: what the agent reports, what is missing, what is out of service."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import replace
+
+from .devices.model import Device, Inventory
+from .placement import Slot, slots_of
+
+MISSING = "not reported by its node any more"
+
+
+class Fleet:
+    """``cordons``: why each device that was taken out of service is, by UUID; the ledger keeps them."""
+
+    def __init__(self, cordons: dict[str, str]) -> None:
+        self.cordons = cordons
+        self.inventory: Inventory | None = None
+        self.devices: tuple[Device, ...] = ()
+        self.slots: tuple[Slot, ...] = ()
+
+    def update(self, inventory: Inventory, holders: Set[str]) -> bool:
+        """Takes over ``inventory``; whether anything changed. A missing device that is held (``holders``: UUIDs) stays,
+        out of service: what is not reported is not gone."""
+        self.inventory = inventory
+        known = {
+            device.uuid: replace(device, cordoned=device.cordoned or self.cordons.get(device.uuid))
+            for device in inventory.devices
+        }
+        for device in self.devices:
+            if device.uuid not in known and device.uuid in holders:
+                known[device.uuid] = replace(device, cordoned=MISSING)
+        devices = tuple(known.values())
+        if devices == self.devices:
+            return False
+        self.devices = devices
+        self.slots = slots_of(devices, include_cordoned=True)
+        return True
+
+    def with_cordon(self, device_uuid: str, why: str | None) -> dict[str, str]:
+        """The cordons with this one; ``why`` None puts the device back into service."""
+        kept = {name: text for name, text in self.cordons.items() if name != device_uuid}
+        return {**kept, device_uuid: why} if why else kept
