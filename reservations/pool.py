@@ -224,6 +224,15 @@ class Pool:
         if self.inventory is not None:
             self.set_inventory(self.inventory)
 
+    def events_heard(self, boot_id: str) -> int:
+        """The number of the last event that was taken in; events are numbered anew with every boot of the node."""
+        heard = self._ledger.read_meta("events_heard") or {}
+        return int(heard["seq"]) if heard.get("boot_id") == boot_id else 0
+
+    def hear(self, boot_id: str, seq: int) -> None:
+        """Event ``seq`` was taken in."""
+        self._ledger.write_meta("events_heard", {"boot_id": boot_id, "seq": seq})
+
     def notice(self, reservation_id: str, level: str, text: str) -> None:
         """Something its owner must read now; kept until the reservation ends."""
         if reservation_id not in self._live:

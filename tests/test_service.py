@@ -160,6 +160,9 @@ def test_a_device_that_the_driver_calls_broken_gets_nothing_new(service: Service
     assert service.create(owner="ben", share={"gpus": 1, "model": "t4"})["state"] == "queued"
     states = [r["state"] for r in service.ask("GET", "reservations")["reservations"]]
     assert sorted(states) == ["granted", "queued"]
+    service.kill()
+    service.start()
+    assert cordoned() is None, "the old event put it out of service again"
 
 
 def test_while_the_agent_is_silent_nothing_ends_and_nothing_is_given_out(service: Service) -> None:

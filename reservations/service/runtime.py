@@ -43,7 +43,6 @@ class Runtime:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._seen_at: float | None = None
-        self._event_seq = 0
         self._wishes: list[tuple[Submission, asyncio.Future[Answer]]] = []
         self._submitting: asyncio.Task[None] | None = None
         self.pool: Pool
@@ -167,14 +166,19 @@ class Runtime:
         was_fresh, self._seen_at = self.fresh, time.monotonic()
         if not was_fresh:
             await self._time_step()  # who waited for the devices to be seen again need not wait for the next tick
-        for event in await self.engine.events(self._event_seq):
-            self._event_seq = max(self._event_seq, event.seq)
-            await self.call(self._take_event, event)
+        await self._hear(str(hello.get("boot_id", "")))
         asked_at = self.pool.clock()
         sessions = await self.engine.sessions()
         live = await self.call(lambda: list(self.pool.live()))
         for action in plan.reconcile(live, sessions, asked_at):
             await self._carry_out(action)
+
+    async def _hear(self, boot_id: str) -> None:
+        """Takes in what the engine noticed, each event once: a cordon that was lifted must not come back."""
+        heard = await self.call(self.pool.events_heard, boot_id)
+        for event in await self.engine.events(heard):
+            await self.call(self._take_event, event)
+            await self.call(self.pool.hear, boot_id, event.seq)
 
     def _take_inventory(self, hello: dict[str, Any], inventory: Inventory) -> None:
         self.pool.device_filter = hello.get("device_filter")
