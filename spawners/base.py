@@ -19,6 +19,11 @@ from .options import SessionOptions, options_from_form, parse_options
 UNREACHABLE = "the reservations service does not answer, so no GPU can be given out now: try again in a minute"
 
 
+LOOK_EVERY_S = 0.05
+LOOKS = 20
+"""Between two questions to the service whether the session still lives."""
+
+
 class LaunchError(Exception):
     """The engine could not start the server; the text is for the person who waits for it."""
 
@@ -81,6 +86,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         except LaunchError as error:
             await self._give_up(str(error))
             raise SpawnException(str(error), reason="launch-failed", status_code=500) from None
+        await self._until_it_listens()
         self._report = asyncio.create_task(self._report_active())
         return url
 
@@ -170,11 +176,30 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         where = f" on {', '.join(devices)}" if devices else ""
         label = " (simulated)" if reservation["simulated"] else ""
         yield {"progress": 40, "message": f"Reserved: {reservation['share_text']}{where}{label}"}
-        while not self.port:
+        while not self.enforcement:
             await asyncio.sleep(0.1)
         yield {"progress": 70, "message": "The server is starting; waiting for its first answer"}
 
     # --- inside
+
+    async def _until_it_listens(self) -> None:
+        """Returns when the server takes connections. The hub's own wait asks less and less often, up to seconds apart;
+        so that nobody waits for that, it is asked only once there is something to ask.
+
+        Raises SpawnException with the reason when the session ends instead.
+        """
+        while True:
+            for _ in range(LOOKS):
+                if await _listens(self.ip, self.port):
+                    return
+                await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                reservation = await self.service.get(self.reservation_id)
+            except (PublicError, ServiceUnreachable):
+                continue  # unknown is not ended
+            if reservation["state"] in ("ending", "ended"):
+                message = f"the session ended before its server answered: {reservation['detail']}"
+                raise SpawnException(message, reason="start-failed", status_code=500)
 
     async def _reservation(self, options: SessionOptions) -> Json:
         """The granted one that the options name; else a new one, now or not at all."""
@@ -215,6 +240,15 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             await self.service.active(self.reservation_id, self.generation, self.enforcement)
         except (PublicError, ServiceUnreachable) as error:
             self.log.info("%s: not reported as active yet: %s", self._log_name, error)
+
+
+async def _listens(ip: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(ip, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _status(error: PublicError) -> int:
