@@ -180,3 +180,10 @@ def test_the_clock_goes_on_over_a_restart_and_ignores_steps_of_the_wall_clock() 
     assert abs(SteadyClock(stepped)() - (time.time() - 3600)) < 5
     other_boot = ClockAnchor("another", here.boot_seconds, here.wall - 3600)
     assert abs(SteadyClock(other_boot)() - time.time()) < 5
+
+
+def test_a_stop_that_began_late_frees_its_devices_a_grace_after_it_began() -> None:
+    granted = reservation("a").granted(WHOLE, 0.0).starting(1.0)
+    assert granted.held(45).frees_at == 3645
+    assert granted.ending(Reason.TIME_LIMIT, "late", 9000.0).held(45).frees_at == 9045
+    assert granted.ending(Reason.CANCELLED, "early", 100.0).held(45).frees_at == 145
