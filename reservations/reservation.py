@@ -82,7 +82,7 @@ class Reservation:
         return Waiting(self.id, self.owner, self.request, self.time_limit_s + stop_grace_s, self.submitted_at)
 
     def held(self, stop_grace_s: float) -> Held:
-        """What it holds and until when at the latest: a stop that has begun, early or late, takes its grace from then."""
+        """What it holds, and until when at the latest: a stop that began, early or late, takes its grace from then."""
         assert self.ends_at is not None
         end = self.ends_at if self.ending_at is None else self.ending_at
         return Held(self.id, self.owner, self.holdings, end + stop_grace_s)
