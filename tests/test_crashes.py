@@ -32,7 +32,7 @@ from timeshare.reservations.agent.client import AgentClient, AgentError, AgentUn
 
 pytestmark = [pytest.mark.stress, pytest.mark.hub, pytest.mark.timeout(7200)]
 
-KILLS = 500 if FULL_STRESS else 12
+KILLS = int(os.environ.get("KILLS", "500" if FULL_STRESS else "12"))
 RESERVATIONS = 500 if FULL_STRESS else 100
 VICTIMS = ("hub", "service", "agent")
 SETTLE_S = 15.0
