@@ -43,6 +43,7 @@ class Runtime:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._seen_at: float | None = None
+        self._stopping = False
         self._wishes: list[tuple[Submission, asyncio.Future[Answer]]] = []
         self._submitting: asyncio.Task[None] | None = None
         self.pool: Pool
@@ -65,9 +66,12 @@ class Runtime:
         return Pool(ledger, load_limits(self.settings.limits_path), clock)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopping = True
+        while any(not task.done() for task in self._tasks):
+            # Again if need be: before Python 3.12 a cancellation that meets a finished wait_for is swallowed by it.
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=0.5)
         self._thread.shutdown()
 
     async def call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
@@ -133,7 +137,7 @@ class Runtime:
         return self._seen_at is not None and time.monotonic() - self._seen_at < self.settings.stale_after_s
 
     async def _every(self, step: Callable[[], Awaitable[None]], period: float) -> None:
-        while True:
+        while not self._stopping:
             try:
                 await step()
             except (EngineUnknown, asyncio.TimeoutError) as error:
