@@ -4,6 +4,7 @@ is hers; the hub's cross-site protection covers every form."""
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable
 from typing import Any
 
 from jupyterhub.handlers.base import BaseHandler
@@ -114,6 +115,17 @@ class Page(BaseHandler):  # type: ignore[misc]
     def home(self) -> None:
         self.redirect(url_path_join(self.hub.base_url, "home"))
 
+    async def carry_out(self, deed: Awaitable[Any]) -> None:
+        """Does it and goes home; a refusal is shown on a page of its own."""
+        try:
+            await deed
+        except PublicError as error:
+            await self.refused(error.message, error.status)
+        except ServiceUnreachable:
+            await self.refused(UNREACHABLE, 503)
+        else:
+            self.home()
+
     async def refused(self, message: str, status: int) -> None:
         self.set_status(status)
         self.finish(await self.render_template("timeshare_refused.html", message=message))
@@ -145,14 +157,7 @@ class Extend(Page):
         if not minutes.isdecimal() or not minutes.isascii() or len(minutes) > 6:
             await self.refused(f"minutes is {minutes[:20]!r}: it must be a whole number of minutes", 400)
             return
-        try:
-            await self.desk.service.extend(reservation_id, int(minutes) * 60)
-        except PublicError as error:
-            await self.refused(error.message, error.status)
-        except ServiceUnreachable:
-            await self.refused(UNREACHABLE, 503)
-        else:
-            self.home()
+        await self.carry_out(self.desk.service.extend(reservation_id, int(minutes) * 60))
 
 
 class End(Page):
@@ -160,21 +165,16 @@ class End(Page):
 
     @web.authenticated
     async def post(self, reservation_id: str) -> None:
-        reservation = await self.mine(reservation_id)
+        await self.carry_out(self.end(await self.mine(reservation_id)))
+
+    async def end(self, reservation: Json) -> None:
         user, name = self.current_user, reservation["server_name"]
         spawner = user.spawners.get(name)
-        try:
-            if spawner is not None and spawner.ready and spawner.reservation_id == reservation_id:
-                await self.stop_single_user(user, name)
-            elif reservation["state"] != "ended":
-                what = "left the queue" if reservation["state"] == "queued" else "stopped by its owner"
-                await self.desk.service.end(reservation_id, "cancelled", what)
-        except PublicError as error:
-            await self.refused(error.message, error.status)
-        except ServiceUnreachable:
-            await self.refused(UNREACHABLE, 503)
-        else:
-            self.home()
+        if spawner is not None and spawner.ready and spawner.reservation_id == reservation["id"]:
+            await self.stop_single_user(user, name)
+        elif reservation["state"] != "ended":
+            what = "left the queue" if reservation["state"] == "queued" else "stopped by its owner"
+            await self.desk.service.end(reservation["id"], "cancelled", what)
 
 
 class JsonPage(Page):
