@@ -56,6 +56,8 @@ if os.geteuid() == 0 and not deployment.multi_user:
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.named_server_limit_per_user = 5
 c.JupyterHub.implicit_spawn_seconds = 0
+# After a crash the hub serves at once; a session that was starting just then is looked after meanwhile.
+c.JupyterHub.init_spawners_timeout = 1
 
 # --- people
 if deployment.multi_user:
