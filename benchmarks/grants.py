@@ -18,10 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from timeshare.reservations.devices.model import Device, Inventory
+from timeshare.reservations.kind import Kind
 from timeshare.reservations.ledger import Ledger
-from timeshare.reservations.limits import Limits
+from timeshare.reservations.limits.load import LimitsFile
+from timeshare.reservations.limits.schema import Limits
+from timeshare.reservations.opening import open_pool
 from timeshare.reservations.pool import Pool
-from timeshare.reservations.reservation import Kind, Reason, State
+from timeshare.reservations.reservation import Reason, State
 from timeshare.reservations.schedule import schedule
 from timeshare.reservations.shares import ShareRequest, parse_share
 from timeshare.reservations.submission import Submission
@@ -44,7 +47,7 @@ def wish(number: int, share: ShareRequest) -> Submission:
 def prepared(folder: Path, past: int, waiting: int) -> Pool:
     """A pool on SQLite with ``past`` ended and ``waiting`` waiting reservations, and every a100 in use."""
     limits = Limits(requests_waiting=100_000)
-    pool = Pool(Ledger.open(f"sqlite:///{folder}/ledger.sqlite"), limits, time.time)
+    pool = open_pool(Ledger.open(f"sqlite:///{folder}/ledger.sqlite"), LimitsFile(limits, ""), time.time)
     pool.set_inventory(Inventory(devices()))
     for number in range(past):
         made, _ = pool.submit(wish(number, FREE))
@@ -82,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as place:
         folder = Path(place)
         pool, floor = prepared(folder, chosen.past, chosen.waiting), Floor(folder)
-        passes = [timed(lambda: schedule(pool.facts(), pool.limits.rules)) for _ in range(200)]
+        passes = [timed(lambda: schedule(pool.facts(), pool.policy())) for _ in range(200)]
         measured = measure(pool, floor, chosen.grants, chosen.together)
     show("scheduling pass", passes)
     for what, times in measured.items():

@@ -16,7 +16,7 @@ from ..reservations.deployment import FILE_NAME, DeploymentError, load_deploymen
 from ..reservations.devices.model import DeviceError
 from ..reservations.devices.sources import open_source
 from ..reservations.errors import PublicError
-from ..reservations.limits import LimitsError, load_limits
+from ..reservations.limits.load import LimitsError, load_limits
 from . import proxy
 from .up import HERE, default_state_dir
 

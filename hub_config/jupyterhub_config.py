@@ -88,6 +88,7 @@ c.JupyterHub.custom_scopes = {
 c.JupyterHub.load_roles = [
     {"name": "user", "scopes": ["self", USE_SCOPE]},
     {"name": "server", "scopes": ["users:activity!user", "access:servers!server", USE_SCOPE]},
+    {"name": "timeshare-groups", "scopes": ["read:users:groups", "read:users:name"], "services": ["timeshare"]},
     {"name": "timeshare-starter", "scopes": ["start:servers", "proxy"], "services": ["timeshare-starter"]},
     {
         "name": "timeshare-admin",

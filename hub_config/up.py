@@ -25,7 +25,7 @@ from ..reservations.deployment import FILE_NAME, Deployment, DeploymentError, lo
 from ..reservations.devices.model import DeviceError
 from ..reservations.devices.sources import open_source
 from ..reservations.errors import PublicError
-from ..reservations.limits import LimitsError, load_limits
+from ..reservations.limits.load import LimitsError, load_limits
 from . import proxy
 from .supervisor import Component, Supervisor, end_leftovers
 

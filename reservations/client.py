@@ -28,8 +28,8 @@ class ServiceClient:
     token: str
     timeout_s: float = 10.0
 
-    async def offers(self) -> Json:
-        return await self._call("GET", "offers")
+    async def offers(self, owner: str) -> Json:
+        return await self._call("GET", f"offers?{urlencode({'owner': owner})}")
 
     async def devices(self) -> Json:
         return await self._call("GET", "devices")

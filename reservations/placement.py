@@ -12,7 +12,7 @@ A *slot* is what can hold shares: an unpartitioned device (divisible by memory a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .devices.model import MIB_PER_GIB, Device
@@ -24,9 +24,14 @@ LOST_WEIGHT = 2
 kinds of device most (benchmarks/placement.py, mean of its lists), and on no list less than 1 did."""
 
 
+SlotKey = tuple[str, str]
+"""Device UUID and instance UUID, the latter empty for a device that is not partitioned."""
+
+
 @dataclass(frozen=True)
 class Slot:
-    """One place for shares. ``memory_mib`` and ``compute`` (thousandths) are its full size."""
+    """One place for shares. ``memory_mib`` and ``compute`` (thousandths) are its full size; ``part`` is what part of
+    its device's memory it is, 1 unless it is a MIG instance."""
 
     device_uuid: str
     instance_uuid: str
@@ -36,10 +41,15 @@ class Slot:
     compute: int
     profile: str
     order: int
+    part: float = 1.0
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> SlotKey:
         return (self.device_uuid, self.instance_uuid)
+
+    def gpus(self, wanted: tuple[int, int]) -> float:
+        """What ``wanted`` (MiB, thousandths) of this slot counts in GPUs: the larger part, of memory or compute."""
+        return self.part * max(wanted[0] / self.memory_mib, wanted[1] / self.compute)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Holding:
     whole: bool
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> SlotKey:
         return (self.device_uuid, self.instance_uuid)
 
 
@@ -93,6 +103,7 @@ def _slot(device: Device, instance_uuid: str, memory_mib: int, profile: str, ord
         compute=FULL_COMPUTE,
         profile=profile,
         order=order,
+        part=min(1.0, memory_mib / device.memory_mib) if instance_uuid else 1.0,
     )
 
 
@@ -160,7 +171,7 @@ def hold(slot: Slot, wanted: tuple[int, int]) -> Holding:
 
 def rooms_of(slots: Iterable[Slot], holdings: Iterable[Holding]) -> tuple[Room, ...]:
     """The free part of each slot while ``holdings`` are held."""
-    taken: dict[tuple[str, str], tuple[int, int]] = {}
+    taken: dict[SlotKey, tuple[int, int]] = {}
     for holding in holdings:
         memory_mib, compute = taken.get(holding.key, (0, 0))
         taken[holding.key] = (memory_mib + holding.memory_mib, compute + holding.compute)
@@ -208,3 +219,17 @@ def _too_large(slots: Sequence[Slot], request: ShareRequest) -> PublicError:
 
 def _refusal(reason: str, message: str, request: ShareRequest, **details: object) -> PublicError:
     return PublicError(reason, message, 422, {"share": request.as_options(), **details})
+
+
+def gpus_of(holdings: Iterable[Holding], slots: Mapping[SlotKey, Slot]) -> float:
+    """What ``holdings`` count in GPUs. One on a device that nobody knows any more counts nothing."""
+    return sum(slots[h.key].gpus((h.memory_mib, h.compute)) for h in holdings if h.key in slots)
+
+
+def least_gpus(request: ShareRequest, slots: Iterable[Slot]) -> float:
+    """The fewest GPUs that ``request`` can count, over all slots that it may go to; 0 when there are none."""
+    if request.shape is Shape.CPU:
+        return 0.0
+    if request.shape is Shape.WHOLE:
+        return float(request.count)
+    return min((slot.gpus(wanted) for slot in slots if (wanted := need(slot, request)) is not None), default=0.0)

@@ -5,39 +5,38 @@ No I/O but the ledger's; every call runs in one thread. Whoever calls asks the a
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from .admission import Desk, accept
 from .clock import Clock, duration_text
+from .deadlines import due
 from .devices.model import Device, Inventory
 from .enforcement import share_enforcement
 from .errors import PublicError
 from .fleet import Fleet
 from .ledger import Change, Ledger
-from .limits import Limits, check_extension, check_submission, check_time
+from .ledger import policy as policy_tables
+from .limits.checks import check_extension
+from .limits.schema import Limits, Stop
 from .notices import Notice
-from .placement import Slot, never_fits
-from .reservation import Reason, Reservation, State
-from .schedule import Facts, Forecast, Held, Waiting, earliest_for_new, forecast, schedule
+from .placement import Holding, Slot, gpus_of
+from .policy import Policy
+from .queue import Facts, Forecast, Held, Waiting
+from .reservation import Reason, Reservation, State, Terms
+from .schedule import forecast, latest_for_new, schedule
 from .shares import ShareRequest
-from .submission import (
-    Answer,
-    Submission,
-    check_server_free,
-    no_capacity,
-    one_per_owner,
-    unknown_id,
-    wrong_state,
-)
+from .standing import Purse, Standing
+from .submission import Answer, Submission, check_server_free, no_capacity, one_per_owner, unknown_id, wrong_state
+from .usage import Charge
 
 
 class Pool:
     """All reservations and devices of a pool. ``changed`` is called after every commit."""
 
-    def __init__(self, ledger: Ledger, limits: Limits, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, standing: Standing, clock: Clock) -> None:
         self._ledger = ledger
-        self.limits = limits
+        self.standing = standing
         self.clock = clock
         self.changed: Callable[[], None] = lambda: None
         self.device_filter: str | None = None
@@ -52,6 +51,11 @@ class Pool:
         self._forecast: tuple[int, float, dict[str, Forecast]] = (-1, 0.0, {})
 
     # --- questions
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self.standing.limits
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -89,13 +93,60 @@ class Pool:
         version, at, known = self._forecast
         now = self.clock()
         if version != self.version or now - at > 1.0:
-            known = forecast(self.facts(), self.limits.rules)
+            known = forecast(self.facts(), self.policy())
             self._forecast = (self.version, now, known)
         return known
 
-    def latest_starts(self, wishes: Sequence[tuple[ShareRequest, float]]) -> list[float | None]:
+    def latest_starts(self, wishes: Sequence[Submission]) -> list[Forecast]:
+        """What each of ``wishes`` could expect if it joined the queue now."""
         grace = self.limits.stop.longest_s
-        return earliest_for_new(self.facts(), [(request, seconds + grace) for request, seconds in wishes])
+        items = []
+        for wish in wishes:
+            seconds = wish.time_limit_s or self.standing.effective(wish.owner, self.clock()).default_time(wish.kind)
+            items.append(Waiting("", wish.owner, wish.request, seconds + grace, self.clock(), wish.kind))
+        return latest_for_new(self.facts(), self.policy([wish.owner for wish in wishes]), items)
+
+    def refusal(self, wish: Submission) -> PublicError | None:
+        """Why the limits would refuse ``wish`` now; None when they would not."""
+        try:
+            accept(self._desk(wish.owner, list(self._live.values()), self._seq), wish)
+        except PublicError as error:
+            return error
+        return None
+
+    def budget_ends_at(self, reservation: Reservation) -> float | None:
+        """When a budget that ends it will be empty, if everything goes on; None when none will be before it refills."""
+        now = self.clock()
+        if not reservation.rate or not self.standing.has_budgets(reservation.owner, now):
+            return None
+        ends = [
+            purse.lasts_until(now)
+            for purse in self.purses(reservation.owner)
+            if purse.budget.beyond == "refuse" and reservation.kind in purse.budget.kinds
+        ]
+        return min((at for at in ends if at is not None), default=None)
+
+    def running(self) -> list[Charge]:
+        """What everybody holds now, charged until now."""
+        return _running(self._live.values(), self.clock())
+
+    def purses(self, person: str) -> list[Purse]:
+        """The budgets that ``person`` takes from, as they stand."""
+        return self.standing.purses(person, self.running(), self.clock())
+
+    def policy(self, owners: Iterable[str] = ()) -> Policy:
+        """The limits as the decision goes by them now. ``owners``: people to know beside those who hold or wait."""
+        return self._policy_of(self._live.values(), owners)
+
+    def stop_of(self, reservation: Reservation) -> Stop:
+        """How it is to be stopped. What is preempted has the grace of its pool, for a checkpoint."""
+        if reservation.reason is not Reason.PREEMPTED:
+            return self.limits.stop
+        slots = {slot.key: slot for slot in self.slots}
+        names = {self.standing.pool_name(slots[h.key]) for h in reservation.holdings if h.key in slots}
+        rules = [rule for name in names if name and (rule := self.limits.pools[name].preempt)]
+        grace = max((rule.grace for rule in rules), default=self.limits.stop.save_grace)
+        return Stop(save_grace=grace, term_grace=self.limits.stop.term_grace)
 
     def enforcement_of(self, share: ShareRequest) -> str:
         """What would hold ``share`` to its size here; never overstated."""
@@ -148,7 +199,8 @@ class Pool:
         reservation = self.get(reservation_id)
         if reservation.state not in (State.GRANTED, State.STARTING, State.ACTIVE):
             raise wrong_state(reservation, "be extended")
-        check_extension(self.limits, reservation, seconds)
+        effective = self.standing.effective(reservation.owner, self.clock())
+        check_extension(effective, reservation, seconds, self.purses(reservation.owner))
         longer = reservation.extended(seconds)
         delayed = self.delayed_by(longer)
         if delayed:
@@ -165,15 +217,18 @@ class Pool:
         facts = self.facts()
         if not facts.waiting:
             return 0
-        before = forecast(facts, self.limits.rules)
+        policy = self.policy()
+        before = forecast(facts, policy)
         grace = self.limits.stop.longest_s
         held = tuple(longer.held(grace) if h.id == longer.id else h for h in facts.held)
-        after = forecast(replace(facts, held=held), self.limits.rules)
+        after = forecast(replace(facts, held=held), policy)
         return sum(1 for name, told in after.items() if _later(before[name], told))
 
     def end(self, reservation_id: str, reason: Reason, detail: str) -> Reservation:
         """Begins the end; one that has no process ends at once. Idempotent."""
         reservation = self.get(reservation_id)
+        if reservation.goes_back:  # it was to be started again; now it is not
+            return self._change(reservation, replace(reservation, reason=reason, detail=detail))
         if reservation.state in (State.ENDING, State.ENDED):
             return reservation
         if reservation.state in (State.QUEUED, State.GRANTED):
@@ -181,10 +236,12 @@ class Pool:
         return self._change(reservation, reservation.ending(reason, detail, self.clock()))
 
     def gone(self, reservation_id: str, reason: Reason, detail: str) -> Reservation:
-        """Every process of it was seen gone: it has ended, its devices are free."""
+        """Every process of it was seen gone: it has ended, its devices are free. What was preempted waits again."""
         reservation = self.get(reservation_id)
-        if reservation.state is State.ENDED:
+        if reservation.state in (State.ENDED, State.QUEUED):
             return reservation
+        if reservation.goes_back:
+            return self._change(reservation, reservation.requeued())
         return self._change(reservation, reservation.ended(reason, detail, self.clock()))
 
     def tick(self) -> list[Reservation]:
@@ -192,7 +249,7 @@ class Pool:
         now = self.clock()
         changes = []
         for reservation in self._live.values():
-            after = self._due(reservation, now)
+            after = due(reservation, self.limits, now) or self._budget_is_empty(reservation, now)
             if after is not None:
                 changes.append(Change(after, reservation))
         changes = self._decide(changes)
@@ -206,6 +263,12 @@ class Pool:
         if self._fleet.update(inventory, holders):
             self.version += 1
             self.changed()
+
+    def set_groups(self, person: str, groups: Sequence[str]) -> None:
+        """The groups of ``person``, as JupyterHub tells them; kept for when it does not."""
+        with self._ledger.transaction() as connection:
+            policy_tables.set_person(connection, person, groups, self.clock())
+        self.standing.set_groups(person, groups)
 
     def pause(self) -> None:
         """Grants nothing until ``resume``: nobody knows how the devices are."""
@@ -276,24 +339,19 @@ class Pool:
 
     def _accepted(self, wish: Submission, before: Sequence[Reservation]) -> Reservation:
         """The new reservation, queued. ``before``: those accepted with it. Raises PublicError when it may not be."""
-        seconds = check_time(self.limits, wish.time_limit_s)
-        check_submission(self.limits, wish.owner, wish.kind, [*self._live.values(), *before])
-        check_server_free(wish, self._live.values())
-        if self.inventory is not None:
-            error = never_fits(self.slots, wish.request)
-            if error is not None:
-                raise error
-        return Reservation(
-            id=str(uuid.uuid4()),
-            seq=self._seq + len(before) + 1,
-            owner=wish.owner,
-            server_name=wish.server_name,
-            kind=wish.kind,
-            request=wish.request,
-            time_limit_s=seconds,
-            submitted_at=self.clock(),
-            client_key=wish.client_key,
-            detail="asked for",
+        world = [*self._live.values(), *before]
+        check_server_free(wish, world)
+        return accept(self._desk(wish.owner, world, self._seq + len(before)), wish)
+
+    def _desk(self, owner: str, world: Sequence[Reservation], seq: int) -> Desk:
+        return Desk(
+            standing=self.standing,
+            policy=self._policy_of(world, [owner]),
+            slots=self.slots if self.inventory is not None else (),
+            live=world,
+            running=self.running(),
+            seq=seq,
+            now=self.clock(),
         )
 
     def _decide_new(
@@ -306,23 +364,18 @@ class Pool:
             stuck = next((c.after for c in changes if c.after.id in impatient and c.after.state is State.QUEUED), None)
             if stuck is None:
                 return changes, refused
-            (start,) = self.latest_starts([(stuck.request, stuck.time_limit_s)])
-            refused[stuck.id] = no_capacity(stuck, start)
+            seconds = stuck.time_limit_s
+            (told,) = self.latest_starts([Submission(stuck.owner, stuck.request, seconds, stuck.kind)])
+            refused[stuck.id] = no_capacity(stuck, told)
 
-    def _due(self, reservation: Reservation, now: float) -> Reservation | None:
-        limits, state = self.limits, reservation.state
-        if state is State.GRANTED and now >= (reservation.granted_at or now) + limits.start_within:
-            detail = f"granted, but not started within {duration_text(limits.start_within)}"
-            return reservation.ended(Reason.LOST, detail, now)
-        if state is State.GRANTED and now >= (reservation.ends_at or now + 1):
-            detail = f"granted, but not started within its time limit of {duration_text(reservation.time_limit_s)}"
-            return reservation.ended(Reason.LOST, detail, now)
-        if state is State.STARTING and now >= (reservation.starting_at or now) + limits.start_timeout:
-            detail = f"the server did not start within {duration_text(limits.start_timeout)}"
-            return reservation.ending(Reason.FAILED, detail, now)
-        if state in (State.STARTING, State.ACTIVE) and now >= (reservation.ends_at or now + 1):
-            detail = f"its time limit of {duration_text(reservation.time_limit_s)} was reached"
-            return reservation.ending(Reason.TIME_LIMIT, detail, now)
+    def _budget_is_empty(self, reservation: Reservation, now: float) -> Reservation | None:
+        if reservation.state not in (State.STARTING, State.ACTIVE) or not reservation.rate:
+            return None
+        if not self.standing.has_budgets(reservation.owner, now):
+            return None
+        for purse in self.purses(reservation.owner):
+            if purse.empty and purse.budget.beyond == "refuse" and reservation.kind in purse.budget.kinds:
+                return reservation.ending(Reason.BUDGET, purse.describe(), now)
         return None
 
     def _decide(self, changes: list[Change]) -> list[Change]:
@@ -335,12 +388,26 @@ class Pool:
             return changes
         now = self.clock()
         facts = self._facts_of(world.values(), now)
-        decision = schedule(facts, self.limits.rules)
+        decision = schedule(facts, self._policy_of(world.values()))
         for grant in decision.grants:
-            after[grant.id] = world[grant.id].granted(grant.holdings, now)
+            after[grant.id] = world[grant.id].granted(grant.holdings, now, self._terms(grant.holdings))
         for refusal in decision.refusals:
             after[refusal.id] = world[refusal.id].ended(Reason.REFUSED, refusal.error.message, now)
+        for victim in decision.preemptions:
+            after[victim.id] = preempted(world[victim.id], victim.why, now)
         return [Change(reservation, self._live.get(name)) for name, reservation in after.items()]
+
+    def _terms(self, holdings: Sequence[Holding]) -> Terms:
+        slots = {slot.key: slot for slot in self.slots}
+        gpus = gpus_of(holdings, slots)
+        model = next((slots[h.key].model for h in holdings if h.key in slots), "")
+        return Terms(gpus, gpus * self.standing.weight(model), model, self.standing.version)
+
+    def _policy_of(self, world: Iterable[Reservation], owners: Iterable[str] = ()) -> Policy:
+        world = list(world)
+        now = self.clock()
+        people = {reservation.owner for reservation in world} | set(owners)
+        return self.standing.policy(self.slots, people, _running(world, now), now)
 
     def _facts_of(self, world: Iterable[Reservation], now: float) -> Facts:
         grace = self.limits.stop.longest_s
@@ -361,8 +428,12 @@ class Pool:
         return after
 
     def _commit(self, changes: Sequence[Change]) -> None:
-        self._ledger.commit(changes, self.clock())
+        now = self.clock()
+        changes = [_charged(change, now) for change in changes]
+        self._ledger.commit(changes, now)
         for change in changes:
+            if change.charge is not None:
+                self.standing.books.close(change.charge)
             if change.after.state is State.QUEUED:
                 self._waiting[change.after.id] = change.after.waiting(self.limits.stop.longest_s)
             else:
@@ -374,6 +445,28 @@ class Pool:
                 self._live[change.after.id] = change.after
         self.version += 1
         self.changed()
+
+
+def preempted(reservation: Reservation, why: str, now: float) -> Reservation:
+    """The end of a job that gives way: at once back into the queue if nothing of it runs yet."""
+    if reservation.state is State.GRANTED:
+        ending = replace(reservation, state=State.ENDING, reason=Reason.PREEMPTED, detail=why, ending_at=now)
+        return ending.requeued()
+    return reservation.ending(Reason.PREEMPTED, why, now)
+
+
+def _charged(change: Change, now: float) -> Change:
+    """With what was held until ``now``, if the change ends the holding."""
+    if change.before is None or not change.before.holds or change.after.holds:
+        return change
+    charge = replace(
+        change.before.charge(now), reason=change.after.reason.value if change.after.reason else "preempted"
+    )
+    return replace(change, charge=charge)
+
+
+def _running(world: Iterable[Reservation], now: float) -> list[Charge]:
+    return [reservation.charge(now) for reservation in world if reservation.holds]
 
 
 def _later(before: Forecast, after: Forecast) -> bool:

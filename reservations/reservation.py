@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from .kind import Kind
 from .placement import Holding
-from .schedule import Held, Waiting
+from .queue import Held, Waiting
 from .shares import ShareRequest
+from .usage import Charge
 
 
 class State(str, Enum):
-    """In order; a reservation never goes back. ``starting`` may repeat with a higher generation."""
+    """In order; a reservation never goes back, but for batch that is requeued when it was preempted. ``starting`` may
+    repeat with a higher generation."""
 
     QUEUED = "queued"
     GRANTED = "granted"
@@ -33,13 +36,20 @@ class Reason(str, Enum):
     TIME_LIMIT = "time_limit"
     IDLE = "idle"
     PREEMPTED = "preempted"
+    BUDGET = "budget"
     LOST = "lost"
     REFUSED = "refused"
 
 
-class Kind(str, Enum):
-    SESSION = "session"
-    BATCH = "batch"
+@dataclass(frozen=True)
+class Terms:
+    """What is recorded of a grant for good: what it counts (``gpus``; ``rate`` with the weight of ``model``), and the
+    version of the limits that were in force."""
+
+    gpus: float = 0.0
+    rate: float = 0.0
+    model: str = ""
+    limits_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,8 @@ class Reservation:
 
     ``seq`` orders the queue. ``generation`` counts starts: a process of a lower generation is not this one.
     ``ends_at`` is set at the grant. ``holdings`` is what it has of the devices; after the end, what it had.
-    ``reason`` is set when the end begins.
+    ``reason`` is set when the end begins. ``account``: the group that it is counted with. ``extensions``: how often its
+    owner moved the end. ``requeues``: how often it was preempted and went back into the queue.
     """
 
     id: str
@@ -72,6 +83,15 @@ class Reservation:
     ending_at: float | None = None
     ended_at: float | None = None
     holdings: tuple[Holding, ...] = ()
+    account: str = ""
+    terms: Terms = Terms()
+    extensions: int = 0
+    requeues: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Weighted GPUs that it is charged for while it holds them."""
+        return self.terms.rate
 
     @property
     def holds(self) -> bool:
@@ -79,17 +99,32 @@ class Reservation:
         return self.state not in (State.QUEUED, State.ENDED)
 
     def waiting(self, stop_grace_s: float) -> Waiting:
-        return Waiting(self.id, self.owner, self.request, self.time_limit_s + stop_grace_s, self.submitted_at)
+        seconds = self.time_limit_s + stop_grace_s
+        return Waiting(self.id, self.owner, self.request, seconds, self.submitted_at, self.kind)
 
     def held(self, stop_grace_s: float) -> Held:
         """What it holds, and until when at the latest: a stop that began, early or late, takes its grace from then."""
         assert self.ends_at is not None
         end = self.ends_at if self.ending_at is None else self.ending_at
-        return Held(self.id, self.owner, self.holdings, end + stop_grace_s)
+        stopping = self.state is State.ENDING
+        since = self.granted_at or 0.0
+        return Held(self.id, self.owner, self.holdings, end + stop_grace_s, self.kind, self.terms.gpus, since, stopping)
 
-    def granted(self, holdings: tuple[Holding, ...], now: float) -> Reservation:
+    def charge(self, ended: float) -> Charge:
+        """What it is charged if it ends at ``ended``."""
+        assert self.granted_at is not None
+        terms, reason = self.terms, self.reason.value if self.reason else ""
+        who = (self.id, self.owner, self.account, self.kind)
+        return Charge(*who, terms.model, terms.gpus, terms.rate, self.granted_at, max(ended, self.granted_at), reason)
+
+    def granted(self, holdings: tuple[Holding, ...], now: float, terms: Terms = Terms()) -> Reservation:
         return self._to(
-            State.GRANTED, holdings=holdings, granted_at=now, ends_at=now + self.time_limit_s, detail="granted"
+            State.GRANTED,
+            holdings=holdings,
+            granted_at=now,
+            ends_at=now + self.time_limit_s,
+            detail="granted",
+            terms=terms,
         )
 
     def starting(self, now: float) -> Reservation:
@@ -100,7 +135,12 @@ class Reservation:
 
     def extended(self, seconds: int) -> Reservation:
         assert self.ends_at is not None
-        return replace(self, ends_at=self.ends_at + seconds, time_limit_s=self.time_limit_s + seconds)
+        return replace(
+            self,
+            ends_at=self.ends_at + seconds,
+            time_limit_s=self.time_limit_s + seconds,
+            extensions=self.extensions + 1,
+        )
 
     def ending(self, reason: Reason, detail: str, now: float) -> Reservation:
         return self._to(State.ENDING, reason=reason, detail=detail, ending_at=now)
@@ -110,6 +150,25 @@ class Reservation:
         if self.state is State.ENDING and self.reason is not None:
             reason, detail = self.reason, self.detail
         return self._to(State.ENDED, reason=reason, detail=detail, ended_at=now)
+
+    @property
+    def goes_back(self) -> bool:
+        """True when, once everything of it is gone, it waits again instead of being over."""
+        return self.state is State.ENDING and self.kind is Kind.BATCH and self.reason is Reason.PREEMPTED
+
+    def requeued(self) -> Reservation:
+        """Back in the queue at its old place in time, as it was asked for."""
+        if not self.goes_back:
+            raise ValueError(f"reservation {self.id} cannot go back into the queue")
+        nothing = dict.fromkeys(("reason", "granted_at", "starting_at", "started_at", "ends_at", "ending_at"))
+        return replace(
+            self,
+            state=State.QUEUED,
+            holdings=(),
+            terms=Terms(),
+            requeues=self.requeues + 1,
+            **nothing,  # type: ignore[arg-type]
+        )
 
     def _to(self, state: State, **changes: object) -> Reservation:
         repeated = state is self.state is State.STARTING

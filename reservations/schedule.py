@@ -1,159 +1,222 @@
-"""The decision: queue, devices, limits, now -> grants, refusals, expected starts. Pure; time is a parameter.
+"""The decision: queue, devices, policy, now -> grants, refusals, preemptions, expected starts. Pure; time is a
+parameter.
 
-Rules. Waiting requests are served in their order. When the first of them does not fit, later ones may start now only
-if, by the time limits that everyone declared, nobody ahead of them starts later for it (conservative backfill, which
-delays neither the head nor anyone else). Only the first ``backfill_depth`` in the queue are planned for; those beyond
-never overtake. So the latest start told to a person is an upper bound as long as time limits hold and no device fails.
+Rules. Waiting requests are served in their order (``ranking.py``). When the first of them does not fit, later ones may
+start now only if, by the time limits that everyone declared, nobody ahead of them starts later for it (conservative
+backfill, which delays neither the head nor anyone else). Only the first ``backfill_depth`` in the queue are planned
+for;
+those beyond never overtake. A request that its own limits keep back stands in nobody's way. So the latest start told
+to a
+person is an upper bound as long as time limits hold, no device fails, and nobody who comes later goes first (which only
+fair share and quotas allow: a forecast says whether it is firm).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from .devices.model import Device
 from .errors import PublicError
-from .placement import Holding, Room, Slot, need, never_fits, place, rooms_of, slots_of
+from .placement import Holding, Room, Slot, SlotKey, need, never_fits, place, rooms_of, slots_of
+from .policy import ANYWHERE, Domain, Policy
+from .preemption import give_way
+from .queue import Decision, Facts, Forecast, Grant, Held, Refusal, Waiting
+from .ranking import in_order
 from .shares import ShareRequest
+from .tally import Tally, Wait
 from .timeline import Timeline
 
-SlotKey = tuple[str, str]
 
-
-@dataclass(frozen=True)
-class Waiting:
-    """A request in the queue. ``seconds`` is its declared time limit with the grace a stop may take."""
-
-    id: str
-    owner: str
-    request: ShareRequest
-    seconds: float
-    submitted_at: float
-
-
-@dataclass(frozen=True)
-class Held:
-    """A reservation that holds devices. ``frees_at``: when these are free at the latest, stop grace included."""
-
-    id: str
-    owner: str
-    holdings: tuple[Holding, ...]
-    frees_at: float
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the decision needs of the limits.
-
-    ``backfill_depth``: how many waiting requests are planned for; 0 means strictly first come, first served.
-    """
-
-    backfill_depth: int = 100
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The world at ``now`` (seconds): devices, who holds what, and who waits, in queue order."""
-
-    devices: tuple[Device, ...]
-    held: tuple[Held, ...]
-    waiting: tuple[Waiting, ...]
-    now: float
-
-
-@dataclass(frozen=True)
-class Grant:
-    id: str
-    holdings: tuple[Holding, ...]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    id: str
-    error: PublicError
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Where a waiting request stands: ``position`` from 1; ``latest_start`` in seconds, None when nobody can say."""
-
-    position: int
-    latest_start: float | None
-
-
-@dataclass
-class Decision:
-    grants: list[Grant] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
-
-
-def schedule(facts: Facts, rules: Rules) -> Decision:
-    """Who starts now and who never can."""
+def schedule(facts: Facts, policy: Policy) -> Decision:
+    """Who starts now, who never can, and who gives way."""
     decision = Decision()
-    all_slots = slots_of(facts.devices, include_cordoned=True)
-    healthy = slots_of(facts.devices)
-    rooms = {room.slot.key: room for room in rooms_of(healthy, _all(facts.held))}
-    backfill = _Backfill(facts, healthy, rules)
-    wishes: dict[ShareRequest, _Wish] = {}
-    for item in facts.waiting:
-        wish = wishes.get(item.request)
+    while True:
+        one_pass = _Pass(facts, policy)
+        one_pass.run(only_one=policy.fair is not None)
+        decision.grants += one_pass.decision.grants
+        decision.refusals += one_pass.decision.refusals
+        if policy.fair is None or not one_pass.decision.grants:
+            decision.preemptions = give_way(
+                one_pass.facts_after(), policy, one_pass.tally, one_pass.slots, one_pass.backfill.ahead
+            )
+            return decision
+        facts = one_pass.facts_after()  # what is held counts at once: the next may be somebody else's
+
+
+class _Pass:
+    """Once through the queue."""
+
+    def __init__(self, facts: Facts, policy: Policy) -> None:
+        self.facts, self.policy = facts, policy
+        self.all_slots = slots_of(facts.devices, include_cordoned=True)
+        self.slots = slots_of(facts.devices)
+        self.tally = Tally(self.all_slots, facts.held, policy)
+        self.rooms = {room.slot.key: room for room in rooms_of(self.slots, _all(facts.held))}
+        self.backfill = _Backfill(facts, self.slots, policy)
+        self.wishes: dict[tuple[ShareRequest, int], _Wish] = {}
+        self.decision = Decision()
+        self._new: list[Held] = []
+
+    def run(self, only_one: bool) -> None:
+        for item in in_order(self.facts, self.policy, self.tally):
+            wish = self._wish(item)
+            if wish.error is not None:
+                self.decision.refusals.append(Refusal(item.id, wish.error))
+            elif self.tally.blocked(item) is None and self._grant(item, wish) and only_one:
+                return
+
+    def facts_after(self) -> Facts:
+        """The facts with this pass's grants and refusals carried out."""
+        gone = {g.id for g in self.decision.grants} | {r.id for r in self.decision.refusals}
+        rest = tuple(item for item in self.facts.waiting if item.id not in gone)
+        return replace(self.facts, held=(*self.facts.held, *self._new), waiting=rest)
+
+    def _wish(self, item: Waiting) -> _Wish:
+        domain = self.policy.domain(item)
+        # Blocks of time are met or not by length, so equal wishes of unequal length are not equal among them.
+        key = (item.request, id(domain) if not domain.blocks else hash((id(domain), item.seconds)))
+        wish = self.wishes.get(key)
         if wish is None:
-            wish = wishes[item.request] = _Wish(item.request, never_fits(all_slots, item.request))
-        if wish.error is not None:
-            decision.refusals.append(Refusal(item.id, wish.error))
-            continue
-        holdings = None if wish.no_room else place(tuple(rooms.values()), item.request)
+            wish = self.wishes[key] = _Wish(item.request, domain, never_fits(self.all_slots, item.request))
+        return wish
+
+    def _grant(self, item: Waiting, wish: _Wish) -> bool:
+        holdings = self._holdings(item, wish)
+        if holdings is None:
+            self.backfill.waits(item, wish)
+            return False
+        if self.tally.refuses(item, holdings, self.facts.now) is not None:
+            return False  # its own limits keep it back; nobody waits behind it
+        now = self.facts.now
+        self.decision.grants.append(Grant(item.id, holdings))
+        self.backfill.granted(item, holdings)
+        self.tally.granted(item, holdings)
+        gpus = self.tally.gpus(holdings)
+        self._new.append(Held(item.id, item.owner, holdings, now + item.seconds, item.kind, gpus, now))
+        _occupy(self.rooms, holdings)
+        return True
+
+    def _holdings(self, item: Waiting, wish: _Wish) -> tuple[Holding, ...] | None:
+        if wish.no_room:
+            return None
+        holdings = place(self._usable(item, wish), item.request)
         if holdings is None:
             wish.no_room = True
-        elif backfill.waiting:
-            holdings = backfill.start_now(item, wish, rooms)
-        if holdings is None:
-            backfill.waits(item, wish)
-            continue
-        decision.grants.append(Grant(item.id, holdings))
-        backfill.granted(item, holdings)
-        _occupy(rooms, holdings)
-    return decision
+        elif self.backfill.waiting:
+            holdings = self.backfill.start_now(item, wish, self.rooms)
+        return holdings
+
+    def _usable(self, item: Waiting, wish: _Wish) -> Sequence[Room]:
+        if wish.domain is ANYWHERE:
+            return tuple(self.rooms.values())
+        now = self.facts.now
+        return [room for key, room in self.rooms.items() if wish.domain.allows(key, now, item.seconds)]
 
 
-def forecast(facts: Facts, rules: Rules, limit: int | None = None) -> dict[str, Forecast]:
+def forecast(facts: Facts, policy: Policy, limit: int | None = None) -> dict[str, Forecast]:
     """Position and latest start of the waiting requests, in queue order; beyond ``limit`` the position only."""
     slots = slots_of(facts.devices)
-    timeline = _timeline(facts, slots)
-    floor: dict[tuple[ShareRequest, float], float] = {}
+    tally = Tally(slots_of(facts.devices, include_cordoned=True), facts.held, policy)
+    planner = _Planner(facts, slots, policy)
+    firm = not policy.ranked
     result: dict[str, Forecast] = {}
-    for position, item in enumerate(facts.waiting, start=1):
+    for position, item in enumerate(in_order(facts, policy, tally), start=1):
         if limit is not None and position > limit:
-            result[item.id] = Forecast(position, None)
+            result[item.id] = Forecast(position, None, firm=firm)
             continue
-        kind = (item.request, item.seconds)
-        # Room only shrinks while we plan: an equal request further back cannot start before this one.
-        found = timeline.earliest(item.request, item.seconds, floor.get(kind, facts.now))
-        if found is None:
-            result[item.id] = Forecast(position, None)
-            continue
-        start, holdings = found
-        floor[kind] = start
-        timeline.take(holdings, start, start + item.seconds)
-        result[item.id] = Forecast(position, start)
+        kept_back = tally.blocked(item) or _kept_back(item, planner, tally)
+        after = facts.now if kept_back is None else _unblocked_at(item, kept_back, facts, tally)
+        start = None if after is None else planner.plan(item, after)
+        why = kept_back.text if kept_back is not None else _why(position, start, facts.now)
+        result[item.id] = Forecast(position, start, why, firm and kept_back is None)
     return result
 
 
-def earliest_for_new(facts: Facts, requests: Sequence[tuple[ShareRequest, float]]) -> list[float | None]:
-    """For each (request, seconds): when it would start at the latest if it joined the queue now; None for never."""
-    timeline = _timeline(facts, slots_of(facts.devices))
-    floor: dict[tuple[ShareRequest, float], float] = {}
-    for item in facts.waiting:
-        kind = (item.request, item.seconds)
-        found = timeline.earliest(item.request, item.seconds, floor.get(kind, facts.now))
-        if found is not None:
-            floor[kind] = found[0]
-            timeline.take(found[1], found[0], found[0] + item.seconds)
-    starts = []
-    for request, seconds in requests:
-        found = timeline.earliest(request, seconds, facts.now)
-        starts.append(found[0] if found else None)
-    return starts
+def latest_for_new(facts: Facts, policy: Policy, wishes: Sequence[Waiting]) -> list[Forecast]:
+    """For each of ``wishes``, each taken alone: when it would start at the latest if it joined the queue's end now."""
+    slots = slots_of(facts.devices)
+    tally = Tally(slots_of(facts.devices, include_cordoned=True), facts.held, policy)
+    planner = _Planner(facts, slots, policy)
+    for item in in_order(facts, policy, tally):
+        if tally.blocked(item) is None:
+            planner.plan(item, facts.now)
+    found = []
+    for item in wishes:
+        kept_back = tally.blocked(item) or _kept_back(item, planner, tally)
+        after = facts.now if kept_back is None else _unblocked_at(item, kept_back, facts, tally)
+        start = None if after is None else planner.earliest(item, after)
+        found.append(Forecast(len(facts.waiting) + 1, start, kept_back.text if kept_back else "", not policy.ranked))
+    return found
+
+
+def _kept_back(item: Waiting, planner: _Planner, tally: Tally) -> Wait | None:
+    """Why limits refuse what there would be room for now."""
+    if not tally.policy.pools:
+        return None
+    holdings = planner.now(item)
+    return None if holdings is None else tally.refuses(item, holdings, planner.facts.now)
+
+
+def _unblocked_at(item: Waiting, wait: Wait, facts: Facts, tally: Tally) -> float | None:
+    """When enough of what counts against the limit has ended at the latest; None when nobody can say."""
+    if not (wait.owner or wait.account):
+        return None
+    policy = tally.policy
+    person = policy.person(item.owner)
+    if wait.owner:
+        excess = tally.by_owner[item.owner] + tally.least_of(item.request) - person.gpus
+        mine = [held for held in facts.held if held.owner == item.owner]
+    else:
+        account = person.account
+        excess = tally.by_account[account] + tally.least_of(item.request) - policy.account(account).gpus
+        mine = [held for held in facts.held if policy.person(held.owner).account == account]
+    for held in sorted(mine, key=lambda held: held.frees_at):
+        excess -= held.gpus
+        if excess <= 1e-9:
+            return max(held.frees_at, facts.now)
+    return None
+
+
+def _why(position: int, start: float | None, now: float) -> str:
+    if start is None:
+        return "every device that could give it is out of service, or kept for others"
+    if position == 1:
+        return "nothing that fits is free yet; it is the first in line"
+    return f"nothing that fits is free, and {position - 1} ahead of it in line wait as well"
+
+
+class _Planner:
+    """Books those who wait, one after the other, each at its earliest."""
+
+    def __init__(self, facts: Facts, slots: Sequence[Slot], policy: Policy) -> None:
+        self.facts, self.policy = facts, policy
+        self._timeline = _timeline(facts, slots)
+        self._floor: dict[tuple[ShareRequest, float, int], float] = {}
+
+    def plan(self, item: Waiting, after: float) -> float | None:
+        """Its start, which is booked; None when there is none."""
+        # Room only shrinks while we plan: an equal request further back cannot start before this one.
+        domain = self.policy.domain(item)
+        kind = (item.request, item.seconds, id(domain))
+        found = self._timeline.earliest(item.request, item.seconds, max(after, self._floor.get(kind, after)), domain)
+        if found is None:
+            return None
+        start, holdings = found
+        if after == self.facts.now:
+            self._floor[kind] = start
+        self._timeline.take(holdings, start, start + item.seconds)
+        return start
+
+    def earliest(self, item: Waiting, after: float) -> float | None:
+        domain = self.policy.domain(item)
+        found = self._timeline.earliest(item.request, item.seconds, after, domain)
+        return found[0] if found else None
+
+    def now(self, item: Waiting) -> tuple[Holding, ...] | None:
+        """What it would get if it started now; None when there is no room."""
+        domain = self.policy.domain(item)
+        found = self._timeline.earliest(item.request, item.seconds, self.facts.now, domain)
+        return found[1] if found is not None and found[0] == self.facts.now else None
 
 
 @dataclass
@@ -164,6 +227,7 @@ class _Wish:
     """
 
     request: ShareRequest
+    domain: Domain
     error: PublicError | None
     no_room: bool = False
     claims: bool = False
@@ -177,25 +241,28 @@ class _Backfill:
     could use at all, so a long queue for one model never keeps another one idle.
     """
 
-    def __init__(self, facts: Facts, slots: tuple[Slot, ...], rules: Rules) -> None:
+    def __init__(self, facts: Facts, slots: tuple[Slot, ...], policy: Policy) -> None:
         self.waiting = 0
-        self._ahead: list[Waiting] = []
+        self.ahead: list[Waiting] = []
         self._claimed: set[SlotKey] = set()
         self._facts = facts
         self._slots = slots
         self._timeline: Timeline | None = None
         self._planned = 0
         self._grants: list[tuple[Waiting, tuple[Holding, ...]]] = []
-        self._depth = rules.backfill_depth
+        self._depth = policy.backfill_depth
+        self._policy = policy
 
     def waits(self, item: Waiting, wish: _Wish) -> None:
         """``item`` stays in the queue, and nobody behind it may delay it."""
         self.waiting += 1
-        if len(self._ahead) < self._depth:
-            self._ahead.append(item)
+        if len(self.ahead) < self._depth:
+            self.ahead.append(item)
         if not wish.claims:
             wish.claims = True
-            self._claimed |= {slot.key for slot in self._slots if need(slot, item.request) is not None}
+            self._claimed |= {
+                slot.key for slot in self._slots if wish.domain.has(slot.key) and need(slot, item.request) is not None
+            }
 
     def granted(self, item: Waiting, holdings: tuple[Holding, ...]) -> None:
         if self._timeline is None:
@@ -208,15 +275,21 @@ class _Backfill:
         if self._depth == 0:
             return None
         if self.waiting > self._depth:
-            return self._apart(wish, rooms)
+            return self._apart(item, wish, rooms)
         timeline = self._plan_ahead()
-        found = timeline.earliest(item.request, item.seconds, self._facts.now)
+        found = timeline.earliest(item.request, item.seconds, self._facts.now, wish.domain)
         return found[1] if found is not None and found[0] == self._facts.now else None
 
-    def _apart(self, wish: _Wish, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
+    def _apart(self, item: Waiting, wish: _Wish, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
         if wish.apart_in_vain:
             return None
-        holdings = place([room for key, room in rooms.items() if key not in self._claimed], wish.request)
+        now = self._facts.now
+        usable = [
+            room
+            for key, room in rooms.items()
+            if key not in self._claimed and wish.domain.allows(key, now, item.seconds)
+        ]
+        holdings = place(usable, wish.request)
         wish.apart_in_vain = holdings is None
         return holdings
 
@@ -226,11 +299,12 @@ class _Backfill:
             self._timeline = _timeline(self._facts, self._slots)
             for item, holdings in self._grants:
                 self._timeline.take(holdings, now, now + item.seconds)
-        for item in self._ahead[self._planned :]:
-            found = self._timeline.earliest(item.request, item.seconds, now)
+        for item in self.ahead[self._planned :]:
+            domain = self._policy.domain(item)
+            found = self._timeline.earliest(item.request, item.seconds, now, domain)
             if found is not None:
                 self._timeline.take(found[1], found[0], found[0] + item.seconds)
-        self._planned = len(self._ahead)
+        self._planned = len(self.ahead)
         return self._timeline
 
 
@@ -246,7 +320,7 @@ def _all(held: Iterable[Held]) -> Iterable[Holding]:
     return (holding for item in held for holding in item.holdings)
 
 
-def _occupy(rooms: dict[tuple[str, str], Room], holdings: Iterable[Holding]) -> None:
+def _occupy(rooms: dict[SlotKey, Room], holdings: Iterable[Holding]) -> None:
     for holding in holdings:
         room = rooms[holding.key]
         rooms[holding.key] = Room(room.slot, room.memory_mib - holding.memory_mib, room.compute - holding.compute)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from .clock import rfc3339
 from .errors import PublicError
-from .reservation import Kind, Reservation, State
+from .kind import Kind
+from .queue import Forecast
+from .reservation import Reservation, State
 from .shares import ShareRequest
 
 
@@ -51,11 +53,13 @@ def check_server_free(wish: Submission, live: Iterable[Reservation]) -> None:
             raise PublicError("already-reserved", message, 409, {"id": other.id, "state": other.state.value})
 
 
-def no_capacity(reservation: Reservation, start: float | None) -> PublicError:
-    """The refusal of what would have to wait; ``start`` is when it could start at the latest, None when unknown."""
+def no_capacity(reservation: Reservation, told: Forecast) -> PublicError:
+    """The refusal of what would have to wait; ``told``: what it could expect in the queue."""
+    start = told.latest_start
     when = f"it could start at the latest at {rfc3339(start)}" if start else "nobody can say when it could start"
+    why = f" ({told.why})" if told.why else ""
     message = (
-        f"{reservation.request.describe()} is not free now; {when}. "
+        f"{reservation.request.describe()} is not free now{why}; {when}. "
         "Ask with queue set to true to wait in line and be started when it is your turn"
     )
     details = {"share": reservation.request.as_options(), "latest_start": rfc3339(start)}

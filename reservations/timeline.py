@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from .placement import Holding, Room, Slot, need, place
+from .policy import ANYWHERE, Domain
 from .shares import Shape, ShareRequest
 
 FOREVER = float("inf")
@@ -77,19 +78,35 @@ class Timeline:
             if slot is not None:
                 slot.take(holding, start, end)
 
-    def earliest(self, request: ShareRequest, seconds: float, after: float) -> tuple[float, tuple[Holding, ...]] | None:
-        """The earliest start from ``after`` on, and the holdings placement would choose then; None if never."""
+    def earliest(
+        self, request: ShareRequest, seconds: float, after: float, domain: Domain = ANYWHERE
+    ) -> tuple[float, tuple[Holding, ...]] | None:
+        """The earliest start from ``after`` on within ``domain``, and the holdings placement would choose then; None if
+        never."""
         if request.shape is Shape.CPU:
             return after, ()
         candidates = [
-            (slot, wanted) for slot in self._by_key.values() if (wanted := need(slot.slot, request)) is not None
+            (slot, wanted)
+            for key, slot in self._by_key.items()
+            if domain.has(key) and (wanted := need(slot.slot, request)) is not None
         ]
         start = after
         while start != FOREVER:
-            starts = [(slot.earliest(wanted, seconds, start), slot) for slot, wanted in candidates]
+            starts = [(_clear(slot, wanted, seconds, start, domain), slot) for slot, wanted in candidates]
             ready = [slot.room(start) for begin, slot in starts if begin == start]
             holdings = place(ready, request)
             if holdings is not None:
                 return start, holdings
             start = min((begin for begin, _ in starts if begin > start), default=FOREVER)
         return None
+
+
+def _clear(slot: SlotTimeline, wanted: tuple[int, int], seconds: float, after: float, domain: Domain) -> float:
+    """The slot's earliest start that meets no block of time of ``domain``."""
+    begin = slot.earliest(wanted, seconds, after)
+    while begin != FOREVER and domain.blocks:
+        clear = domain.clear(slot.slot.key, begin, seconds)
+        if clear == begin:
+            break
+        begin = slot.earliest(wanted, seconds, clear)
+    return begin

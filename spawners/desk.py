@@ -25,10 +25,10 @@ class Desk:
         """A key for one form, so that sending it twice asks for one session."""
         return uuid.uuid4().hex
 
-    async def offers(self) -> Json:
-        """The offers of the API; ``error`` instead when there is no answer."""
+    async def offers(self, owner: str) -> Json:
+        """The offers of the API to ``owner``; ``error`` instead when there is no answer."""
         try:
-            return await self.service.offers()
+            return await self.service.offers(owner)
         except (PublicError, ServiceUnreachable):
             return {"offers": [], "error": SILENT}
 

@@ -189,7 +189,7 @@ class JsonPage(Page):
 class Offers(JsonPage):
     @web.authenticated
     async def get(self) -> None:
-        self.answer(await self.desk.offers())
+        self.answer(await self.desk.offers(self.current_user.name))
 
 
 class Sessions(JsonPage):

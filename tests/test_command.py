@@ -21,7 +21,9 @@ from timeshare.hub_config import ls
 from timeshare.hub_config.supervisor import Component, Supervisor, end_leftovers, leftovers
 from timeshare.hub_config.up import HERE
 from timeshare.reservations.deployment import DeploymentError, load_deployment
-from timeshare.reservations.limits import Limits, load_limits
+from timeshare.reservations.limits.effective import BUILT_IN, said
+from timeshare.reservations.limits.load import load_limits
+from timeshare.reservations.limits.schema import Limits
 
 
 def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -50,7 +52,7 @@ def test_a_start_that_cannot_work_says_why_and_starts_nothing(tmp_path: Path, op
 
 def test_wrong_limits_are_told_with_key_value_and_rule(tmp_path: Path) -> None:
     limits = tmp_path / "limits.yaml"
-    limits.write_text("max_time: soon\nnonsense: 1\n")
+    limits.write_text("defaults: {sessions: {max_time: soon}}\nnonsense: 1\n")
     done = run("up", "--state", str(tmp_path / "state"), "--limits", str(limits))
     assert done.returncode == 1
     assert "max_time" in done.stderr
@@ -60,11 +62,20 @@ def test_wrong_limits_are_told_with_key_value_and_rule(tmp_path: Path) -> None:
 
 def test_the_shipped_limits_are_the_defaults_and_name_every_key() -> None:
     shipped = HERE / "limits.yaml"
-    assert load_limits(shipped) == Limits()
-    written = yaml.safe_load(shipped.read_text())
-    assert set(written) == set(Limits.model_fields)
-    for section in ("extension", "stop"):
-        assert set(written[section]) == set(type(getattr(Limits(), section)).model_fields)
+    limits = load_limits(shipped)
+    assert {key: sorted(v, key=str) if key == "shapes" else v for key, v in said(limits.defaults).items()} == {
+        key: sorted(v, key=str) if key == "shapes" else v for key, v in BUILT_IN.items()
+    }
+    assert limits.model_copy(update={"defaults": Limits().defaults}) == Limits()
+    scopes = {"groups", "users", "pools", "fair_share", "events", "maintenance"}
+    assert set(yaml.safe_load(shipped.read_text())) == set(Limits.model_fields) - scopes
+
+
+@pytest.mark.parametrize("name", ["limits_small_lab.yaml", "limits_lab.yaml"])
+def test_the_shipped_examples_are_valid(name: str) -> None:
+    limits = load_limits(HERE / name)
+    assert limits.groups
+    assert limits.pools
 
 
 def test_doctor_says_what_the_machine_can_enforce(tmp_path: Path) -> None:
@@ -79,7 +90,7 @@ def test_doctor_says_what_the_machine_can_enforce(tmp_path: Path) -> None:
 
 
 def test_doctor_fails_when_something_must_be_repaired(tmp_path: Path) -> None:
-    (tmp_path / "limits.yaml").write_text("max_time: 1s\n")
+    (tmp_path / "limits.yaml").write_text("defaults: {sessions: {max_time: 1s}}\n")
     done = run("doctor", "--state", str(tmp_path), "--limits", str(tmp_path / "limits.yaml"))
     assert done.returncode == 1
     assert "fail  limits" in done.stdout

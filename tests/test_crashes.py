@@ -37,7 +37,10 @@ KILLS = int(os.environ.get("KILLS", "500" if FULL_STRESS else "12"))
 RESERVATIONS = 500 if FULL_STRESS else 100
 VICTIMS = ("hub", "service", "agent")
 SETTLE_S = 15.0
-LIMITS = "{sessions_per_user: 600, start_within: 12h, requests_waiting: 5000, stop: {save_grace: 1s, term_grace: 1s}}"
+LIMITS = (
+    "{defaults: {sessions: {at_once: 600}}, start_within: 12h, requests_waiting: 5000, "
+    "stop: {save_grace: 1s, term_grace: 1s}}"
+)
 SEED = int(os.environ.get("SEED", "20261123"))
 
 

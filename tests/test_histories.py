@@ -19,9 +19,12 @@ from pools import mig_device, pool
 from timeshare.reservations.devices.model import Device, Inventory
 from timeshare.reservations.errors import PublicError
 from timeshare.reservations.ledger import Ledger, LedgerLost
-from timeshare.reservations.limits import Limits
+from timeshare.reservations.ledger.policy import charges_since
+from timeshare.reservations.limits.effective import BUILT_IN
+from timeshare.reservations.limits.load import LimitsFile
+from timeshare.reservations.limits.schema import Limits
+from timeshare.reservations.opening import open_pool
 from timeshare.reservations.placement import slots_of
-from timeshare.reservations.pool import Pool
 from timeshare.reservations.reservation import ORDER, Reason, Reservation, State
 from timeshare.reservations.shares import FULL_COMPUTE, parse_share
 from timeshare.reservations.submission import Submission
@@ -44,7 +47,7 @@ SHARES: list[dict[str, Any]] = [
     {"mig_profile": "3g.20gb"},
     {"cpu_only": True},
 ]
-LIMITS = Limits(sessions_per_user=30, default_time=3600, max_time=7200)
+LIMITS = Limits.model_validate({"defaults": {"sessions": {"at_once": 30, "default_time": 3600, "max_time": 7200}}})
 
 
 class Crash(Exception):
@@ -68,7 +71,7 @@ class Histories(RuleBasedStateMachine):
     def open(self, devices: tuple[Device, ...] | None) -> None:
         """A new process on the same ledger."""
         self.ledger = Ledger.open(self.place)
-        self.pool = Pool(self.ledger, LIMITS, lambda: self.now)
+        self.pool = open_pool(self.ledger, LimitsFile(LIMITS, ""), lambda: self.now)
         if devices is not None:
             self.pool.set_inventory(Inventory(devices))
 
@@ -207,7 +210,7 @@ class Histories(RuleBasedStateMachine):
 
     def fits(self, wish: Submission) -> bool:
         dora = [r for r in self.pool.live() if r.owner == "dora"]
-        return len(dora) < LIMITS.sessions_per_user
+        return len(dora) < 30
 
     @rule(index=st.integers(0, 50), moment=st.sampled_from(["before_cursor_execute", "commit", "after_commit"]))
     def killed_inside_an_end(self, index: int, moment: str) -> None:
@@ -284,6 +287,15 @@ class Histories(RuleBasedStateMachine):
         assert {r.id: r for r in self.ledger.live()} == {r.id: r for r in self.pool.live()}
 
     @invariant()
+    def what_was_held_is_charged_exactly_once(self) -> None:
+        with self.ledger.transaction() as connection:
+            charged = {c.reservation_id: (c.began, c.ended, c.gpus) for c in charges_since(connection, 0.0)}
+            count = connection.scalar(sa.text("select count(*) from charges"))
+        ended = [r for r in self.ledger.find(None, [State.ENDED], 500) if r.granted_at is not None]
+        assert charged == {r.id: (r.granted_at, r.ended_at, r.terms.gpus) for r in ended}
+        assert count == len(ended)
+
+    @invariant()
     def states_never_go_back(self) -> None:
         for reservation in self.ledger.find(None, (), 500):
             before = self.seen.get(reservation.id, State.QUEUED)
@@ -300,7 +312,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def nobody_exceeds_the_limits(self) -> None:
         for reservation in self.pool.live():
-            longest = max(LIMITS.max_time, LIMITS.extension.total)
+            longest = max(7200, BUILT_IN["extension.total"])
             assert reservation.time_limit_s <= longest
 
     @precondition(lambda self: any(r.state is State.QUEUED for r in self.pool.live()))

@@ -17,11 +17,13 @@ from pools import pool as devices_of
 
 from timeshare.reservations.clock import ClockAnchor, SteadyClock, anchor_now
 from timeshare.reservations.devices.model import Inventory
+from timeshare.reservations.kind import Kind
 from timeshare.reservations.ledger import Change, Ledger, LedgerLost, tables
-from timeshare.reservations.limits import Limits
+from timeshare.reservations.limits.load import LimitsFile
+from timeshare.reservations.limits.schema import Limits
+from timeshare.reservations.opening import open_pool
 from timeshare.reservations.placement import Holding
-from timeshare.reservations.pool import Pool
-from timeshare.reservations.reservation import Kind, Reason, Reservation, State
+from timeshare.reservations.reservation import Reason, Reservation, State
 from timeshare.reservations.shares import parse_share
 from timeshare.reservations.submission import Submission
 
@@ -100,7 +102,7 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_uses(ledger_url: s
 
 def test_a_client_key_makes_one_reservation_however_often_it_is_sent(ledger_url: str) -> None:
     ledger = Ledger.open(ledger_url)
-    pool = Pool(ledger, Limits(), lambda: 100.0)
+    pool = open_pool(ledger, LimitsFile(Limits(), ""), lambda: 100.0)
     pool.set_inventory(Inventory(devices_of("a100")))
     wish = Submission("ada", parse_share({"gpus": 1}), client_key="k1")
     first, new = pool.submit(wish)
@@ -119,13 +121,16 @@ import sys
 from pools import pool as devices_of
 from timeshare.reservations.devices.model import Inventory
 from timeshare.reservations.ledger import Ledger
-from timeshare.reservations.limits import Limits
+from timeshare.reservations.limits.load import LimitsFile
+from timeshare.reservations.limits.schema import Limits
+from timeshare.reservations.opening import open_pool
 from timeshare.reservations.pool import Pool
 from timeshare.reservations.submission import Submission
 from timeshare.reservations.reservation import Reason
 from timeshare.reservations.shares import parse_share
 
-pool = Pool(Ledger.open(sys.argv[1]), Limits(sessions_per_user=1000), lambda: 100.0)
+limits = Limits.model_validate({"defaults": {"sessions": {"at_once": 1000}}})
+pool = open_pool(Ledger.open(sys.argv[1]), LimitsFile(limits, ""), lambda: 100.0)
 pool.set_inventory(Inventory(devices_of("a100", "a100")))
 number = 0
 while True:

@@ -8,8 +8,9 @@ import pytest
 
 from timeshare.reservations.engines.base import EngineSession, SessionState
 from timeshare.reservations.engines.reconcile import FORGET, GONE, LOST, STOP, reconcile
+from timeshare.reservations.kind import Kind
 from timeshare.reservations.placement import Holding
-from timeshare.reservations.reservation import Kind, Reason, Reservation
+from timeshare.reservations.reservation import Reason, Reservation
 from timeshare.reservations.shares import parse_share
 
 ASKED_AT = 100.0

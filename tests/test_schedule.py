@@ -6,25 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools import mig_device, pool
 
-from timeshare.reservations.schedule import (
-    Facts,
-    Held,
-    Rules,
-    Waiting,
-    earliest_for_new,
-    forecast,
-    schedule,
-)
+from timeshare.reservations.policy import Policy
+from timeshare.reservations.queue import Facts, Held, Waiting
+from timeshare.reservations.schedule import forecast, latest_for_new, schedule
 from timeshare.reservations.shares import Shape, ShareRequest, parse_share
 
-RULES = Rules()
+RULES = Policy()
 
 
 def waits(name: str, seconds: float = 3600, **fields: object) -> Waiting:
     return Waiting(name, f"owner-{name}", parse_share(fields), seconds, 0.0)
 
 
-def after(facts: Facts, rules: Rules = RULES) -> Facts:
+def after(facts: Facts, rules: Policy = RULES) -> Facts:
     """The facts once the grants of one pass are held."""
     decision = schedule(facts, rules)
     granted = {grant.id: grant.holdings for grant in decision.grants}
@@ -37,7 +31,7 @@ def after(facts: Facts, rules: Rules = RULES) -> Facts:
     return Facts(facts.devices, facts.held + held, tuple(w for w in facts.waiting if w.id not in done), facts.now)
 
 
-def granted(facts: Facts, rules: Rules = RULES) -> list[str]:
+def granted(facts: Facts, rules: Policy = RULES) -> list[str]:
     return [grant.id for grant in schedule(facts, rules).grants]
 
 
@@ -58,7 +52,7 @@ def test_without_backfill_nobody_overtakes() -> None:
     devices = pool("a100", "a100")
     busy = after(Facts(devices, (), (waits("running", 1000, gpus=1),), 0.0))
     facts = Facts(devices, busy.held, (waits("head", gpus=2), waits("short", 10, gpus=1)), 0.0)
-    assert granted(facts, Rules(backfill_depth=0)) == []
+    assert granted(facts, Policy(backfill_depth=0)) == []
 
 
 def test_what_can_never_run_is_refused_and_does_not_block_the_rest() -> None:
@@ -84,7 +78,8 @@ def test_the_forecast_tells_position_and_latest_start_from_running_end_times() -
     told = forecast(facts, RULES)
     assert (told["a"].position, told["a"].latest_start) == (1, 1000)
     assert (told["b"].position, told["b"].latest_start) == (2, 1500)
-    assert earliest_for_new(facts, [(parse_share({"gpus": 1}), 60)]) == [2000]
+    (new,) = latest_for_new(facts, RULES, [waits("new", 60, gpus=1)])
+    assert new.latest_start == 2000
 
 
 def test_one_past_its_end_still_holds_its_device_until_it_is_seen_gone() -> None:
@@ -114,7 +109,7 @@ def world(running: list[tuple[ShareRequest, int]], queue: list[tuple[ShareReques
     return Facts(devices, busy.held, later, 0.0)
 
 
-def starts_when_everything_takes_its_full_time(facts: Facts, rules: Rules) -> dict[str, float]:
+def starts_when_everything_takes_its_full_time(facts: Facts, rules: Policy) -> dict[str, float]:
     """Plays the queue forward through the real decision; every reservation ends exactly at its limit."""
     starts: dict[str, float] = {}
     while facts.waiting:
@@ -138,7 +133,7 @@ def test_backfill_never_delays_the_head_of_the_queue(running, queue) -> None:  #
     if head is None:
         return
     with_backfill = starts_when_everything_takes_its_full_time(facts, RULES)
-    without = starts_when_everything_takes_its_full_time(facts, Rules(backfill_depth=0))
+    without = starts_when_everything_takes_its_full_time(facts, Policy(backfill_depth=0))
     assert with_backfill[head] <= without[head]
 
 
@@ -164,7 +159,7 @@ def test_a_grant_never_overfills_and_never_refers_to_a_request_twice(running, qu
 def test_a_long_queue_for_one_model_never_keeps_another_one_idle() -> None:
     queue = tuple(waits(f"w{i}", gpus=1, model="a100") for i in range(50))
     facts = Facts(pool("a100", "t4"), (), (*queue, waits("other", gpus=1, model="t4")), 0.0)
-    assert granted(facts, Rules(backfill_depth=5)) == ["w0", "other"]
+    assert granted(facts, Policy(backfill_depth=5)) == ["w0", "other"]
 
 
 def test_beyond_the_depth_nobody_takes_what_somebody_ahead_could_use() -> None:
@@ -172,4 +167,4 @@ def test_beyond_the_depth_nobody_takes_what_somebody_ahead_could_use() -> None:
     busy = after(Facts(devices, (), (waits("running", 1000, gpus=1),), 0.0))
     queue = tuple(waits(f"w{i}", gpus=2) for i in range(10))
     facts = Facts(devices, busy.held, (*queue, waits("last", 10, gpus=1)), 0.0)
-    assert granted(facts, Rules(backfill_depth=5)) == []
+    assert granted(facts, Policy(backfill_depth=5)) == []

@@ -17,7 +17,7 @@ from services import Service, running_service
 from timeshare.reservations.errors import PublicError
 from timeshare.reservations.service.auth import ADMIN_SCOPE, USE_SCOPE, caller_of
 
-LIMITS = "{sessions_per_user: 500, start_within: 1h, stop: {save_grace: 1s, term_grace: 1s}}"
+LIMITS = "{defaults: {sessions: {at_once: 500}}, start_within: 1h, stop: {save_grace: 1s, term_grace: 1s}}"
 
 
 @pytest.fixture
@@ -76,7 +76,9 @@ def test_a_session_that_dies_frees_its_devices_and_tells_its_exit_code(service: 
 
 def test_a_time_limit_is_announced_then_kept(tmp_path: Path) -> None:
     limits = tmp_path / "limits.yaml"
-    limits.write_text("{default_time: 60s, notices: [55s], stop: {save_grace: 1s, term_grace: 1s}}")
+    limits.write_text(
+        "{defaults: {sessions: {default_time: 60s}}, notices: [55s], stop: {save_grace: 1s, term_grace: 1s}}"
+    )
     with running_service(tmp_path, limits_path=str(limits)) as service:
         made = service.create(time_limit_s=60)
         path = f"reservations/{made['id']}"

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from ..devices.model import Inventory
-from ..limits import Stop
+from ..limits.schema import Stop
 
 
 class EngineUnknown(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..agent.client import AgentClient, AgentError, AgentUnreachable
 from ..devices.model import Device, Inventory, MigInstance
-from ..limits import Stop
+from ..limits.schema import Stop
 from .base import EngineEvent, EngineSession, EngineUnknown, SessionState
 
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..kind import Kind
 from ..placement import Holding
-from ..reservation import Kind, Reason, Reservation, State
+from ..reservation import Reason, Reservation, State, Terms
 from ..shares import parse_share
 
 PLAIN = (
     *("id", "seq", "owner", "server_name", "time_limit_s", "submitted_at", "client_key", "detail"),
     *("generation", "enforcement", "granted_at", "starting_at", "started_at", "ends_at", "ending_at", "ended_at"),
+    *("account", "extensions", "requeues"),
 )
 
 
@@ -23,6 +25,7 @@ def to_row(reservation: Reservation) -> dict[str, Any]:
     row["state"] = reservation.state.value
     row["reason"] = reservation.reason.value if reservation.reason else None
     row["share"] = json.dumps(reservation.request.as_options())
+    row["terms"] = json.dumps(asdict(reservation.terms))
     row["placement"] = json.dumps([asdict(holding) for holding in reservation.holdings])
     return row
 
@@ -34,6 +37,7 @@ def from_row(row: Mapping[str, Any]) -> Reservation:
         kind=Kind(row["kind"]),
         state=State(row["state"]),
         reason=Reason(row["reason"]) if row["reason"] else None,
+        terms=Terms(**json.loads(row["terms"])),
         request=parse_share(json.loads(row["share"])),
         holdings=tuple(Holding(**holding) for holding in json.loads(row["placement"])),
     )

@@ -7,7 +7,8 @@ that the number is still its own. A second service on the same ledger thus ends 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from alembic.config import Config
 
 from ..clock import ClockAnchor
 from ..reservation import Reservation, State
-from . import tables
+from ..usage import Charge
+from . import policy, tables
 from .rows import from_row, holding_rows, to_row
 
 
@@ -28,10 +30,12 @@ class LedgerLost(Exception):
 
 @dataclass(frozen=True)
 class Change:
-    """One reservation as it shall be. ``new`` inserts it; ``before`` is what it was, None when new."""
+    """One reservation as it shall be. ``new`` inserts it; ``before`` is what it was, None when new. ``charge``: what
+    its holding came to, with the change that ends it."""
 
     after: Reservation
     before: Reservation | None
+    charge: Charge | None = None
 
     @property
     def new(self) -> bool:
@@ -95,6 +99,7 @@ class Ledger:
             # Ends first: a device may be passed on within one transaction.
             for change in sorted(changes, key=lambda c: c.after.holds):
                 self._write(change)
+            policy.add_charges(connection, [change.charge for change in changes if change.charge is not None])
             connection.execute(
                 _INSERT_EVENTS,
                 [
@@ -107,6 +112,14 @@ class Ledger:
                     for change in changes
                 ],
             )
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A connection to read and write with, durable when the block ends. Raises LedgerLost when no longer the
+        owner."""
+        with self._connection.begin():
+            self._check_owner()
+            yield self._connection
 
     def _check_owner(self) -> None:
         done = self._connection.execute(_CHECK_EPOCH, {"mine": self._epoch, "mine_too": self._epoch})

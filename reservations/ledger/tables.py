@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+SERIAL = BigInteger().with_variant(Integer, "sqlite")
 
 reservations = Table(
     "reservations",
@@ -43,6 +44,10 @@ reservations = Table(
     Column("ending_at", Double),
     Column("ended_at", Double),
     Column("placement", Text, nullable=False),
+    Column("account", String(255), nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("extensions", Integer, nullable=False),
+    Column("requeues", Integer, nullable=False),
     UniqueConstraint("owner", "client_key", name="one_request_a_key"),
     Index("by_state", "state"),
     Index("by_owner", "owner", "seq"),
@@ -76,7 +81,7 @@ Index(
 events = Table(
     "events",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", SERIAL, primary_key=True, autoincrement=True),
     Column("reservation_id", String(36), ForeignKey("reservations.id"), nullable=False),
     Column("at", Double, nullable=False),
     Column("state", String(16), nullable=False),
@@ -92,3 +97,66 @@ meta = Table(
     Column("value", Text, nullable=False),
 )
 """``epoch``: which service process owns the ledger. ``clock``: the steady clock's anchor. ``cordons``: by device."""
+
+charges = Table(
+    "charges",
+    metadata,
+    Column("id", SERIAL, primary_key=True, autoincrement=True),
+    Column("reservation_id", String(36), ForeignKey("reservations.id"), nullable=False),
+    Column("owner", String(255), nullable=False),
+    Column("account", String(255), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("gpus", Double, nullable=False),
+    Column("rate", Double, nullable=False),
+    Column("began", Double, nullable=False),
+    Column("ended", Double, nullable=False),
+    Column("reason", String(16), nullable=False),
+    Index("charges_by_end", "ended"),
+)
+"""Each interval in which devices were held, written with its end: what was charged, exactly once."""
+
+limits_versions = Table(
+    "limits_versions",
+    metadata,
+    Column("version", String(12), primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+"""Every limits file that was in force."""
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("scope", String(8), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("limits", Text, nullable=False),
+    Column("extra_gpu_hours", Double, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("made_by", String(255), nullable=False),
+    Column("made_at", Double, nullable=False),
+    Column("revoked_at", Double),
+)
+"""Exceptions, those that are over too."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", SERIAL, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("what", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+)
+"""What administrators changed."""
+
+people = Table(
+    "people",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("groups", Text, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+"""The groups of each person as JupyterHub told them last: needed when it does not answer."""

@@ -13,9 +13,10 @@ from tornado.httpserver import HTTPServer
 
 from ..deployment import Deployment, DeploymentError, current_deployment
 from ..engines.local import LocalEngine
-from ..limits import LimitsError
+from ..limits.load import LimitsError
 from .auth import HubTokens, TokenChecker
 from .handlers import READ_AND_DROP, Context, make_app
+from .people import HubPeople, People
 from .runtime import Runtime
 from .settings import Settings
 
@@ -36,10 +37,10 @@ def settings_of(deployment: Deployment) -> Settings:
     )
 
 
-async def serve(settings: Settings, tokens: TokenChecker | None) -> None:
+async def serve(settings: Settings, tokens: TokenChecker | None, people: People | None = None) -> None:
     """Serves until SIGTERM or SIGINT."""
     assert settings.agent_socket is not None
-    runtime = Runtime(settings, LocalEngine(settings.agent_socket))
+    runtime = Runtime(settings, LocalEngine(settings.agent_socket), people)
     await runtime.start()
     server = HTTPServer(make_app(Context(settings, runtime, tokens)), max_body_size=READ_AND_DROP)
     server.listen(settings.port, settings.address)
@@ -55,7 +56,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = settings_of(current_deployment())
-        asyncio.run(serve(settings, HubTokens(settings)))
+        people = HubPeople(settings.hub_api_url, settings.hub_token)
+        asyncio.run(serve(settings, HubTokens(settings), people))
     except (DeploymentError, LimitsError) as error:
         sys.exit(f"timeshare service: {error}")
 

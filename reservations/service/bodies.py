@@ -10,7 +10,8 @@ from typing import Any
 
 from ..enforcement import MEANING
 from ..errors import PublicError, invalid
-from ..reservation import Kind, Reason, State
+from ..kind import Kind
+from ..reservation import Reason, State
 from ..shares import parse_share
 from ..submission import Submission
 from .auth import Caller

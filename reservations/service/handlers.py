@@ -16,6 +16,7 @@ from ..reservation import Reservation, State
 from ..submission import unknown_id
 from . import bodies, views
 from .auth import Caller, TokenChecker, authenticate
+from .offers import offers_view
 from .openapi import describe
 from .runtime import Runtime
 from .settings import Settings
@@ -151,9 +152,9 @@ class Offers(Base):
     async def get(self) -> None:
         query = self.query()
         bodies.known_fields(query, ("owner",))
-        if "owner" in query or self.caller.name:
-            bodies.acting_for(query.get("owner"), self.caller)
-        self.answer(await self.runtime.call(views.offers_view, self.runtime.pool, self.runtime.fresh))
+        owner = bodies.acting_for(query.get("owner"), self.caller) if "owner" in query else self.caller.name
+        await self.runtime.know(owner)
+        self.answer(await self.runtime.call(offers_view, self.runtime.pool, owner, self.runtime.fresh))
 
 
 class Reservations(Base):

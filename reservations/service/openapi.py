@@ -6,7 +6,8 @@ from typing import Any
 
 from ..devices.model import MIB_PER_GIB
 from ..enforcement import MEANING
-from ..reservation import Kind, Reason, State
+from ..kind import Kind
+from ..reservation import Reason, State
 from ..shares import MAX_COUNT, MAX_MEMORY_GIB, MODEL_PATTERN, PROFILE_PATTERN
 from . import bodies
 
@@ -14,6 +15,7 @@ Schema = dict[str, Any]
 TIME: Schema = {"type": ["string", "null"], "format": "date-time", "description": "UTC; null: not (yet) known"}
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": "number", "minimum": 0}
 SECONDS: Schema = {"type": ["integer", "null"]}
 FLAG: Schema = {"type": "boolean"}
 
@@ -107,6 +109,12 @@ def reservation_schema() -> Schema:
             "time_limit_s": COUNT,
             **dict.fromkeys(times, TIME),
             "remaining_s": SECONDS,
+            "account": {"type": "string", "description": "the group that it is counted with"},
+            "gpus": {**NUMBER, "description": "what it counts in GPUs; a part counts as a part"},
+            "limits_version": {"type": "string", "description": "of the limits in force when it was granted"},
+            "requeues": {**COUNT, "description": "how often it was preempted and went back into the queue"},
+            "why_waiting": {"type": "string", "description": "the rule and the numbers, while it waits"},
+            "firm": {"type": "boolean", "description": "latest_start can only come earlier"},
             "position": {"type": ["integer", "null"], "minimum": 1, "description": "place in the queue, 1 is next"},
             "latest_start": TIME,
             "latest_start_in_s": SECONDS,
@@ -126,10 +134,12 @@ def offers_schema() -> Schema:
             "latest_start": TIME,
             "latest_start_in_s": SECONDS,
             "possible": FLAG,
-            "why": {"type": "string", "description": "why it is not possible"},
+            "why": {"type": "string", "description": "why it is not possible, or not now"},
+            "firm": {"type": "boolean", "description": "latest_start can only come earlier"},
             "enforcement": {"enum": list(MEANING)},
             "default_time_s": COUNT,
             "max_time_s": COUNT,
+            "free_for_s": {**SECONDS, "description": "when it starts now: the longest before maintenance or an event"},
         }
     )
     limits = record({"default_time_s": COUNT, "max_time_s": COUNT})
@@ -141,6 +151,7 @@ def offers_schema() -> Schema:
             "note": TEXT,
             "fresh": FLAG,
             "limits": limits,
+            "announced": {"type": "array", "items": TEXT, "description": "maintenance and events of the next weeks"},
         }
     )
 

@@ -20,10 +20,12 @@ from ..engines import reconcile as plan
 from ..engines.base import Engine, EngineEvent, EngineUnknown, SessionState
 from ..errors import PublicError
 from ..ledger import Ledger, LedgerLost
-from ..limits import load_limits
+from ..limits.load import read_limits
+from ..opening import open_pool
 from ..pool import Pool
 from ..reservation import Reason, Reservation, State
 from ..submission import Answer, Submission
+from .people import People
 from .settings import Settings
 
 log = logging.getLogger("timeshare.service")
@@ -35,8 +37,9 @@ MOST_TOGETHER = 64
 class Runtime:
     """Owns pool and engine. ``call`` is the only way to the pool once the loops run."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, people: People | None = None) -> None:
         self.settings = settings
+        self.people = people
         self.engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pool")
         self._changed = asyncio.Event()
@@ -63,7 +66,8 @@ class Runtime:
         ledger = Ledger.open(self.settings.ledger_url)
         clock = SteadyClock(ledger.clock_anchor())
         ledger.store_clock_anchor(clock.anchor)
-        return Pool(ledger, load_limits(self.settings.limits_path), clock)
+        file = read_limits(self.settings.limits_path)
+        return open_pool(ledger, file, clock)
 
     async def stop(self) -> None:
         self._stopping = True
@@ -88,8 +92,24 @@ class Runtime:
             os.kill(os.getpid(), signal.SIGTERM)
             raise PublicError("ledger-lost", "the service is restarting: try again in a few seconds", 503) from error
 
+    async def know(self, person: str) -> None:
+        """Makes sure that her groups are known before limits are applied to her; the last answer stands while the hub
+        is silent. Raises PublicError 503 for somebody of whom it never told."""
+        if self.people is None or not person or not self.pool.limits.groups:
+            return
+        groups = await self.people.groups(person)
+        standing = self.pool.standing
+        if groups is not None and not (standing.knows(person) and standing.groups(person) == groups):
+            await self.call(self.pool.set_groups, person, groups)
+        if groups is None and not standing.knows(person):
+            message = (
+                f"JupyterHub does not answer, so nobody can say which groups {person} is in: try again in a minute"
+            )
+            raise PublicError("hub-unreachable", message, 503)
+
     async def submit(self, wish: Submission) -> tuple[Reservation, bool]:
         """Submits together with whatever else is asked for while the ledger is busy. Raises PublicError."""
+        await self.know(wish.owner)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._wishes.append((wish, answer))
         if len(self._wishes) == 1:
@@ -224,7 +244,7 @@ class Runtime:
             if action is not None:
                 await self.engine.stop(action.reservation_id, self.pool.limits.stop, False)
             return
-        gentle = reservation.reason in (Reason.TIME_LIMIT, Reason.IDLE, Reason.PREEMPTED)
-        state = await self.engine.stop(reservation.id, self.pool.limits.stop, gentle)
+        gentle = reservation.reason in (Reason.TIME_LIMIT, Reason.BUDGET, Reason.IDLE, Reason.PREEMPTED)
+        state = await self.engine.stop(reservation.id, self.pool.stop_of(reservation), gentle)
         if state is SessionState.EXITED and reservation.state is State.ENDING:
             await self.call(self.pool.gone, reservation.id, reservation.reason or Reason.LOST, reservation.detail)

@@ -1,0 +1,68 @@
+"""From what somebody asks for to a reservation in the queue, or to the refusal that she gets. Pure."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .limits.checks import Asking, check_submission, check_time
+from .placement import Slot, never_fits
+from .policy import Policy
+from .reservation import Reservation
+from .standing import Standing
+from .submission import Submission
+from .usage import Charge
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What is known when somebody asks. ``live``: everything that has not ended; ``seq``: the last place in the queue
+    that was given out; ``slots``: empty while nobody has seen the devices."""
+
+    standing: Standing
+    policy: Policy
+    slots: Sequence[Slot]
+    live: Sequence[Reservation]
+    running: Sequence[Charge]
+    seq: int
+    now: float
+
+
+def accept(desk: Desk, wish: Submission) -> Reservation:
+    """The new reservation, queued. Raises PublicError when it may not be."""
+    standing, now = desk.standing, desk.now
+    limits = standing.effective(wish.owner, now)
+    seconds = check_time(limits, wish.kind, wish.time_limit_s)
+    if desk.slots:
+        error = never_fits(desk.slots, wish.request)
+        if error is not None:
+            raise error
+    check_submission(
+        Asking(
+            owner=wish.owner,
+            kind=wish.kind,
+            request=wish.request,
+            seconds=seconds,
+            limits=limits,
+            policy=desk.policy,
+            slots=desk.slots,
+            live=desk.live,
+            purses=standing.purses(wish.owner, desk.running, now),
+            weight=standing.weight(wish.request.model),
+            requests_waiting=standing.limits.requests_waiting,
+        )
+    )
+    return Reservation(
+        id=str(uuid.uuid4()),
+        seq=desk.seq + 1,
+        owner=wish.owner,
+        server_name=wish.server_name,
+        kind=wish.kind,
+        request=wish.request,
+        time_limit_s=seconds,
+        submitted_at=now,
+        client_key=wish.client_key,
+        detail="asked for",
+        account=limits.account,
+    )

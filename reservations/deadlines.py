@@ -1,0 +1,25 @@
+"""What time alone does to a reservation. Pure."""
+
+from __future__ import annotations
+
+from .clock import duration_text
+from .limits.schema import Limits
+from .reservation import Reason, Reservation, State
+
+
+def due(reservation: Reservation, limits: Limits, now: float) -> Reservation | None:
+    """What ``reservation`` has become at ``now``; None while nothing is due."""
+    state = reservation.state
+    if state is State.GRANTED and now >= (reservation.granted_at or now) + limits.start_within:
+        detail = f"granted, but not started within {duration_text(limits.start_within)}"
+        return reservation.ended(Reason.LOST, detail, now)
+    if state is State.GRANTED and now >= (reservation.ends_at or now + 1):
+        detail = f"granted, but not started within its time limit of {duration_text(reservation.time_limit_s)}"
+        return reservation.ended(Reason.LOST, detail, now)
+    if state is State.STARTING and now >= (reservation.starting_at or now) + limits.start_timeout:
+        detail = f"the server did not start within {duration_text(limits.start_timeout)}"
+        return reservation.ending(Reason.FAILED, detail, now)
+    if state in (State.STARTING, State.ACTIVE) and now >= (reservation.ends_at or now + 1):
+        detail = f"its time limit of {duration_text(reservation.time_limit_s)} was reached"
+        return reservation.ending(Reason.TIME_LIMIT, detail, now)
+    return None

@@ -1,0 +1,189 @@
+"""What may be asked for, and what may be extended: each refusal has the limit, the numbers, and what would be granted.
+
+What these let through may still have to wait: that is the decision's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..clock import duration_text, rfc3339
+from ..errors import PublicError, invalid
+from ..kind import Kind
+from ..placement import Slot, least_gpus, need
+from ..policy import TINY, Policy, may_use
+from ..queue import Waiting
+from ..reservation import Reservation, State
+from ..shares import Shape, ShareRequest
+from ..standing import Purse
+from .effective import Effective
+from .values import UNLIMITED, amount_text
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A request as the limits judge it. ``seconds``: its time limit. ``live``: everything that has not ended, of
+    everybody. ``slots``: all that there are; none while nobody has seen the devices."""
+
+    owner: str
+    kind: Kind
+    request: ShareRequest
+    seconds: int
+    limits: Effective
+    policy: Policy
+    slots: Sequence[Slot]
+    live: Sequence[Reservation]
+    purses: Sequence[Purse]
+    weight: float
+    requests_waiting: int
+
+
+def check_time(limits: Effective, kind: Kind, seconds: int | None) -> int:
+    """The time limit to use for what was asked (None: the default). Raises PublicError beyond the limits."""
+    if seconds is None:
+        return limits.default_time(kind)
+    longest = limits.max_time(kind)
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or not 60 <= seconds <= longest:
+        rule = f"must be from 60 to {longest} seconds ({duration_text(longest)}), the longest for your {kind.plural}"
+        raise invalid("time_limit_s", seconds, rule)
+    return seconds
+
+
+def check_submission(asking: Asking) -> None:
+    """Raises PublicError when this may not be asked for."""
+    _check_queue(asking)
+    _check_share(asking)
+    _check_where(asking)
+    _check_budgets(asking)
+
+
+def _check_queue(asking: Asking) -> None:
+    waiting = [other for other in asking.live if other.state is State.QUEUED]
+    if len(waiting) >= asking.requests_waiting:
+        message = f"{len(waiting)} requests are waiting and the limit is {asking.requests_waiting}: try again later"
+        details = {"waiting": len(waiting), "limit": asking.requests_waiting}
+        raise PublicError("queue-full", message, 429, details)
+    mine = [other for other in asking.live if other.owner == asking.owner and other.kind is asking.kind]
+    most = asking.limits.at_once(asking.kind)
+    if len(mine) >= most:
+        message = (
+            f"you have {len(mine)} {asking.kind.plural} running or waiting and the limit is {amount_text(most)}: "
+            "stop one, or leave the queue, and ask again"
+        )
+        code = "too-many-sessions" if asking.kind is Kind.SESSION else "too-many-jobs"
+        raise PublicError(code, message, 429, {"have": len(mine), "limit": most})
+    most = float(asking.limits.values["waiting"])
+    have = sum(1 for other in waiting if other.owner == asking.owner)
+    if have >= most:
+        message = (
+            f"you have {have} requests waiting and the limit is {amount_text(most)}: leave the queue with one first"
+        )
+        raise PublicError("too-many-waiting", message, 429, {"have": have, "limit": most})
+
+
+def _check_share(asking: Asking) -> None:
+    shapes = asking.limits.values["shapes"]
+    if asking.request.shape not in shapes:
+        allowed = ", ".join(shape.value for shape in shapes) or "none"
+        raise _not_allowed(asking, f"shape {asking.request.shape.value}", f"the shapes you may have are: {allowed}")
+    patterns = asking.limits.values["models"]
+    model = asking.request.model
+    if model and not may_use(patterns, model):
+        allowed = ", ".join(patterns) or "none"
+        raise _not_allowed(asking, f"model {model}", f"the models you may have are: {allowed}")
+    gpus = _least(asking)
+    for what, most in (("largest share", asking.limits.largest), ("GPUs at once", asking.limits.gpus)):
+        if gpus > most + TINY:
+            text = f"counts {amount_text(round(gpus, 3))} GPUs; your limit ({what}) is {amount_text(most)}"
+            message = f"{asking.request.describe()} {text}: ask for a smaller share"
+            raise PublicError("share-too-large", message, 403, {"gpus": gpus, "limit": most})
+    account = asking.policy.account(asking.limits.account)
+    if gpus > account.gpus + TINY:
+        message = (
+            f"{asking.request.describe()} counts {amount_text(round(gpus, 3))} GPUs; all of the group "
+            f"{asking.limits.account} may hold {amount_text(account.gpus)} together: ask for a smaller share"
+        )
+        raise PublicError("share-too-large", message, 403, {"gpus": gpus, "limit": account.gpus})
+
+
+def _least(asking: Asking) -> float:
+    allowed = [slot for slot in asking.slots if may_use(asking.limits.values["models"], slot.model)]
+    return least_gpus(asking.request, allowed or asking.slots)
+
+
+def _check_where(asking: Asking) -> None:
+    """That some device may take it for so long. That any could take it at all was checked before."""
+    if asking.request.shape is Shape.CPU or not asking.slots:
+        return
+    domain = asking.policy.domain(_waiting(asking, asking.seconds))
+    fitting = [slot for slot in asking.slots if need(slot, asking.request) is not None]
+    if any(domain.has(slot.key) for slot in fitting):
+        return
+    pools = {pool.name: pool for slot in fitting if (pool := asking.policy.pool_of.get(slot.key))}
+    why = [text for pool in pools.values() if (text := pool.refusal(asking.kind, asking.limits.groups, asking.seconds))]
+    rule = "; ".join(why) or f"the models you may have are: {', '.join(asking.limits.values['models']) or 'none'}"
+    raise _not_allowed(asking, f"{asking.request.describe()} for {duration_text(asking.seconds)}", rule)
+
+
+def _waiting(asking: Asking, seconds: float) -> Waiting:
+    return Waiting("", asking.owner, asking.request, seconds + asking.policy.grace_s, 0.0, asking.kind)
+
+
+def _check_budgets(asking: Asking) -> None:
+    rate = _least(asking) * asking.weight
+    cost = rate * asking.seconds / 3600.0
+    for purse in asking.purses:
+        if asking.kind not in purse.budget.kinds or purse.budget.beyond != "refuse" or not rate:
+            continue
+        if purse.empty or cost > purse.left + TINY:
+            longest = int(purse.left * 3600.0 / rate)
+            instead = f"ask for at most {duration_text(longest)}" if longest >= 60 else "wait until then"
+            needed, left = amount_text(round(cost, 2)), amount_text(round(purse.left, 2))
+            message = (
+                f"this needs up to {needed} GPU-hours and {left} are left ({purse.describe()}): {instead}, "
+                "or ask for a smaller share"
+            )
+            details: dict[str, object] = {"needed": cost, "left": purse.left, "longest_s": longest}
+            details["refills_at"] = rfc3339(purse.refills_at)
+            raise PublicError("budget", message, 403, details)
+
+
+def _not_allowed(asking: Asking, what: str, rule: str) -> PublicError:
+    return PublicError("not-allowed", f"{what} is not open to you: {rule}", 403, {"share": asking.request.as_options()})
+
+
+# --- extensions
+
+
+def check_extension(limits: Effective, reservation: Reservation, seconds: int, purses: Iterable[Purse]) -> None:
+    """Raises PublicError when ``reservation`` may not go on for ``seconds`` more."""
+    longest = longest_extension(limits, reservation)
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 1:
+        raise invalid("seconds", seconds, f"must be from 1 to {longest}")
+    if seconds > longest:
+        rule = (
+            f"one extension adds at most {duration_text(limits.values['extension.longest'])}, a session lasts at most "
+            f"{duration_text(limits.values['extension.total'])}"
+        )
+        times = limits.values["extension.times"]
+        if times != UNLIMITED:
+            rule += f", and may be extended {amount_text(times)} times (this one was {reservation.extensions} times)"
+        message = f"seconds is {seconds}: {rule}; this one may be extended by {longest} s"
+        raise PublicError("extension-limit", message, 409, {"seconds": seconds, "longest_s": longest})
+    for purse in purses:
+        cost = reservation.rate * seconds / 3600.0
+        if reservation.kind in purse.budget.kinds and purse.budget.beyond == "refuse" and cost > purse.left + TINY:
+            message = (
+                f"{duration_text(seconds)} more need {amount_text(round(cost, 2))} GPU-hours and "
+                f"{amount_text(round(purse.left, 2))} are left ({purse.describe()})"
+            )
+            raise PublicError("budget", message, 403, {"needed": cost, "left": purse.left})
+
+
+def longest_extension(limits: Effective, reservation: Reservation) -> int:
+    """Seconds by which the limits alone would let this session go on."""
+    if reservation.extensions >= limits.values["extension.times"]:
+        return 0
+    left = int(limits.values["extension.total"]) - reservation.time_limit_s
+    return max(0, min(int(limits.values["extension.longest"]), left))

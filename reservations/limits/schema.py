@@ -1,0 +1,298 @@
+"""The schema of the limits file. Every key may be left out; unknown keys are errors.
+
+What a *person* may have is said for everyone (``defaults``), for the members of a group (``groups.NAME.each``) and for
+one user (``users.NAME``); what a group may have *together* stands at the group itself. ``effective.py`` says how these
+come together.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ..calendar import WeekTimes, parse_moment
+from ..kind import Kind
+from ..shares import Shape
+from .values import Amount, Count, Duration, Name, Pattern
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Extension(Section):
+    """How far a person may move the end of what runs herself, while that makes nobody wait longer."""
+
+    longest: Duration | None = Field(
+        default=None, description="Most time that one extension adds. Default 2h. 0: none."
+    )
+    total: Duration | None = Field(default=None, description="Longest in all, extensions included. Default 24h.")
+    times: Count | None = Field(default=None, description="How often without asking an admin. Default unlimited.")
+
+
+class KindLimits(Section):
+    """What holds for sessions, or for batch jobs."""
+
+    at_once: Count | None = Field(
+        default=None, description="Running and waiting at once. Default 4 sessions, 100 jobs."
+    )
+    default_time: Duration | None = Field(
+        default=None, description="Time limit when none is asked for. Default 2h; jobs 8h."
+    )
+    max_time: Duration | None = Field(default=None, description="Longest time limit to ask for. Default 12h; jobs 3d.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KindLimits:
+        for name, value in (("default_time", self.default_time), ("max_time", self.max_time)):
+            if value is not None and value < 60:
+                raise ValueError(f"{name} is {value} s: it must be at least 60 s")
+        if self.default_time and self.max_time and self.default_time > self.max_time:
+            raise ValueError(f"default_time ({self.default_time} s) is longer than max_time ({self.max_time} s)")
+        return self
+
+
+class Budget(Section):
+    """GPU-hours in a window of the calendar. A device counts by the weight of its model, a part of it by the part."""
+
+    gpu_hours: Amount = Field(description="Weighted GPU-hours in one window. 0: none at all.")
+    every: Literal["day", "week", "month"] = Field(default="week", description="The window: it refills at its end.")
+    beyond: Literal["refuse", "later"] = Field(
+        default="refuse",
+        description="refuse: nothing new, and what runs is warned and ended. later: behind everyone else.",
+    )
+    kinds: tuple[Kind, ...] = Field(default=tuple(Kind), description="What counts. Default [session, batch].")
+
+
+class IdleRules(Section):
+    """When a session counts as idle, and what follows. Read by the idle culler."""
+
+    after: Duration | None = Field(default=None, description="Idle for so long: its GPU goes back. Default 0: never.")
+    grace: Duration | None = Field(default=None, description="After the start nothing counts as idle. Default 15m.")
+    gpu_below: Amount | None = Field(default=None, description="GPU use in percent below which it is idle. Default 5.")
+    cpu_below: Amount | None = Field(default=None, description="CPU use, in percent of one core. Default 10.")
+    busy_cap: Duration | None = Field(
+        default=None,
+        description="A kernel that is busy counts as work for so long without any CPU or GPU. 0 (default): always.",
+    )
+    warn: tuple[Duration, ...] | None = Field(default=None, description="Told so long before. Default [10m, 2m].")
+    keep: Duration | None = Field(default=None, description="How long a person may protect a run. Default 8h.")
+
+
+class PersonLimits(Section):
+    """What one person may have. A key that is not said here is said by a wider scope."""
+
+    shapes: tuple[Shape, ...] | None = Field(default=None, description="Shapes that may be asked for. Default: all.")
+    models: tuple[Pattern, ...] | None = Field(
+        default=None, description="Models, such as [t4, 'a100-*']. Default ['*']."
+    )
+    largest: Amount | None = Field(
+        default=None, description="Largest share, in GPUs; parts count as parts. Default unlimited."
+    )
+    gpus: Amount | None = Field(default=None, description="GPUs held at once, parts as parts. Default unlimited.")
+    waiting: Count | None = Field(default=None, description="Requests waiting at once. Default unlimited.")
+    sessions: KindLimits = KindLimits()
+    jobs: KindLimits = KindLimits()
+    extension: Extension = Extension()
+    budgets: tuple[Budget, ...] | None = Field(default=None, description="Default []: none.")
+    shares: Amount | None = Field(default=None, description="Weight among the members of her group. Default 1.")
+    idle: IdleRules = IdleRules()
+
+
+class GroupLimits(Section):
+    """What a group has together, and each of its members. ``members`` adds to those that JupyterHub knows."""
+
+    members: tuple[Name, ...] = Field(default=(), description="Members by name, beside those that JupyterHub knows.")
+    inherits: Name | None = Field(default=None, description="A group whose `each` holds where this one says nothing.")
+    shares: Amount = Field(default=1.0, description="Weight among the groups, for fair share. Default 1.")
+    quota: Amount | None = Field(
+        default=None,
+        description="GPUs guaranteed: within it the group goes first, beyond it its batch may be preempted.",
+    )
+    gpus: Amount | None = Field(default=None, description="GPUs that all members hold at once. Default unlimited.")
+    budgets: tuple[Budget, ...] = Field(default=(), description="GPU-hours of all members together. Default []: none.")
+    each: PersonLimits = PersonLimits()
+
+
+class KeepForSessions(Section):
+    """GPUs of a pool on which batch may only run if it can be preempted."""
+
+    gpus: Amount
+    when: str = Field(default="always", description='Such as "Mon-Fri 08:00-18:00". Default always.')
+
+    @field_validator("when")
+    @classmethod
+    def _times(cls, value: str) -> str:
+        WeekTimes.parse(value)
+        return value
+
+
+class Preempt(Section):
+    """Over-quota batch gives way to a person who waits, and to work within quota. It is requeued, not lost."""
+
+    when: str = Field(default="always", description='Such as "Mon-Fri 08:00-18:00"; never. Default always.')
+    after: Duration = Field(default=1800, description="A job that was started runs at least so long. Default 30m.")
+    grace: Duration = Field(default=60, description="From the signal to the stop, for a checkpoint. Default 60s.")
+
+    @field_validator("when")
+    @classmethod
+    def _times(cls, value: str) -> str:
+        WeekTimes.parse(value)
+        return value
+
+
+class PoolLimits(Section):
+    """Devices that share rules. A device belongs to the first pool that names it."""
+
+    models: tuple[Pattern, ...] = Field(default=("*",), description="Models that belong. Default ['*'].")
+    nodes: tuple[Pattern, ...] = Field(default=("*",), description="Nodes that belong. Default ['*'].")
+    engines: tuple[Pattern, ...] = Field(default=("*",), description="Engines that belong. Default ['*'].")
+    groups: tuple[Name, ...] | None = Field(
+        default=None, description="Only members of these may use it. Default: everyone."
+    )
+    kinds: tuple[Kind, ...] = Field(default=tuple(Kind), description="What may run here. Default [session, batch].")
+    max_time: Duration | None = Field(
+        default=None, ge=60, description="Longest time limit here. Default: that of the person."
+    )
+    gpus: Amount | None = Field(
+        default=None, description="GPUs of this pool that a person holds at once. Default unlimited."
+    )
+    keep_for_sessions: KeepForSessions | None = None
+    preempt: Preempt | None = Field(default=None, description="Default: nothing is preempted.")
+    idle: IdleRules = IdleRules()
+
+
+class HalfLife(Section):
+    session: Duration = Field(default=86400, description="Default 1d. 0: the past does not count.")
+    batch: Duration = Field(default=604800, description="Default 7d. 0: the past does not count.")
+
+
+class FairShare(Section):
+    """Who had less than her share goes first; whoever waits long enough goes first anyhow."""
+
+    method: Literal["fair_tree", "classic"] = Field(default="fair_tree", description="As in Slurm. Default fair_tree.")
+    half_life: HalfLife = HalfLife()
+    weight: Amount = Field(default=1.0, description="Weight of fair share in the priority. Default 1.")
+    age_weight: Amount = Field(default=1.0, description="Weight of the waiting time. Default 1.")
+    max_age: Duration = Field(default=86400, ge=60, description="Waiting time that counts in full. Default 1d.")
+
+
+class CalendarEntry(Section):
+    """A span of time on some devices: of ``pool`` (None: of all), on nodes that match."""
+
+    name: Name
+    begins: str = Field(description='Such as "2026-12-01 09:00", in the time zone of the file.')
+    ends: str
+    pool: Name | None = None
+    nodes: tuple[Pattern, ...] = ("*",)
+
+
+class Event(CalendarEntry):
+    """Devices that are kept for a class or a tutorial."""
+
+    gpus: Count = Field(description="Whole devices that are kept.")
+    groups: tuple[Name, ...] = ()
+    users: tuple[Name, ...] = ()
+
+
+class Maintenance(CalendarEntry):
+    """Nothing runs on these devices then: what is offered before ends before."""
+
+    why: str = Field(default="maintenance", max_length=200)
+
+
+class Stop(Section):
+    """How a session is stopped at its end."""
+
+    save_grace: Duration = Field(default=30, description="After the interrupt, time to save. Default 30s.")
+    term_grace: Duration = Field(default=10, description="After SIGTERM, before SIGKILL. Default 10s.")
+
+    @property
+    def longest_s(self) -> int:
+        """What a stop may take in all: both graces, and 5 s for the devices to be seen free."""
+        return self.save_grace + self.term_grace + 5
+
+
+class Limits(Section):
+    """The whole file."""
+
+    timezone: str = Field(default="UTC", description="Of all times in this file, such as Europe/Zurich. Default UTC.")
+    weights: dict[Pattern, Amount] = Field(default={}, description="By model: what one GPU counts. Default 1.")
+    defaults: PersonLimits = PersonLimits()
+    groups: dict[Name, GroupLimits] = {}
+    users: dict[Name, PersonLimits] = {}
+    pools: dict[Name, PoolLimits] = {}
+    fair_share: FairShare | None = Field(default=None, description="Default: first come, first served.")
+    events: tuple[Event, ...] = ()
+    maintenance: tuple[Maintenance, ...] = ()
+    requests_waiting: int = Field(default=2000, ge=1, description="Requests that may wait in all. Default 2000.")
+    start_within: Duration = Field(
+        default=600, ge=10, description="A granted session that is not started is given up after this. Default 10m."
+    )
+    start_timeout: Duration = Field(
+        default=180, ge=10, description="A start that is not running after this is ended. Default 3m."
+    )
+    notices: tuple[Duration, ...] = Field(
+        default=(1800, 600, 120), description="When to tell people before the end. Default [30m, 10m, 2m]."
+    )
+    fractions: tuple[float, ...] = Field(
+        default=(0.25, 0.5), description="Parts of a device that the form offers. Default [0.25, 0.5]. []: none."
+    )
+    backfill_depth: int = Field(
+        default=100, ge=0, description="How far down the queue overtaking is considered. Default 100. 0: never."
+    )
+    stop: Stop = Stop()
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("must be a time zone such as Europe/Zurich or UTC") from None
+        return value
+
+    @field_validator("fractions")
+    @classmethod
+    def _parts(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < fraction < 1 for fraction in value):
+            raise ValueError(f"fractions must lie between 0 and 1, not {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Limits:
+        for name, group in self.groups.items():
+            self._known("groups", group.inherits, f"groups.{name}.inherits")
+            self._no_cycle(name)
+        for name, pool in self.pools.items():
+            for group_name in pool.groups or ():
+                self._known("groups", group_name, f"pools.{name}.groups")
+        for entry in (*self.events, *self.maintenance):
+            where = f"'{entry.name}'"
+            self._known("pools", entry.pool, f"{where}: pool")
+            begins, ends = (parse_moment(text, self.zone) for text in (entry.begins, entry.ends))
+            if ends <= begins:
+                raise ValueError(f"{where}: ends ({entry.ends}) is not after begins ({entry.begins})")
+        return self
+
+    def _known(self, what: Literal["groups", "pools"], name: str | None, where: str) -> None:
+        known = getattr(self, what)
+        if name is not None and name not in known:
+            names = ", ".join(known) or "none"
+            raise ValueError(f"{where}: there is no entry {name!r} in {what}; known: {names}")
+
+    def _no_cycle(self, name: str) -> None:
+        seen = [name]
+        while (parent := self.groups[seen[-1]].inherits) is not None and parent in self.groups:
+            if parent in seen:
+                raise ValueError(f"groups inherit in a circle: {' -> '.join([*seen, parent])}")
+            seen.append(parent)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+    def span(self, entry: CalendarEntry) -> tuple[float, float]:
+        """When ``entry`` begins and ends, in seconds since the epoch."""
+        return parse_moment(entry.begins, self.zone), parse_moment(entry.ends, self.zone)

@@ -1,0 +1,30 @@
+"""A pool from a ledger and a limits file: what the service does when it starts, and what tests and benchmarks do."""
+
+from __future__ import annotations
+
+from .clock import Clock
+from .ledger import Ledger, policy
+from .limits.load import LimitsFile
+from .pool import Pool
+from .standing import Standing, half_lives
+from .usage import Books
+
+
+def open_pool(ledger: Ledger, file: LimitsFile, clock: Clock) -> Pool:
+    """A pool with everything that the ledger knows of."""
+    return Pool(ledger, standing_of(ledger, file, clock()), clock)
+
+
+def standing_of(ledger: Ledger, file: LimitsFile, now: float) -> Standing:
+    """How everybody stands under ``file``, which is remembered as a version that was in force."""
+    since = now - Books.horizon(half_lives(file.limits))
+    with ledger.transaction() as connection:
+        policy.remember_limits(connection, file.version, file.text, now)
+        past = policy.charges_since(connection, since)
+        overrides = policy.overrides(connection)
+        people = policy.people(connection)
+    standing = Standing(file.limits, file.version, past)
+    standing.set_overrides(override for override in overrides if override.in_force(now))
+    for name, groups in people.items():
+        standing.set_groups(name, groups)
+    return standing

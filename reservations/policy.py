@@ -1,0 +1,223 @@
+"""The limits as the decision sees them at one moment: typed, resolved, without files or clocks. Pure.
+
+``Policy()`` is no policy: first come, first served, and whoever fits gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from .clock import duration_text
+from .kind import Kind
+from .placement import Slot, SlotKey, need
+from .queue import Waiting
+from .shares import Shape
+
+UNLIMITED = float("inf")
+TINY = 1e-9
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Person:
+    """An owner's standing. ``gpus``: most that she may hold at once; ``largest``: most in one share; ``models``:
+    patterns of what she may use. ``used_up``: by kind, why nothing of it may start
+    now (a budget is empty). ``later``: kinds that go behind everyone else. ``use``: weighted GPUs that she held,
+    averaged over the past with the half-life of each kind."""
+
+    account: str = ""
+    groups: tuple[str, ...] = ()
+    gpus: float = UNLIMITED
+    largest: float = UNLIMITED
+    models: tuple[str, ...] = ("*",)
+    shares: float = 1.0
+    use: float = 0.0
+    used_up: Mapping[Kind, str] = field(default_factory=dict)
+    later: frozenset[Kind] = frozenset()
+
+
+@dataclass(frozen=True)
+class Account:
+    """A group's standing. ``quota``: GPUs that are its own. ``gpus``: most that its members may hold together."""
+
+    shares: float = 1.0
+    quota: float = 0.0
+    gpus: float = UNLIMITED
+
+
+@dataclass(frozen=True)
+class Preemption:
+    """That over-quota batch gives way now. ``after`` and ``grace`` in seconds."""
+
+    after: float
+    grace: float
+
+
+@dataclass(frozen=True)
+class PoolRule:
+    """Devices that share rules. ``kept``: GPUs that batch may use only if it can be preempted, by time: spans in
+    ascending order with the number kept. ``preempt`` None: nothing is preempted here now."""
+
+    name: str
+    slots: frozenset[SlotKey]
+    gpus_in_all: float
+    groups: frozenset[str] | None = None
+    kinds: frozenset[Kind] = frozenset(Kind)
+    max_time: float = UNLIMITED
+    gpus: float = UNLIMITED
+    kept: float = 0.0
+    kept_spans: tuple[Span, ...] = ()
+    preempt: Preemption | None = None
+
+    def kept_during(self, began: float, ended: float) -> float:
+        return self.kept if any(a < ended and began < b for a, b in self.kept_spans) else 0.0
+
+    def refusal(self, kind: Kind, groups: Iterable[str], seconds: float) -> str:
+        """Why a request may never use this pool; empty when it may."""
+        if kind not in self.kinds:
+            return f"the pool {self.name} takes no {kind.plural}"
+        if self.groups is not None and not self.groups & set(groups):
+            return f"the pool {self.name} is for {', '.join(sorted(self.groups))}"
+        if seconds > self.max_time:
+            return f"the longest time limit in the pool {self.name} is {duration_text(self.max_time)}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Slots that are kept from ``begins`` to ``ends``, for an event or for maintenance (then for nobody)."""
+
+    name: str
+    slots: frozenset[SlotKey]
+    begins: float
+    ends: float
+    groups: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
+
+    def concerns(self, owner: str, groups: Iterable[str]) -> bool:
+        return owner not in self.users and not self.groups & set(groups)
+
+
+@dataclass(frozen=True)
+class FairRules:
+    """``entry_s``: what is held now counts as if it had been held for so much longer, so that nobody takes everything
+    that is free at one moment; relative to ``half_life_s``."""
+
+    method: str = "fair_tree"
+    weight: float = 1.0
+    age_weight: float = 1.0
+    max_age_s: float = 86400.0
+    entry: float = 0.03
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where and when a request may run. ``slots`` None: anywhere."""
+
+    slots: frozenset[SlotKey] | None = None
+    blocks: Mapping[SlotKey, tuple[Span, ...]] = field(default_factory=dict)
+
+    def has(self, key: SlotKey) -> bool:
+        return self.slots is None or key in self.slots
+
+    def allows(self, key: SlotKey, began: float, seconds: float) -> bool:
+        return self.has(key) and self.clear(key, began, seconds) == began
+
+    def clear(self, key: SlotKey, began: float, seconds: float) -> float:
+        """``began``, or the end of the block that a run of ``seconds`` from then would meet."""
+        for begins, ends in self.blocks.get(key, ()):
+            if begins < began + seconds and began < ends:
+                return ends
+        return began
+
+
+ANYWHERE = Domain()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All of it. ``backfill_depth``: how many waiting requests are planned for; 0 means that nobody overtakes.
+
+    ``fair`` None: first come, first served. ``quotas``: some account has one; those without then have 0. ``slots``: all
+    there are, for those who may not use all. ``grace_s``: what a stop may take beyond a time limit.
+    """
+
+    backfill_depth: int = 100
+    fair: FairRules | None = None
+    people: Mapping[str, Person] = field(default_factory=dict)
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+    quotas: bool = False
+    pools: tuple[PoolRule, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    slots: Mapping[SlotKey, Slot] = field(default_factory=dict)
+    grace_s: float = 0.0
+
+    def person(self, owner: str) -> Person:
+        return self.people.get(owner, _NOBODY)
+
+    def account(self, name: str) -> Account:
+        return self.accounts.get(name, _NO_ACCOUNT)
+
+    @cached_property
+    def ranked(self) -> bool:
+        """Whether the queue is anything but first come, first served."""
+        return self.fair is not None or self.quotas or any(person.later for person in self.people.values())
+
+    @cached_property
+    def pool_of(self) -> dict[SlotKey, PoolRule]:
+        return {key: pool for pool in self.pools for key in pool.slots}
+
+    def domain(self, item: Waiting) -> Domain:
+        """Where ``item`` may run. The same object for the same answer."""
+        person = self.person(item.owner)
+        sized = person.largest != UNLIMITED and item.request.shape is Shape.FRACTION
+        if not self.pools and not self.blocks and person.models == ("*",) and not sized:
+            return ANYWHERE
+        named = item.owner if item.owner in self._named_users else ""
+        seconds = item.seconds if self._timed_pools else 0.0
+        wish = (item.request, person.largest) if sized else None
+        key = (person.groups, person.models, named, item.kind, seconds, wish)
+        if key not in self._domains:
+            self._domains[key] = self._domain(item, person, sized)
+        return self._domains[key]
+
+    @cached_property
+    def _domains(self) -> dict[object, Domain]:
+        return {}
+
+    @cached_property
+    def _named_users(self) -> frozenset[str]:
+        return frozenset().union(*(block.users for block in self.blocks))
+
+    @cached_property
+    def _timed_pools(self) -> bool:
+        return any(pool.max_time != UNLIMITED for pool in self.pools)
+
+    def _domain(self, item: Waiting, person: Person, sized: bool) -> Domain:
+        barred: set[SlotKey] = set()
+        for pool in self.pools:
+            if pool.refusal(item.kind, person.groups, item.seconds - self.grace_s):
+                barred |= pool.slots
+        for key, slot in self.slots.items():
+            wanted = need(slot, item.request) if sized else None
+            too_large = wanted is not None and slot.gpus(wanted) > person.largest + TINY
+            if too_large or not may_use(person.models, slot.model):
+                barred.add(key)
+        blocks: dict[SlotKey, list[Span]] = {}
+        for block in self.blocks:
+            if block.concerns(item.owner, person.groups):
+                for key in block.slots:
+                    blocks.setdefault(key, []).append((block.begins, block.ends))
+        slots = frozenset(self.slots) - barred if barred else None
+        return Domain(slots, {key: tuple(sorted(spans)) for key, spans in blocks.items()})
+
+
+def may_use(patterns: Iterable[str], model: str) -> bool:
+    return any(fnmatchcase(model, pattern) for pattern in patterns)
+
+
+_NOBODY = Person()
+_NO_ACCOUNT = Account()

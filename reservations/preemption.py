@@ -1,0 +1,112 @@
+"""Who gives way. Pure.
+
+A waiting session, and a waiting job within its group's quota, may have the devices of batch jobs by which another
+group is over its quota, where the pool says so. Never of a session, never of work within quota, never of a job that was
+started a short while ago. Stopping the victim is one thing and placing the winner another: the winner takes what comes
+free, by the order of the queue, in which what was preempted stands behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from .kind import Kind
+from .placement import Holding, Room, Slot, SlotKey, place, rooms_of
+from .policy import Policy, Preemption
+from .queue import Facts, Held, Preempted, Waiting
+from .tally import Tally
+
+Rooms = dict[SlotKey, Room]
+
+
+def give_way(
+    facts: Facts, policy: Policy, tally: Tally, slots: Sequence[Slot], waits: Iterable[Waiting]
+) -> list[Preempted]:
+    """The batch jobs that end for ``waits``: those that lack nothing but room, in their order."""
+    rules = {job.id: (job, rule) for job in facts.held if (rule := _may_end(job, facts, policy, tally)) is not None}
+    if not rules:
+        return []
+    rooms = {room.slot.key: room for room in rooms_of(slots, (h for held in facts.held for h in held.holdings))}
+    for held in facts.held:
+        if held.stopping:
+            _give_back(rooms, held.holdings)
+    found: list[Preempted] = []
+    for item in waits:
+        if item.kind is Kind.BATCH and tally.beyond_quota(item):
+            continue
+        usable = _usable(item, facts, policy)
+        jobs = sorted((job for job, _ in rules.values()), key=lambda job: -job.since)
+        chosen = _fewest(item, rooms, jobs, usable)
+        if chosen is None:
+            continue
+        for job in chosen:
+            _give_back(rooms, job.holdings)
+            _, rule = rules.pop(job.id)
+            found.append(Preempted(job.id, item.id, rule.grace, _why(job, item, policy)))
+        _take(rooms, place([room for key, room in rooms.items() if usable(key)], item.request) or ())
+    return found
+
+
+def _may_end(job: Held, facts: Facts, policy: Policy, tally: Tally) -> Preemption | None:
+    """The rule by which ``job`` may be ended now; None when it may not."""
+    if job.id not in tally.over_quota or job.stopping or not job.holdings:
+        return None
+    pools = [policy.pool_of.get(holding.key) for holding in job.holdings]
+    rules = [pool.preempt for pool in pools if pool is not None and pool.preempt is not None]
+    if len(rules) < len(pools):
+        return None
+    rule = max(rules, key=lambda rule: rule.after)
+    return rule if facts.now - job.since >= rule.after else None
+
+
+def _usable(item: Waiting, facts: Facts, policy: Policy) -> Callable[[SlotKey], bool]:
+    domain = policy.domain(item)
+    return lambda key: domain.allows(key, facts.now, item.seconds)
+
+
+def _fewest(item: Waiting, rooms: Rooms, jobs: Sequence[Held], usable: Callable[[SlotKey], bool]) -> list[Held] | None:
+    """Jobs whose end makes room for ``item``, none of them in vain; None when no end of theirs would."""
+    trial = dict(rooms)
+    chosen: list[Held] = []
+    while not _fits(trial, item, usable):
+        if len(chosen) == len(jobs):
+            return None
+        chosen.append(jobs[len(chosen)])
+        _give_back(trial, chosen[-1].holdings)
+    for job in list(chosen):
+        without = dict(trial)
+        _take(without, job.holdings)
+        if _fits(without, item, usable):
+            chosen.remove(job)
+            trial = without
+    return chosen
+
+
+def _fits(rooms: Rooms, item: Waiting, usable: Callable[[SlotKey], bool]) -> bool:
+    return place([room for key, room in rooms.items() if usable(key)], item.request) is not None
+
+
+def _give_back(rooms: Rooms, holdings: Iterable[Holding]) -> None:
+    for holding in holdings:
+        room = rooms.get(holding.key)
+        if room is not None:
+            memory, compute = room.memory_mib + holding.memory_mib, room.compute + holding.compute
+            rooms[holding.key] = Room(room.slot, memory, compute)
+
+
+def _take(rooms: Rooms, holdings: Iterable[Holding]) -> None:
+    for holding in holdings:
+        room = rooms.get(holding.key)
+        if room is not None:
+            memory, compute = room.memory_mib - holding.memory_mib, room.compute - holding.compute
+            rooms[holding.key] = Room(room.slot, memory, compute)
+
+
+def _why(job: Held, item: Waiting, policy: Policy) -> str:
+    account = policy.person(job.owner).account
+    who = "a person who waits for a session" if item.kind is Kind.SESSION else "work of a group within its quota"
+    quota = policy.account(account).quota
+    return (
+        f"it made room for {who}: the group {account} held more than its {quota:g} GPUs. "
+        "It goes back into the queue and is started again"
+    )

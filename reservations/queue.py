@@ -1,0 +1,91 @@
+"""What a decision is made on, and what it comes to. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .devices.model import Device
+from .errors import PublicError
+from .kind import Kind
+from .placement import Holding
+from .shares import ShareRequest
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request in the queue. ``seconds`` is its declared time limit with the grace a stop may take."""
+
+    id: str
+    owner: str
+    request: ShareRequest
+    seconds: float
+    submitted_at: float
+    kind: Kind = Kind.SESSION
+
+
+@dataclass(frozen=True)
+class Held:
+    """A reservation that holds devices. ``frees_at``: when these are free at the latest, stop grace included.
+
+    ``gpus``: what it counts in GPUs. ``since``: when it was granted. ``stopping``: its end has begun. ``requeues``: it
+    can be stopped and started again later.
+    """
+
+    id: str
+    owner: str
+    holdings: tuple[Holding, ...]
+    frees_at: float
+    kind: Kind = Kind.SESSION
+    gpus: float = 0.0
+    since: float = 0.0
+    stopping: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The world at ``now`` (seconds): devices, who holds what, and who waits, in the order in which they came."""
+
+    devices: tuple[Device, ...]
+    held: tuple[Held, ...]
+    waiting: tuple[Waiting, ...]
+    now: float
+
+
+@dataclass(frozen=True)
+class Grant:
+    id: str
+    holdings: tuple[Holding, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    id: str
+    error: PublicError
+
+
+@dataclass(frozen=True)
+class Preempted:
+    """``id`` gives way to ``winner``; ``why`` is told to its owner. ``grace`` in seconds."""
+
+    id: str
+    winner: str
+    grace: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Where a waiting request stands: ``position`` from 1; ``latest_start`` in seconds, None when nobody can say; why
+    it waits. ``firm``: nobody who comes later can go first, so the start can only come earlier."""
+
+    position: int
+    latest_start: float | None
+    why: str = ""
+    firm: bool = True
+
+
+@dataclass
+class Decision:
+    grants: list[Grant] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    preemptions: list[Preempted] = field(default_factory=list)

@@ -1,0 +1,169 @@
+"""What somebody may ask for, and what is free of it now. Pure reading of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..clock import rfc3339
+from ..devices.model import MIB_PER_GIB, Device
+from ..errors import PublicError
+from ..kind import Kind
+from ..limits.schema import Maintenance
+from ..placement import Room, need, place, rooms_of, slots_of
+from ..policy import Domain, Policy
+from ..pool import Pool
+from ..queue import Forecast, Waiting
+from ..shares import Shape, ShareRequest
+from ..standing import AHEAD_S
+from ..submission import Submission
+
+
+def offered_shares(pool: Pool) -> list[ShareRequest]:
+    """The shares that a form shows for this pool: per model whole devices, parts of one, MIG slices; and CPU only."""
+    shares: list[ShareRequest] = []
+    by_model: dict[str, list[Device]] = {}
+    for device in pool.devices:
+        by_model.setdefault(device.model, []).append(device)
+    for model, devices in sorted(by_model.items()):
+        plain = [device for device in devices if not device.partitioned]
+        if plain:
+            smallest = min(device.memory_mib for device in plain)
+            for fraction in sorted(pool.limits.fractions):
+                shares.append(ShareRequest(Shape.FRACTION, memory_mib=int(smallest * fraction), model=model))
+            most = max(_per_node(plain).values())
+            counts = sorted({1, *(n for n in (2, 4, 8) if n < most), most})
+            shares += [ShareRequest(Shape.WHOLE, count=count, model=model) for count in counts]
+        profiles = {i.profile: i.memory_mib for device in devices for i in device.instances}
+        for profile in sorted(profiles, key=lambda name: (profiles[name], name)):
+            shares.append(ShareRequest(Shape.MIG, profile=profile, model=model))
+    shares.append(ShareRequest(Shape.CPU))
+    return shares
+
+
+def _per_node(devices: list[Device]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for device in devices:
+        counts[device.node] = counts.get(device.node, 0) + 1
+    return counts
+
+
+def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
+    """Every offer to ``owner`` with how many could start now, else when at the latest; what she may not have says why.
+
+    ``fresh``: the devices were seen lately.
+    """
+    now = pool.clock()
+    limits = pool.standing.effective(owner, now)
+    default, longest = limits.default_time(Kind.SESSION), limits.max_time(Kind.SESSION)
+    shares = offered_shares(pool)
+    policy = pool.policy([owner])
+    facts = pool.facts()
+    rooms = rooms_of(slots_of(facts.devices), [h for held in facts.held for h in held.holdings])
+    told = pool.latest_starts([Submission(owner, share, default) for share in shares])
+    offers = []
+    for share, forecast in zip(shares, told, strict=True):
+        item = Waiting("", owner, share, 60.0 + policy.grace_s, now)
+        domain = policy.domain(item)
+        usable = [room for room in rooms if domain.allows(room.slot.key, now, item.seconds)]
+        starts_now = forecast.latest_start is not None and forecast.latest_start <= now
+        error = pool.refusal(Submission(owner, share, default))
+        possible = error is None and (forecast.latest_start is not None or bool(forecast.why)) and fresh
+        until = _until(usable, share, domain, policy, now)
+        offers.append(
+            {
+                "id": "-".join(f"{k}-{v}" for k, v in share.as_options().items()).replace("_", "-"),
+                "share": share.as_options(),
+                "text": offer_text(pool, share),
+                "free_now": _how_many(usable, share) if starts_now and fresh else 0,
+                "latest_start": rfc3339(forecast.latest_start),
+                "latest_start_in_s": None
+                if forecast.latest_start is None
+                else max(0, round(forecast.latest_start - now)),
+                "possible": possible,
+                "why": _why_not(error, forecast, fresh),
+                "firm": forecast.firm,
+                "enforcement": pool.enforcement_of(share),
+                "default_time_s": default,
+                "max_time_s": longest,
+                "free_for_s": until if until is not None and until < longest else None,
+            }
+        )
+    inventory = pool.inventory
+    return {
+        "offers": offers,
+        "waiting": len(facts.waiting),
+        "simulated": bool(inventory and inventory.simulated),
+        "note": inventory.note if inventory else "the GPUs of this node have not been seen yet",
+        "fresh": fresh,
+        "limits": {"default_time_s": default, "max_time_s": longest},
+        "announced": announcements(pool, now),
+    }
+
+
+def announcements(pool: Pool, now: float) -> list[str]:
+    """Maintenance and events of the next two weeks, in words."""
+    limits, found = pool.limits, []
+    for entry in (*limits.maintenance, *limits.events):
+        begins, ends = limits.span(entry)
+        if ends > now and begins < now + AHEAD_S:
+            where = f"the pool {entry.pool}" if entry.pool else "all devices"
+            what = f"{entry.why} ({entry.name})" if isinstance(entry, Maintenance) else f"kept for {entry.name}"
+            found.append(f"{entry.begins} to {entry.ends} ({limits.timezone}): {where}, {what}")
+    return found
+
+
+def _until(rooms: Sequence[Room], share: ShareRequest, domain: Domain, policy: Policy, now: float) -> int | None:
+    """For how many seconds at most ``share`` could run if it started now; None without such an end."""
+    free = []
+    for room in rooms:
+        wanted = need(room.slot, share)
+        if wanted is not None and room.memory_mib >= wanted[0] and room.compute >= wanted[1]:
+            begins = [begin for begin, _ in domain.blocks.get(room.slot.key, ()) if begin > now]
+            free.append(min(begins, default=float("inf")))
+    longest = max(free, default=float("inf"))
+    return None if longest == float("inf") else max(0, int(longest - now - policy.grace_s))
+
+
+def offer_text(pool: Pool, share: ShareRequest) -> str:
+    if share.shape is Shape.CPU:
+        return "No GPU (CPU only)"
+    if share.shape is Shape.FRACTION:
+        sizes = [d.memory_mib for d in pool.devices if d.model == share.model and not d.partitioned]
+        for fraction in pool.limits.fractions:
+            if int(min(sizes, default=0) * fraction) == share.memory_mib:
+                return f"{_part(fraction)} of one {share.model} ({share.memory_mib / MIB_PER_GIB:.1f} GiB)"
+    return share.describe()
+
+
+def _part(fraction: float) -> str:
+    for parts in (2, 3, 4, 5, 6, 8):
+        if abs(fraction - 1 / parts) < 0.001:
+            return f"1/{parts}"
+    return f"{fraction * 100:g} %"
+
+
+def _why_not(error: PublicError | None, told: Forecast, fresh: bool) -> str:
+    if not fresh:
+        return "the node that holds these GPUs has not answered for a while"
+    if error is not None:
+        return error.message
+    if told.latest_start is None and not told.why:
+        return "every device that could give it is out of service, or kept for others"
+    return told.why
+
+
+def _how_many(rooms: Sequence[Room], share: ShareRequest) -> int:
+    """How many of ``share`` would be granted one after the other now; for CPU sessions 1 stands for 'any number'."""
+    if share.shape is Shape.CPU:
+        return 1
+    rooms_now = {room.slot.key: room for room in rooms if need(room.slot, share) is not None}
+    count = 0
+    while (holdings := place(tuple(rooms_now.values()), share)) is not None and count < 999:
+        count += 1
+        for holding in holdings:
+            room = rooms_now[holding.key]
+            rooms_now[holding.key] = Room(
+                room.slot, room.memory_mib - holding.memory_mib, room.compute - holding.compute
+            )
+    return count

@@ -1,0 +1,292 @@
+"""How everybody stands with the limits: what each may have, has used, and may do now. No I/O.
+
+``Standing`` keeps what changes seldom (the limits, who is in which group, exceptions, what was used) and turns it into
+the ``Policy`` of a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from .calendar import WeekTimes
+from .clock import rfc3339
+from .kind import Kind
+from .limits.effective import BUILT_IN, Effective, Override, resolve, said
+from .limits.schema import Budget, CalendarEntry, Event, Limits, PoolLimits
+from .limits.values import UNLIMITED, amount_text
+from .placement import Slot, SlotKey
+from .policy import Account, Block, FairRules, Person, Policy, PoolRule, Preemption, Span
+from .usage import Books, Charge
+
+ENTRY_S = 3600.0
+DECIDED = ("gpus", "largest", "models", "budgets")
+"""What of a person's limits the decision itself must know."""
+AHEAD_S = 14 * 86400.0
+"""How far ahead the office hours of a pool are laid out; no job may be longer than the limits allow anyhow."""
+
+
+@dataclass(frozen=True)
+class Purse:
+    """A budget and what was taken from it. Hours are weighted GPU-hours; ``refills_at`` in seconds.
+
+    ``rate``: weighted GPUs that are held now. ``whose``: ``user`` or ``group``.
+    """
+
+    whose: str
+    name: str
+    budget: Budget
+    hours: float
+    used: float
+    rate: float
+    refills_at: float
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self.hours - self.used)
+
+    @property
+    def empty(self) -> bool:
+        return self.used >= self.hours
+
+    def lasts_until(self, now: float) -> float | None:
+        """When it is empty if everything that runs goes on; None when it refills before."""
+        if not self.rate or self.hours == UNLIMITED:
+            return None
+        at = now + 3600.0 * self.left / self.rate
+        return at if at < self.refills_at else None
+
+    def describe(self) -> str:
+        owner = "your budget" if self.whose == "user" else f"the budget of the group {self.name}"
+        what = f"{amount_text(round(self.used, 1))} of {amount_text(self.hours)} GPU-hours this {self.budget.every}"
+        return f"{owner}: {what} are used; it refills at {rfc3339(self.refills_at)}"
+
+
+class Standing:
+    """See the module. ``version`` is that of the limits in force."""
+
+    def __init__(self, limits: Limits, version: str, past: Iterable[Charge] = ()) -> None:
+        self.limits = limits
+        self.version = version
+        self.overrides: tuple[Override, ...] = ()
+        self._groups: dict[str, tuple[str, ...]] = {}
+        self._known: dict[str, Effective] = {}
+        self._known_until = -1.0
+        self.books = Books(limits.zone, half_lives(limits), past)
+
+    def set_groups(self, person: str, groups: Iterable[str]) -> None:
+        """The groups of ``person`` as JupyterHub knows them."""
+        told = tuple(sorted(groups))
+        if self._groups.get(person) != told:
+            self._groups[person] = told
+            self._known.pop(person, None)
+
+    def knows(self, person: str) -> bool:
+        """Whether JupyterHub ever told the groups of ``person``."""
+        return person in self._groups
+
+    def groups(self, person: str) -> tuple[str, ...]:
+        return self._groups.get(person, ())
+
+    def set_overrides(self, overrides: Iterable[Override]) -> None:
+        self.overrides = tuple(overrides)
+        self._known_until = -1.0
+
+    def effective(self, person: str, now: float) -> Effective:
+        """What ``person`` may have at ``now``."""
+        if now >= self._known_until:
+            self._known = {}
+            self._known_until = min((o.until for o in self.overrides if o.in_force(now)), default=UNLIMITED)
+        found = self._known.get(person)
+        if found is None:
+            found = self._known[person] = resolve(self.limits, person, self.groups(person), self.overrides, now)
+        return found
+
+    def weight(self, model: str) -> float:
+        """What one GPU of ``model`` counts."""
+        return next((w for pattern, w in self.limits.weights.items() if fnmatchcase(model, pattern)), 1.0)
+
+    # --- budgets
+
+    def purses(self, person: str, running: Sequence[Charge], now: float) -> list[Purse]:
+        """Every budget that ``person`` takes from. ``running``: of everybody, what is held now."""
+        mine = self.effective(person, now)
+        own = [self._purse("user", person, budget, mine.extra_gpu_hours, running, now) for budget in mine.budgets]
+        group = self.limits.groups.get(mine.account)
+        shared = group.budgets if group is not None else ()
+        extra = sum(
+            o.extra_gpu_hours
+            for o in self.overrides
+            if o.in_force(now) and o.scope == "group" and o.name == mine.account
+        )
+        return own + [self._purse("group", mine.account, budget, extra, running, now) for budget in shared]
+
+    def _purse(
+        self, whose: str, name: str, budget: Budget, extra: float, running: Sequence[Charge], now: float
+    ) -> Purse:
+        began, refills_at = self.books.window(budget.every, now)
+        used = self.books.hours((whose, name), budget.kinds, budget.every, now)
+        mine = [c for c in running if c.kind in budget.kinds and name == (c.owner if whose == "user" else c.account)]
+        used += sum(charge.hours(began, now) for charge in mine)
+        rate = sum(charge.rate for charge in mine)
+        return Purse(whose, name, budget, budget.gpu_hours + extra, used, rate, refills_at)
+
+    # --- the policy of a moment
+
+    def policy(self, slots: Iterable[Slot], owners: Iterable[str], running: Sequence[Charge], now: float) -> Policy:
+        """What the decision goes by. ``owners``: everybody who waits or holds. ``running``: what is held now."""
+        limits = self.limits
+        slots = tuple(slots)
+        if self._plain(now):
+            return Policy(backfill_depth=limits.backfill_depth)
+        pools = tuple(self._pools(slots, now))
+        blocks = tuple(self._blocks(slots, now))
+        quotas = any(group.quota is not None for group in limits.groups.values())
+        people = set(owners) | (self.books.owners() if limits.fair_share else set())
+        by_owner: dict[str, list[Charge]] = {}
+        for charge in running:
+            by_owner.setdefault(charge.owner, []).append(charge)
+        return Policy(
+            backfill_depth=limits.backfill_depth,
+            fair=_fair(limits),
+            people={name: self._person(name, by_owner.get(name, []), running, now) for name in people},
+            accounts={
+                name: Account(group.shares, group.quota or 0.0, _given(group.gpus))
+                for name, group in limits.groups.items()
+            },
+            quotas=quotas,
+            pools=pools,
+            blocks=blocks,
+            slots={slot.key: slot for slot in slots},
+            grace_s=limits.stop.longest_s,
+        )
+
+    def _plain(self, now: float) -> bool:
+        """Whether nothing but first come, first served is asked of the decision."""
+        limits = self.limits
+        if any(override.in_force(now) for override in self.overrides):
+            return False
+        everyone = said(limits.defaults)
+        open_to_all = all(everyone.get(key, BUILT_IN[key]) == BUILT_IN[key] for key in DECIDED)
+        parts = (limits.groups, limits.users, limits.pools, limits.fair_share, limits.events, limits.maintenance)
+        return not any(parts) and open_to_all
+
+    def _person(self, name: str, mine: Sequence[Charge], running: Sequence[Charge], now: float) -> Person:
+        effective = self.effective(name, now)
+        used_up: dict[Kind, str] = {}
+        later: set[Kind] = set()
+        for purse in self.purses(name, running, now) if self._budgets(effective) else ():
+            if purse.empty and purse.budget.beyond == "refuse":
+                used_up.update((kind, purse.describe()) for kind in purse.budget.kinds)
+            elif purse.empty:
+                later.update(purse.budget.kinds)
+        return Person(
+            account=effective.account,
+            groups=effective.groups,
+            gpus=effective.gpus,
+            largest=effective.largest,
+            models=tuple(effective.values["models"]),
+            shares=float(effective.values["shares"]),
+            use=self.books.use(name, now, mine),
+            used_up=used_up,
+            later=frozenset(later),
+        )
+
+    def has_budgets(self, person: str, now: float) -> bool:
+        """Whether ``person`` takes from any budget."""
+        return self._budgets(self.effective(person, now))
+
+    def _budgets(self, effective: Effective) -> bool:
+        group = self.limits.groups.get(effective.account)
+        return bool(effective.budgets or (group is not None and group.budgets))
+
+    def _pools(self, slots: Sequence[Slot], now: float) -> Iterable[PoolRule]:
+        taken: set[SlotKey] = set()
+        for name, pool in self.limits.pools.items():
+            mine = [slot for slot in slots if slot.key not in taken and belongs(slot, pool)]
+            taken |= {slot.key for slot in mine}
+            yield self._pool_rule(name, pool, mine, now)
+
+    def _pool_rule(self, name: str, pool: PoolLimits, slots: Sequence[Slot], now: float) -> PoolRule:
+        kept = pool.keep_for_sessions
+        preempt = pool.preempt
+        if preempt is not None and not WeekTimes.parse(preempt.when).contains(now, self.limits.zone):
+            preempt = None
+        return PoolRule(
+            name=name,
+            slots=frozenset(slot.key for slot in slots),
+            gpus_in_all=sum(slot.part for slot in slots),
+            groups=None if pool.groups is None else frozenset(pool.groups),
+            kinds=frozenset(pool.kinds),
+            max_time=UNLIMITED if pool.max_time is None else pool.max_time,
+            gpus=_given(pool.gpus),
+            kept=kept.gpus if kept else 0.0,
+            kept_spans=self._spans(kept.when, now) if kept else (),
+            preempt=Preemption(preempt.after, preempt.grace) if preempt else None,
+        )
+
+    def _spans(self, when: str, now: float) -> tuple[Span, ...]:
+        times, zone = WeekTimes.parse(when), self.limits.zone
+        spans: list[Span] = []
+        at = now
+        while at < now + AHEAD_S:
+            change = times.next_change(at, zone)
+            until = now + AHEAD_S if change is None else min(change, now + AHEAD_S)
+            if times.contains(at, zone):
+                spans.append((at, until))
+            if change is None:
+                break
+            at = change
+        return tuple(spans)
+
+    def _blocks(self, slots: Sequence[Slot], now: float) -> Iterable[Block]:
+        for entry in (*self.limits.maintenance, *self.limits.events):
+            begins, ends = self.limits.span(entry)
+            if ends <= now:
+                continue
+            mine = [slot for slot in slots if self._in_entry(slot, entry, slots)]
+            if isinstance(entry, Event):
+                devices = list(dict.fromkeys(slot.device_uuid for slot in mine))
+                kept = set(devices[-int(entry.gpus) :]) if entry.gpus != UNLIMITED else set(devices)
+                mine = [slot for slot in mine if slot.device_uuid in kept] if entry.gpus else []
+                yield Block(entry.name, _keys(mine), begins, ends, frozenset(entry.groups), frozenset(entry.users))
+            else:
+                yield Block(entry.name, _keys(mine), begins, ends)
+
+    def _in_entry(self, slot: Slot, entry: CalendarEntry, slots: Sequence[Slot]) -> bool:
+        if not any(fnmatchcase(slot.node, pattern) for pattern in entry.nodes):
+            return False
+        return entry.pool is None or self.pool_name(slot) == entry.pool
+
+    def pool_name(self, slot: Slot) -> str | None:
+        """The pool that ``slot`` belongs to."""
+        return next((name for name, pool in self.limits.pools.items() if belongs(slot, pool)), None)
+
+
+def belongs(slot: Slot, pool: PoolLimits) -> bool:
+    return any(fnmatchcase(slot.model, p) for p in pool.models) and any(fnmatchcase(slot.node, p) for p in pool.nodes)
+
+
+def half_lives(limits: Limits) -> dict[Kind, float] | None:
+    if limits.fair_share is None:
+        return None
+    half_life = limits.fair_share.half_life
+    return {Kind.SESSION: float(half_life.session), Kind.BATCH: float(half_life.batch)}
+
+
+def _fair(limits: Limits) -> FairRules | None:
+    rules = limits.fair_share
+    if rules is None:
+        return None
+    shortest = min((value for value in (half_lives(limits) or {}).values() if value), default=86400.0)
+    entry = 1.0 - 0.5 ** (ENTRY_S / shortest)
+    return FairRules(rules.method, rules.weight, rules.age_weight, rules.max_age, entry)
+
+
+def _given(value: float | None) -> float:
+    return UNLIMITED if value is None else value
+
+
+def _keys(slots: Iterable[Slot]) -> frozenset[SlotKey]:
+    return frozenset(slot.key for slot in slots)
