@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from .calendar import window
+from .calendar import Every, window
 from .fairshare import Decayed, average_use, decayed_interval
 from .kind import Kind
 
@@ -119,17 +119,17 @@ class Books:
             total += average_use(value, half_life) if half_life else 0.0
         return total
 
-    def hours(self, payer: tuple[str, str], kinds: Iterable[Kind], every: str, now: float) -> float:
+    def hours(self, payer: tuple[str, str], kinds: Iterable[Kind], every: Every, now: float) -> float:
         """Weighted GPU-hours of intervals that ended, within the window that ``now`` is in."""
         current = self._window(every, now)
         return sum(current.hours.get((*payer, kind), 0.0) for kind in kinds)
 
-    def window(self, every: str, now: float) -> tuple[float, float]:
+    def window(self, every: Every, now: float) -> tuple[float, float]:
         """Begin and end (when it refills) of the window that ``now`` is in."""
         current = self._window(every, now)
         return current.began, current.ended
 
-    def _window(self, every: str, now: float) -> _Window:
+    def _window(self, every: Every, now: float) -> _Window:
         known = self._windows.get(every)
         if known is None or not known.began <= now < known.ended:
             known = _Window(*window(now, every, self._zone), {})

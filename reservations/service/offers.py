@@ -61,12 +61,13 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
     facts = pool.facts()
     rooms = rooms_of(slots_of(facts.devices), [h for held in facts.held for h in held.holdings])
     told = pool.latest_starts([Submission(owner, share, default) for share in shares])
+    told_at = pool.clock()
     offers = []
     for share, forecast in zip(shares, told, strict=True):
         item = Waiting("", owner, share, 60.0 + policy.grace_s, now)
         domain = policy.domain(item)
         usable = [room for room in rooms if domain.allows(room.slot.key, now, item.seconds)]
-        starts_now = forecast.latest_start is not None and forecast.latest_start <= now
+        starts_now = forecast.latest_start is not None and forecast.latest_start <= told_at
         error = pool.refusal(Submission(owner, share, default))
         possible = error is None and (forecast.latest_start is not None or bool(forecast.why)) and fresh
         until = _until(usable, share, domain, policy, now)
