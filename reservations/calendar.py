@@ -73,7 +73,7 @@ def window(at: float, every: Every, zone: tzinfo) -> Stretch:
     while True:
         first = _next_first(first, every)
         end = _midnight(first, zone)
-        # A clock set back over midnight shows the old date once more, when the new day has begun already.
+        # A clock set back over midnight shows the old date once more; the new day has begun already.
         if at < end:
             return start, end
         start = end
@@ -165,10 +165,11 @@ class WeekTimes:
     def _stretches(self, at: float, zone: tzinfo, days_ahead: int) -> Iterator[Stretch]:
         """The spans around ``at`` as stretches of time, by their beginnings; some may meet or overlap.
 
-        They are looked for from two days before: one for spans over midnight, one for a date that is shown twice.
+        They are looked for from the day before, for spans over midnight, to ``days_ahead``, 1 or more: when a clock set
+        back over midnight shows the old date once more, the next day's spans have begun.
         """
         today = _local_date(at, zone)
-        for ahead in range(-2, days_ahead + 1):
+        for ahead in range(-1, days_ahead + 1):
             day = today + timedelta(days=ahead)
             midnight = datetime.combine(day, time())
             for span in self.spans:

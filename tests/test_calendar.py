@@ -57,7 +57,9 @@ def test_working_hours_hold_from_their_beginning_to_before_their_end() -> None:
         True,
         True,
     ]
-    assert not times.contains(zurich("2026-11-23 18:00"), ZURICH)
+    six = zurich("2026-11-23 18:00")
+    assert not times.contains(six, ZURICH)
+    assert times.next_change(six, ZURICH) == zurich("2026-11-24 08:00")
     assert not times.contains(zurich("2026-11-22 12:00"), ZURICH)
 
 
@@ -212,7 +214,7 @@ def test_a_day_has_23_hours_in_spring_and_25_in_autumn_and_one_that_never_was_is
     assert datetime.fromtimestamp(end, APIA).day == 31
 
 
-def test_the_minute_before_a_midnight_that_comes_back_belongs_to_the_new_day() -> None:
+def test_an_hour_of_the_old_date_that_comes_back_after_midnight_belongs_to_the_new_day() -> None:
     zone = parse_zone("America/St_Johns")  # at 00:01 on 7 November 2010 the clock was set back to 23:01
     midnight = parse_moment("2010-11-07 00:00", zone)
     again = midnight + 0.5 * HOUR
@@ -220,6 +222,9 @@ def test_the_minute_before_a_midnight_that_comes_back_belongs_to_the_new_day() -
     start, end = window(again, "day", zone)
     assert start == midnight
     assert end == midnight + 25 * HOUR
+    sunday = WeekTimes.parse("Sun")
+    assert sunday.contains(again, zone)
+    assert (sunday.next_change(start - 1, zone), sunday.next_change(again, zone)) == (start, end)
 
 
 @given(MOMENTS, st.sampled_from(["day", "week", "month"]), ZONES)
@@ -244,7 +249,7 @@ def test_a_moment_is_read_by_the_clock_of_the_site_or_by_its_own_offset() -> Non
 
 def test_a_time_that_the_clock_skips_is_the_moment_of_the_change() -> None:
     change = zurich("2026-03-29T01:00Z")
-    assert [zurich(f"2026-03-29 {clock}") for clock in ("02:00", "02:30", "03:00")] == [change] * 3
+    assert [zurich(f"2026-03-29 {clock}") for clock in ("02:00", "02:10", "02:59:59", "03:00")] == [change] * 4
     assert parse_moment("2011-12-30 15:00", APIA) == parse_moment("2011-12-31 00:00", APIA)
 
 
