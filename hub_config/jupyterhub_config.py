@@ -7,7 +7,7 @@ from pathlib import Path
 
 from timeshare.reservations.client import ServiceClient
 from timeshare.reservations.deployment import current_deployment
-from timeshare.reservations.service.auth import ADMIN_SCOPE, USE_SCOPE
+from timeshare.reservations.service.auth import ADMIN_SCOPE, READ_SCOPE, USE_SCOPE
 from timeshare.spawners.desk import Desk
 from timeshare.spawners.relay import handlers
 
@@ -83,6 +83,7 @@ c.JupyterHub.services = [
 ]
 c.JupyterHub.custom_scopes = {
     USE_SCOPE: {"description": "Ask for shares of GPUs, and see and end one's own"},
+    READ_SCOPE: {"description": "See everybody's reservations, limits and use, and change nothing"},
     ADMIN_SCOPE: {"description": "See and end everybody's reservations, and take devices out of service"},
 }
 c.JupyterHub.load_roles = [
@@ -90,6 +91,7 @@ c.JupyterHub.load_roles = [
     {"name": "server", "scopes": ["users:activity!user", "access:servers!server", USE_SCOPE]},
     {"name": "timeshare-groups", "scopes": ["read:users:groups", "read:users:name"], "services": ["timeshare"]},
     {"name": "timeshare-starter", "scopes": ["start:servers", "proxy"], "services": ["timeshare-starter"]},
+    {"name": "timeshare-operator", "description": "Sees what timeshare does, changes nothing", "scopes": [READ_SCOPE]},
     {
         "name": "timeshare-admin",
         "description": "Administers timeshare",

@@ -261,8 +261,38 @@ class Pool:
         """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
         holders = {h.device_uuid for r in self._live.values() if r.holds for h in r.holdings}
         if self._fleet.update(inventory, holders):
-            self.version += 1
-            self.changed()
+            self.touch()
+
+    def set_standing(self, standing: Standing) -> None:
+        """Other limits from now on; what runs keeps what it was granted."""
+        self.standing = standing
+        grace = self.limits.stop.longest_s
+        self._waiting = {r.id: r.waiting(grace) for r in self._live.values() if r.state is State.QUEUED}
+        self.touch()
+
+    def cut_to_limits(self) -> None:
+        """Moves the end of what runs to what its owner could ask for now; she is told as before any other end."""
+        now = self.clock()
+        soonest = now + max(self.limits.notices, default=0)
+        changes = []
+        for reservation in self._live.values():
+            longest = self.standing.effective(reservation.owner, now).max_time(reservation.kind)
+            if reservation.ends_at is None or reservation.granted_at is None or reservation.state is State.ENDING:
+                continue
+            end = max(soonest, reservation.granted_at + longest)
+            if end < reservation.ends_at:
+                seconds = round(end - reservation.granted_at)
+                detail = "its end was moved: an administrator shortened the time limits"
+                changes.append(
+                    Change(replace(reservation, ends_at=end, time_limit_s=seconds, detail=detail), reservation)
+                )
+        if changes:
+            self._commit(changes)
+
+    def touch(self) -> None:
+        """Something that people see has changed."""
+        self.version += 1
+        self.changed()
 
     def set_groups(self, person: str, groups: Sequence[str]) -> None:
         """The groups of ``person``, as JupyterHub tells them; kept for when it does not."""
@@ -302,8 +332,7 @@ class Pool:
             return
         before = self.notices.get(reservation_id, ())
         self.notices[reservation_id] = (*before[-9:], Notice(level, text, self.clock()))
-        self.version += 1
-        self.changed()
+        self.touch()
 
     # --- inside
 

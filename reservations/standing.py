@@ -82,6 +82,10 @@ class Standing:
             self._groups[person] = told
             self._known.pop(person, None)
 
+    def known_groups(self) -> dict[str, tuple[str, ...]]:
+        """Everybody's groups, as JupyterHub told them."""
+        return dict(self._groups)
+
     def knows(self, person: str) -> bool:
         """Whether JupyterHub ever told the groups of ``person``."""
         return person in self._groups

@@ -15,7 +15,8 @@ from ..deployment import Deployment, DeploymentError, current_deployment
 from ..engines.local import LocalEngine
 from ..limits.load import LimitsError
 from .auth import HubTokens, TokenChecker
-from .handlers import READ_AND_DROP, Context, make_app
+from .base import READ_AND_DROP, Context
+from .handlers import make_app
 from .people import HubPeople, People
 from .runtime import Runtime
 from .settings import Settings

@@ -17,18 +17,27 @@ from .settings import Settings
 
 log = logging.getLogger("timeshare.service")
 USE_SCOPE = "custom:timeshare:use"
+READ_SCOPE = "custom:timeshare:read"
 ADMIN_SCOPE = "custom:timeshare:admin"
 _HEADER = re.compile(r"(?:bearer|token)\s+([!-~]{1,512})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Caller:
-    """``name`` is the JupyterHub user. ``admin`` may see and touch everything. ``deployment``: one of our own
-    processes, which acts for users and reports what became of their servers."""
+    """``name`` is the JupyterHub user. ``admin`` may see and touch everything, ``reader`` see it. ``deployment``: one
+    of our own processes, which acts for users and reports what became of their servers."""
 
     name: str
     admin: bool = False
+    reader: bool = False
     deployment: bool = False
+
+    @property
+    def sees_all(self) -> bool:
+        return self.admin or self.reader
+
+    def may_see(self, owner: str) -> bool:
+        return self.sees_all or owner == self.name
 
     def may_touch(self, owner: str) -> bool:
         return self.admin or owner == self.name
@@ -64,6 +73,8 @@ def caller_of(kind: str, name: str, scopes: Iterable[str]) -> Caller:
     granted = {scope.partition("!")[0] for scope in scopes}
     if ADMIN_SCOPE in granted:
         return Caller(name if kind == "user" else "", admin=True)
+    if READ_SCOPE in granted:
+        return Caller(name if kind == "user" else "", reader=True)
     if USE_SCOPE in granted and kind == "user":
         return Caller(name)
     message = f"this token may not use timeshare: it needs the scope {USE_SCOPE}"

@@ -169,15 +169,15 @@ class ListQuery:
 def parse_list(query: Mapping[str, str], caller: Caller) -> ListQuery:
     known_fields(query, ("owner", "state", "limit"))
     owner = query.get("owner")
-    if owner is not None:
-        owner = acting_for(owner, caller)
-    elif not caller.admin:
+    if owner is not None and not caller.may_see(text("owner", owner)):
+        raise PublicError("forbidden", f"owner is {owner!r}: only administrators and operators see others", 403)
+    if owner is None and not caller.sees_all:
         owner = caller.name
     words = [word for word in query.get("state", "").split(",") if word]
-    return ListQuery(owner, tuple(parse_state("state", word) for word in words), _limit(query.get("limit", "100")))
+    return ListQuery(owner, tuple(parse_state("state", word) for word in words), parse_limit(query.get("limit", "100")))
 
 
-def _limit(value: str) -> int:
+def parse_limit(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,4}", value) or not 1 <= int(value) <= MAX_LISTED:
         raise invalid("limit", value, f"must be a whole number from 1 to {MAX_LISTED}")
     return int(value)

@@ -9,35 +9,23 @@ from ..enforcement import MEANING
 from ..kind import Kind
 from ..reservation import Reason, State
 from ..shares import MAX_COUNT, MAX_MEMORY_GIB, MODEL_PATTERN, PROFILE_PATTERN
-from . import bodies
-
-Schema = dict[str, Any]
-TIME: Schema = {"type": ["string", "null"], "format": "date-time", "description": "UTC; null: not (yet) known"}
-TEXT: Schema = {"type": "string"}
-COUNT: Schema = {"type": "integer", "minimum": 0}
-NUMBER: Schema = {"type": "number", "minimum": 0}
-SECONDS: Schema = {"type": ["integer", "null"]}
-FLAG: Schema = {"type": "boolean"}
-
-
-def line(*, empty: bool = False, null: bool = False, description: str = "") -> Schema:
-    pattern = r"^[^\x00-\x1f\x7f]*$"
-    return {
-        "type": ["string", "null"] if null else "string",
-        "minLength": 0 if empty else 1,
-        "maxLength": bodies.MAX_NAME,
-        "pattern": pattern,
-        "description": description,
-    }
-
-
-def record(properties: Schema, required: tuple[str, ...] | None = None, **more: Any) -> Schema:
-    needed = list(properties) if required is None else list(required)
-    return {"type": "object", "properties": properties, "required": needed, "additionalProperties": False, **more}
-
-
-def ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
+from . import bodies, openapi_limits
+from .openapi_parts import (
+    COUNT,
+    FLAG,
+    NUMBER,
+    SECONDS,
+    TEXT,
+    TIME,
+    Schema,
+    body,
+    line,
+    operation,
+    path,
+    query,
+    record,
+    ref,
+)
 
 
 def share_schema() -> Schema:
@@ -220,30 +208,6 @@ def end_schema() -> Schema:
     return record({"reason": {"enum": [reason.value for reason in Reason]}, "detail": detail}, ())
 
 
-def query(name: str, schema: Schema, description: str) -> Schema:
-    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
-
-
-def path(name: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": schema}
-
-
-def body(schema: Schema, required: bool = True) -> Schema:
-    return {"required": required, "content": {"application/json": {"schema": schema}}}
-
-
-def operation(summary: str, answer: str | None, *errors: int, **more: Any) -> Schema:
-    """One method: its answer is the named schema, and every error the one error body."""
-    content: Schema = {"application/json": {"schema": ref(answer) if answer else {"type": "object"}}}
-    responses: Schema = {"200": {"description": "done", "content": content}}
-    if more.pop("creates", False):
-        responses["201"] = {"description": "made", "content": content}
-    codes = sorted({400, 401, 403, 503, *errors} if more.pop("login", True) else {400, *errors})
-    for code in codes:
-        responses[str(code)] = {"$ref": f"#/components/responses/E{code}"}
-    return {"summary": summary, "responses": responses, **more}
-
-
 def paths() -> Schema:
     one = [path("id", {"type": "string", "format": "uuid"})]
     device = [path("uuid", line())]
@@ -310,6 +274,7 @@ def paths() -> Schema:
         "/devices/{uuid}/uncordon": {
             "post": operation("Back in service", "Devices", 404, 413, parameters=device, requestBody=empty)
         },
+        **openapi_limits.paths(),
         "/health": {"get": operation("Is it serving", "Health", login=False, security=[])},
         "/openapi.json": {"get": operation("This description", None, login=False, security=[])},
     }
@@ -359,6 +324,7 @@ def describe(base: str) -> dict[str, Any]:
                 "Active": active_schema(),
                 "End": end_schema(),
                 "Health": record(health),
+                **openapi_limits.schemas(),
                 "Error": error_schema(),
             },
         },

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..administration import Administration
 from ..clock import SteadyClock
 from ..devices.model import Inventory
 from ..engines import reconcile as plan
@@ -50,6 +51,7 @@ class Runtime:
         self._wishes: list[tuple[Submission, asyncio.Future[Answer]]] = []
         self._submitting: asyncio.Task[None] | None = None
         self.pool: Pool
+        self.administration: Administration
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -67,7 +69,9 @@ class Runtime:
         clock = SteadyClock(ledger.clock_anchor())
         ledger.store_clock_anchor(clock.anchor)
         file = read_limits(self.settings.limits_path)
-        return open_pool(ledger, file, clock)
+        pool = open_pool(ledger, file, clock)
+        self.administration = Administration(pool, ledger, self.settings.limits_path)
+        return pool
 
     async def stop(self) -> None:
         self._stopping = True
@@ -179,6 +183,7 @@ class Runtime:
             await self.call(self.pool.pause)
         else:
             await self.call(self.pool.resume)
+        await self.call(self.administration.reload_if_changed)
         ending = await self.call(self.pool.tick)
         if ending:
             self.hurry()

@@ -1,0 +1,191 @@
+"""What administrators change while everything runs: the limits, and exceptions to them. Every change is audited.
+
+The limits file is the truth: it may be edited in place, or replaced through here. A file with a mistake in it changes
+nothing; what is wrong with it is told until it is corrected. What runs keeps what it was granted, unless the
+administrator says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .clock import rfc3339
+from .errors import PublicError
+from .ledger import Ledger, policy
+from .limits.effective import Override
+from .limits.load import LimitsError, LimitsFile, parse_limits, read_limits
+from .limits.schema import Limits, PersonLimits
+from .opening import standing_of
+from .pool import Pool
+from .usage import Charge
+
+LONGEST_OVERRIDE_S = 366 * 86400.0
+
+
+@dataclass(frozen=True)
+class Exemption:
+    """What is asked for as an exception. ``scope``: ``user`` or ``group``; ``until`` in seconds since the epoch."""
+
+    scope: str
+    name: str
+    limits: PersonLimits
+    extra_gpu_hours: float
+    until: float
+    why: str
+
+
+class Administration:
+    """One a service. ``path`` None: the limits are the defaults, and cannot be changed. Used in the pool's thread."""
+
+    def __init__(self, pool: Pool, ledger: Ledger, path: Path | None) -> None:
+        self.pool = pool
+        self.path = path
+        self.problem = ""
+        """What is wrong with the file as it stands now; empty when it is in force."""
+        self._ledger = ledger
+        self._seen = _stamp(path)
+        self.text = read_limits(path).text if path is not None else ""
+
+    def reload_if_changed(self) -> None:
+        """Takes over the file if it has changed; a bad one changes nothing but ``problem``."""
+        stamp = _stamp(self.path)
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            file = read_limits(self.path)
+        except LimitsError as error:
+            self.problem = str(error)
+            self._note("timeshare", "limits-refused", f"the file has a mistake, the old limits stay: {error}")
+            return
+        self.problem = ""
+        if file.version != self.pool.standing.version:
+            self._install(file, "timeshare", "the file was edited")
+
+    def apply(self, text: str, base_version: str, who: str, cut_running: bool = False) -> None:
+        """Replaces the file, at once or not at all. ``base_version``: of the limits that ``text`` was made from, so
+        that nobody overwrites what somebody else has just changed. Raises PublicError."""
+        if self.path is None:
+            raise PublicError("no-file", "this deployment has no limits file: start it with --limits FILE", 409)
+        file = LimitsFile(_checked(text), text)
+        current = self.pool.standing.version
+        if base_version != current:
+            message = (
+                f"base_version is {base_version!r} and the limits in force are {current!r}: somebody changed them "
+                "meanwhile; read them again and make your change there"
+            )
+            raise PublicError("changed-meanwhile", message, 409, {"current": current})
+        _replace(self.path, text)
+        self._seen = _stamp(self.path)
+        self.problem = ""
+        self._install(file, who, "applied" + (", running work is cut to it" if cut_running else ""))
+        if cut_running:
+            self.pool.cut_to_limits()
+
+    def override(self, asked: Exemption, who: str) -> Override:
+        """Makes an exception. Raises PublicError."""
+        now = self.pool.clock()
+        if not now < asked.until <= now + LONGEST_OVERRIDE_S:
+            rule = "must lie ahead, and at most a year: exceptions end by themselves"
+            raise PublicError("invalid", f"until is {rfc3339(asked.until)}: it {rule}", 400)
+        if asked.scope == "group" and asked.name not in self.pool.limits.groups:
+            known = ", ".join(self.pool.limits.groups) or "none"
+            raise PublicError("invalid", f"name is {asked.name!r}: no such group in the limits; known: {known}", 400)
+        made = Override(id=str(uuid.uuid4()), by=who, made_at=now, **vars(asked))
+        with self._ledger.transaction() as connection:
+            policy.add_override(connection, made)
+            what = made.limits.model_dump_json(exclude_defaults=True)
+            text = f"{made.scope} {made.name}: {what}, {made.extra_gpu_hours:g} more GPU-hours"
+            detail = f"{text}, until {rfc3339(made.until)}, because: {made.why}"
+            policy.add_audit(connection, who, "exception", detail, now)
+        self._refresh_overrides()
+        return made
+
+    def revoke(self, override_id: str, who: str) -> Override:
+        """Ends an exception before its time. Raises PublicError 404."""
+        found = next((o for o in self.overrides() if o.id == override_id), None)
+        if found is None:
+            raise PublicError("not-found", f"there is no exception {override_id[:60]!r}", 404)
+        now = self.pool.clock()
+        if found.in_force(now):
+            with self._ledger.transaction() as connection:
+                policy.revoke_override(connection, override_id, now)
+                policy.add_audit(connection, who, "exception-ended", f"{found.scope} {found.name}: {found.why}", now)
+            self._refresh_overrides()
+            found = replace(found, revoked_at=now)
+        return found
+
+    def overrides(self) -> list[Override]:
+        """All there ever were, the newest first."""
+        with self._ledger.transaction() as connection:
+            return policy.overrides(connection)
+
+    def audit(self, limit: int) -> list[dict[str, object]]:
+        """The newest ``limit`` entries."""
+        with self._ledger.transaction() as connection:
+            return policy.audit(connection, limit)
+
+    def charges(self, since: float, until: float) -> list[Charge]:
+        """Every interval of holding between ``since`` and ``until``, cut to them; what still holds is charged until
+        now."""
+        with self._ledger.transaction() as connection:
+            past = policy.charges_since(connection, since)
+        everything: Iterable[Charge] = [*past, *self.pool.running()]
+        cut = [replace(c, began=max(c.began, since), ended=min(c.ended, until)) for c in everything]
+        return [charge for charge in cut if charge.ended > charge.began]
+
+    def _install(self, file: LimitsFile, who: str, what: str) -> None:
+        before = self.pool.standing.version
+        groups = self.pool.standing.known_groups()
+        standing = standing_of(self._ledger, file, self.pool.clock())
+        for name, found in groups.items():
+            standing.set_groups(name, found)
+        self.text = file.text
+        self.pool.set_standing(standing)
+        self._note(who, "limits", f"{what}: version {before} gave way to {file.version}")
+
+    def _note(self, who: str, what: str, detail: str) -> None:
+        with self._ledger.transaction() as connection:
+            policy.add_audit(connection, who, what, detail, self.pool.clock())
+
+    def _refresh_overrides(self) -> None:
+        now = self.pool.clock()
+        self.pool.standing.set_overrides(o for o in self.overrides() if o.in_force(now))
+        self.pool.touch()
+
+
+def _checked(text: str) -> Limits:
+    try:
+        return parse_limits(text)
+    except LimitsError as error:
+        raise PublicError("bad-limits", str(error), 422, {"errors": str(error).splitlines()}) from None
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes beside and renames: whoever reads sees the old file or the new one, never half of it."""
+    path = path.resolve()
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    mode = path.stat().st_mode & 0o777
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        message = f"the limits file cannot be written ({error.strerror}): the old limits stay"
+        raise PublicError("not-writable", message, 409) from None

@@ -1,0 +1,204 @@
+"""The part of the API that limits need: what may I have, and what administrators read and change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..administration import Exemption
+from ..calendar import parse_moment
+from ..clock import rfc3339
+from ..errors import PublicError, invalid
+from ..limits.load import LimitsError, parse_limits, version_of
+from ..limits.schema import PersonLimits
+from . import bodies, limits_views
+from .base import Base
+
+DAY = 86400.0
+
+
+class MyLimits(Base):
+    async def get(self) -> None:
+        query = self.query()
+        bodies.known_fields(query, ("owner",))
+        owner = query.get("owner", self.caller.name)
+        if not owner:
+            raise PublicError("invalid", "owner is missing: this token belongs to no user, so name one", 422)
+        owner = bodies.text("owner", owner)
+        if not self.caller.may_see(owner):
+            raise PublicError("forbidden", f"owner is {owner!r}: only administrators and operators see others", 403)
+        await self.runtime.know(owner)
+        self.answer(await self.runtime.call(limits_views.explanation, self.runtime.pool, owner))
+
+
+class File(Base):
+    """The limits file in force, and what is wrong with the one on disk, if anything."""
+
+    async def get(self) -> None:
+        self.no_query()
+        self.readers_only()
+        self.answer(await self.runtime.call(self.shown))
+
+    def shown(self) -> dict[str, Any]:
+        office = self.runtime.administration
+        return {
+            "version": self.runtime.pool.standing.version,
+            "text": office.text,
+            "problem": office.problem,
+            "writable": office.path is not None,
+        }
+
+
+class Check(Base):
+    """Whether a text would be valid limits; changes nothing."""
+
+    async def post(self) -> None:
+        self.no_query()
+        self.readers_only()
+        body = self.json_body()
+        bodies.known_fields(body, ("text",))
+        text = _text(body)
+        try:
+            parse_limits(text)
+        except LimitsError as error:
+            self.answer({"valid": False, "errors": str(error).splitlines(), "version": version_of(text)})
+            return
+        self.answer({"valid": True, "errors": [], "version": version_of(text)})
+
+
+class Apply(File):
+    async def get(self) -> None:
+        raise PublicError("method-not-allowed", "GET is not offered here", 405)
+
+    async def post(self) -> None:
+        self.no_query()
+        self.admins_only()
+        body = self.json_body()
+        bodies.known_fields(body, ("text", "base_version", "cut_running"))
+        text, base = _text(body), bodies.text("base_version", body.get("base_version"))
+        cut = bodies.boolean("cut_running", body.get("cut_running", False))
+        await self.runtime.call(self.runtime.administration.apply, text, base, self.who, cut)
+        self.answer(await self.runtime.call(self.shown))
+
+    @classmethod
+    def methods(cls) -> list[str]:
+        return ["POST"]
+
+
+class Overrides(Base):
+    async def get(self) -> None:
+        self.no_query()
+        self.readers_only()
+        self.answer(await self.runtime.call(self.shown))
+
+    async def post(self) -> None:
+        self.no_query()
+        self.admins_only()
+        asked = _exemption(self.json_body(), self.runtime.pool.limits.zone)
+        made = await self.runtime.call(self.runtime.administration.override, asked, self.who)
+        self.answer(limits_views.override_view(made, self.runtime.pool.clock()), 201)
+
+    def shown(self) -> dict[str, Any]:
+        now = self.runtime.pool.clock()
+        found = self.runtime.administration.overrides()
+        return {"exceptions": [limits_views.override_view(override, now) for override in found[:500]]}
+
+
+class Revoke(Base):
+    async def post(self, override_id: str) -> None:
+        self.no_query()
+        self.admins_only()
+        bodies.known_fields(self.json_body(), ())
+        ended = await self.runtime.call(self.runtime.administration.revoke, override_id, self.who)
+        self.answer(limits_views.override_view(ended, self.runtime.pool.clock()))
+
+
+class Audit(Base):
+    async def get(self) -> None:
+        query = self.query()
+        bodies.known_fields(query, ("limit",))
+        self.readers_only()
+        found = await self.runtime.call(
+            self.runtime.administration.audit, bodies.parse_limit(query.get("limit", "100"))
+        )
+        self.answer({"audit": [{**entry, "at": rfc3339(float(str(entry["at"])))} for entry in found]})
+
+
+class Usage(Base):
+    """GPU-hours held; a user sees her own."""
+
+    async def get(self) -> None:
+        query = self.query()
+        bodies.known_fields(query, ("since", "until", "by", "owner"))
+        now, zone = self.runtime.pool.clock(), self.runtime.pool.limits.zone
+        since = _moment("since", query["since"], zone) if "since" in query else now - 30 * DAY
+        until = _moment("until", query["until"], zone) if "until" in query else now
+        by = tuple(dict.fromkeys(word for word in query.get("by", "owner").split(",") if word))
+        unknown = [word for word in by if word not in limits_views.GROUPINGS]
+        if unknown or not by:
+            raise invalid(
+                "by", query.get("by", ""), f"must be of {', '.join(limits_views.GROUPINGS)}, separated by commas"
+            )
+        owner = query.get("owner") if self.caller.sees_all else self.caller.name
+        charges = await self.runtime.call(self.runtime.administration.charges, since, until)
+        mine = [charge for charge in charges if owner in (None, charge.owner)]
+        rows = limits_views.usage_rows(mine, by)
+        self.answer({"since": rfc3339(since), "until": rfc3339(until), "by": list(by), "usage": rows})
+
+
+def _text(body: Mapping[str, Any]) -> str:
+    text = body.get("text")
+    if not isinstance(text, str):
+        raise invalid("text", text, "must be the whole limits file as text")
+    return text
+
+
+def _moment(name: str, value: Any, zone: Any) -> float:
+    if not isinstance(value, str):
+        raise invalid(name, value, "must be a date and time such as 2026-12-01 09:00")
+    try:
+        return parse_moment(value, zone)
+    except ValueError as error:
+        raise invalid(name, value, str(error)) from None
+
+
+def _exemption(body: Mapping[str, Any], zone: Any) -> Exemption:
+    bodies.known_fields(body, ("scope", "name", "limits", "extra_gpu_hours", "until", "why"))
+    scope = body.get("scope", "user")
+    if scope not in ("user", "group"):
+        raise invalid("scope", scope, "must be user or group")
+    more = body.get("extra_gpu_hours", 0)
+    if isinstance(more, bool) or not isinstance(more, int | float) or not 0 <= more <= 1e6:
+        raise invalid("extra_gpu_hours", more, "must be a number of GPU-hours from 0 to 1000000")
+    limits = body.get("limits", {})
+    try:
+        found = PersonLimits.model_validate(limits)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("limits", *first["loc"])))
+        raise invalid(where, first["input"], str(first["msg"]).removeprefix("Value error, ")) from None
+    if found == PersonLimits() and not more:
+        raise invalid("limits", limits, 'must say what is different, such as {"gpus": 4}, or give extra_gpu_hours')
+    return Exemption(
+        scope=scope,
+        name=bodies.text("name", body.get("name")),
+        limits=found,
+        extra_gpu_hours=float(more),
+        until=_moment("until", body.get("until"), zone),
+        why=bodies.text("why", body.get("why")),
+    )
+
+
+def routes(base: str) -> list[tuple[str, type[Base]]]:
+    return [
+        (f"{base}/limits", MyLimits),
+        (f"{base}/limits/file", File),
+        (f"{base}/limits/check", Check),
+        (f"{base}/limits/apply", Apply),
+        (f"{base}/limits/exceptions", Overrides),
+        (f"{base}/limits/exceptions/([^/]+)/end", Revoke),
+        (f"{base}/limits/audit", Audit),
+        (f"{base}/usage", Usage),
+    ]

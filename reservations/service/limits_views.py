@@ -1,0 +1,212 @@
+"""Limits as JSON: what one person may have and why, and what administrators see. Pure reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Any
+
+from ..clock import duration_text, rfc3339
+from ..kind import Kind
+from ..limits.effective import BUILT_IN, Effective, Override
+from ..limits.values import UNLIMITED, amount_text
+from ..pool import Pool
+from ..ranking import fair_factors
+from ..reservation import State
+from ..standing import Purse
+from ..tally import Tally
+from ..usage import HOUR, Charge
+from .offers import announcements
+
+LABELS = {
+    "shapes": "Shapes of share",
+    "models": "Models",
+    "largest": "Largest share (GPUs)",
+    "gpus": "GPUs at once",
+    "waiting": "Requests waiting at once",
+    "sessions.at_once": "Sessions at once, waiting ones included",
+    "sessions.default_time": "Time of a session, if none is chosen",
+    "sessions.max_time": "Longest time of a session",
+    "jobs.at_once": "Batch jobs at once, waiting ones included",
+    "jobs.default_time": "Time of a batch job, if none is chosen",
+    "jobs.max_time": "Longest time of a batch job",
+    "extension.longest": "One extension adds at most",
+    "extension.total": "Longest in all, with extensions",
+    "extension.times": "Extensions without asking",
+    "shares": "Weight within the group, for fair share",
+    "idle.after": "Idle for so long, and the GPU goes back",
+    "idle.grace": "After the start, nothing counts as idle",
+    "idle.gpu_below": "Idle means: GPU use below (%)",
+    "idle.cpu_below": "Idle means: CPU use below (% of a core)",
+    "idle.busy_cap": "A busy cell without any use counts as work for",
+    "idle.warn": "Told so long before",
+    "idle.keep": "A run may be protected for",
+}
+_TIMES = {"default_time", "max_time", "longest", "total", "after", "grace", "busy_cap", "keep"}
+DURATIONS = {key for key in BUILT_IN if key.rpartition(".")[2] in _TIMES}
+NEVER = {"idle.after": "never", "idle.busy_cap": "always"}
+
+
+def limit_text(key: str, value: Any) -> str:
+    """A limit in words, such as ``2 h``."""
+    if key in NEVER and not value:
+        return NEVER[key]
+    if key in DURATIONS:
+        return duration_text(value)
+    if isinstance(value, tuple):
+        texts = [duration_text(v) if key == "idle.warn" else v.value if isinstance(v, Enum) else str(v) for v in value]
+        return "all" if value == ("*",) else ", ".join(texts) or "none"
+    return amount_text(float(value))
+
+
+def explanation(pool: Pool, person: str) -> dict[str, Any]:
+    """What ``person`` may have, has used, and waits for; where each limit comes from."""
+    now = pool.clock()
+    effective = pool.standing.effective(person, now)
+    policy = pool.policy([person])
+    facts = pool.facts()
+    tally = Tally(pool.slots, facts.held, policy)
+    told = pool.forecast()
+    mine = [r for r in pool.live() if r.owner == person]
+    account = policy.account(effective.account)
+    return {
+        "person": person,
+        "groups": list(effective.groups),
+        "account": effective.account,
+        "version": pool.standing.version,
+        "limits": limit_rows(effective),
+        "budgets": [purse_view(purse, now) for purse in pool.purses(person)],
+        "holds_gpus": round(tally.by_owner[person], 3),
+        "group_holds_gpus": round(tally.by_account[effective.account], 3),
+        "group_quota": account.quota if policy.quotas else None,
+        "fair_share": fair_view(pool, person),
+        "waiting": [
+            {
+                "id": r.id,
+                "share_text": r.request.describe(),
+                "position": told[r.id].position,
+                "latest_start": rfc3339(told[r.id].latest_start),
+                "why": told[r.id].why,
+            }
+            for r in mine
+            if r.state is State.QUEUED and r.id in told
+        ],
+        "pools": pool_rows(pool, effective),
+        "exceptions": [
+            override_view(o, now) for o in pool.standing.overrides if _hers(o, effective) and o.in_force(now)
+        ],
+        "announced": announcements(pool, now),
+    }
+
+
+def _hers(override: Override, effective: Effective) -> bool:
+    if override.scope == "user":
+        return override.name == effective.person
+    return override.name in effective.groups
+
+
+def limit_rows(effective: Effective) -> list[dict[str, str]]:
+    return [
+        {"key": key, "what": label, "value": limit_text(key, effective.values[key]), "from": effective.sources[key]}
+        for key, label in LABELS.items()
+    ]
+
+
+def purse_view(purse: Purse, now: float) -> dict[str, Any]:
+    unlimited = purse.hours == UNLIMITED
+    return {
+        "whose": purse.whose,
+        "name": purse.name,
+        "every": purse.budget.every,
+        "beyond": purse.budget.beyond,
+        "kinds": [kind.value for kind in purse.budget.kinds],
+        "gpu_hours": None if unlimited else round(purse.hours, 2),
+        "used": round(purse.used, 2),
+        "left": None if unlimited else round(purse.left, 2),
+        "refills_at": rfc3339(purse.refills_at),
+        "empty_at": rfc3339(purse.lasts_until(now)),
+    }
+
+
+def fair_view(pool: Pool, person: str) -> dict[str, Any] | None:
+    """Her place by fair share; None when the limits have none."""
+    policy = pool.policy([person])
+    if policy.fair is None:
+        return None
+    factors = fair_factors(pool.facts(), policy, Tally(pool.slots, pool.facts().held, policy))
+    mine = factors.get((policy.person(person).account, person), 1.0)
+    return {
+        "method": policy.fair.method,
+        "factor": round(mine, 4),
+        "ahead": sum(1 for factor in factors.values() if factor > mine),
+        "people": len(factors),
+        "average_gpus": round(policy.person(person).use, 3),
+    }
+
+
+def pool_rows(pool: Pool, effective: Effective) -> list[dict[str, Any]]:
+    """Each pool of devices with what a person may do there."""
+    rows = []
+    for rule in pool.policy([effective.person]).pools:
+        refusal = rule.refusal(Kind.SESSION, effective.groups, 60)
+        notes = []
+        if rule.max_time != UNLIMITED:
+            notes.append(f"at most {duration_text(rule.max_time)} at a time")
+        if rule.gpus != UNLIMITED:
+            notes.append(f"at most {amount_text(rule.gpus)} GPUs at once")
+        kept = pool.limits.pools[rule.name].keep_for_sessions
+        if kept is not None:
+            notes.append(f"{amount_text(kept.gpus)} GPUs are kept for sessions: {kept.when}")
+        if pool.limits.pools[rule.name].preempt is not None:
+            notes.append("batch beyond a group's quota gives way to people who wait")
+        rows.append(
+            {"name": rule.name, "gpus": round(rule.gpus_in_all, 3), "open": not refusal, "notes": notes, "why": refusal}
+        )
+    return rows
+
+
+def override_view(override: Override, now: float) -> dict[str, Any]:
+    return {
+        "id": override.id,
+        "scope": override.scope,
+        "name": override.name,
+        "limits": override.limits.model_dump(mode="json", exclude_defaults=True),
+        "extra_gpu_hours": override.extra_gpu_hours,
+        "until": rfc3339(override.until),
+        "why": override.why,
+        "by": override.by,
+        "made_at": rfc3339(override.made_at),
+        "in_force": override.in_force(now),
+    }
+
+
+GROUPINGS: Mapping[str, Callable[[Charge], str]] = {
+    "owner": lambda c: c.owner,
+    "group": lambda c: c.account,
+    "model": lambda c: c.model or "none",
+    "kind": lambda c: c.kind.value,
+    "reason": lambda c: c.reason or "running",
+    "day": lambda c: datetime.fromtimestamp(c.began, timezone.utc).date().isoformat(),
+}
+
+
+def usage_rows(charges: Iterable[Charge], by: Sequence[str]) -> list[dict[str, Any]]:
+    """GPU-hours held, by the groupings asked for, the most first. An interval counts for the day on which it began."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for charge in charges:
+        row = found.setdefault(tuple(GROUPINGS[name](charge) for name in by), [0.0, 0.0, 0.0])
+        hours = (charge.ended - charge.began) / HOUR
+        row[0] += 1
+        row[1] += charge.gpus * hours
+        row[2] += charge.rate * hours
+    ordered = sorted(found.items(), key=lambda entry: (-entry[1][2], entry[0]))
+    return [
+        {
+            **dict(zip(by, key, strict=True)),
+            "intervals": int(count),
+            "gpu_hours": round(hours, 4),
+            "weighted_gpu_hours": round(weighted, 4),
+        }
+        for key, (count, hours, weighted) in ordered
+    ]

@@ -1,0 +1,174 @@
+"""The part of the API's description that concerns limits."""
+
+from __future__ import annotations
+
+from ..kind import Kind
+from . import bodies
+from .limits_views import GROUPINGS
+from .openapi_parts import COUNT, FLAG, NUMBER, TEXT, TIME, Schema, body, line, operation, path, query, record, ref
+
+AMOUNT: Schema = {"type": ["number", "null"], "description": "null: unlimited"}
+MANY_TEXTS: Schema = {"type": "array", "items": TEXT}
+
+
+def schemas() -> Schema:
+    return {
+        "MyLimits": my_limits_schema(),
+        "LimitsFile": record(
+            {
+                "version": {"type": "string", "description": "of the limits in force"},
+                "text": TEXT,
+                "problem": {
+                    "type": "string",
+                    "description": "what is wrong with the file as it stands now; else empty",
+                },
+                "writable": FLAG,
+            }
+        ),
+        "LimitsCheck": record({"valid": FLAG, "errors": MANY_TEXTS, "version": TEXT}),
+        "LimitsText": record({"text": {"type": "string", "description": "the whole file"}}),
+        "Apply": record(
+            {
+                "text": {"type": "string", "description": "the whole file"},
+                "base_version": line(description="of the limits that this was made from"),
+                "cut_running": {"type": "boolean", "description": "what runs longer than allowed now ends earlier"},
+            },
+            ("text", "base_version"),
+        ),
+        "Exception": exception_schema(),
+        "Exceptions": record({"exceptions": {"type": "array", "items": ref("Exception")}}),
+        "NewException": record(
+            {
+                "scope": {"enum": ["user", "group"]},
+                "name": line(),
+                "limits": {"type": "object", "description": "what is different, in the words of the limits file"},
+                "extra_gpu_hours": {"type": "number", "minimum": 0, "maximum": 1e6},
+                "until": {"type": "string", "description": "such as 2026-12-01 09:00, in the file's time zone"},
+                "why": line(),
+            },
+            ("name", "until", "why"),
+        ),
+        "Audit": record(
+            {"audit": {"type": "array", "items": record({"at": TIME, "who": TEXT, "what": TEXT, "detail": TEXT})}}
+        ),
+        "Usage": record(
+            {
+                "since": TIME,
+                "until": TIME,
+                "by": {"type": "array", "items": {"enum": list(GROUPINGS)}},
+                "usage": {
+                    "type": "array",
+                    "items": record(
+                        {
+                            **dict.fromkeys(GROUPINGS, TEXT),
+                            "intervals": COUNT,
+                            "gpu_hours": NUMBER,
+                            "weighted_gpu_hours": NUMBER,
+                        },
+                        ("intervals", "gpu_hours", "weighted_gpu_hours"),
+                    ),
+                },
+            }
+        ),
+    }
+
+
+def my_limits_schema() -> Schema:
+    limit = record({"key": TEXT, "what": TEXT, "value": TEXT, "from": {"type": "string", "description": "who says so"}})
+    budget = record(
+        {
+            "whose": {"enum": ["user", "group"]},
+            "name": TEXT,
+            "every": {"enum": ["day", "week", "month"]},
+            "beyond": {"enum": ["refuse", "later"]},
+            "kinds": {"type": "array", "items": {"enum": [kind.value for kind in Kind]}},
+            "gpu_hours": AMOUNT,
+            "used": NUMBER,
+            "left": AMOUNT,
+            "refills_at": TIME,
+            "empty_at": {**TIME, "description": "if everything goes on as now; null: not before it refills"},
+        }
+    )
+    fair = record({"method": TEXT, "factor": NUMBER, "ahead": COUNT, "people": COUNT, "average_gpus": NUMBER})
+    place = {"type": ["integer", "null"]}
+    waiting = record({"id": TEXT, "share_text": TEXT, "position": place, "latest_start": TIME, "why": TEXT})
+    pool = record({"name": TEXT, "gpus": NUMBER, "open": FLAG, "notes": MANY_TEXTS, "why": TEXT})
+    return record(
+        {
+            "person": TEXT,
+            "groups": MANY_TEXTS,
+            "account": {"type": "string", "description": "the group that she is counted with"},
+            "version": TEXT,
+            "limits": {"type": "array", "items": limit},
+            "budgets": {"type": "array", "items": budget},
+            "holds_gpus": NUMBER,
+            "group_holds_gpus": NUMBER,
+            "group_quota": {"type": ["number", "null"], "description": "null: no quotas here"},
+            "fair_share": {"anyOf": [fair, {"type": "null"}]},
+            "waiting": {"type": "array", "items": waiting},
+            "pools": {"type": "array", "items": pool},
+            "exceptions": {"type": "array", "items": ref("Exception")},
+            "announced": MANY_TEXTS,
+        }
+    )
+
+
+def exception_schema() -> Schema:
+    return record(
+        {
+            "id": TEXT,
+            "scope": {"enum": ["user", "group"]},
+            "name": TEXT,
+            "limits": {"type": "object"},
+            "extra_gpu_hours": NUMBER,
+            "until": TIME,
+            "why": TEXT,
+            "by": TEXT,
+            "made_at": TIME,
+            "in_force": FLAG,
+        }
+    )
+
+
+def paths() -> Schema:
+    owner = query("owner", line(), "for administrators and operators: whose")
+    moment = {"type": "string", "maxLength": 64}
+    words = {"type": "string", "pattern": f"^({'|'.join(GROUPINGS)})(,({'|'.join(GROUPINGS)}))*$"}
+    span = [query("since", moment, "default: 30 days ago"), query("until", moment, "default: now")]
+    one = [path("id", {"type": "string", "format": "uuid"})]
+    empty = body(record({}), False)
+    return {
+        "/limits": {
+            "get": operation("What may I have, what have I used, why do I wait", "MyLimits", 422, parameters=[owner])
+        },
+        "/limits/file": {"get": operation("The limits in force", "LimitsFile")},
+        "/limits/check": {
+            "post": operation("Would this be valid", "LimitsCheck", 413, requestBody=body(ref("LimitsText")))
+        },
+        "/limits/apply": {
+            "post": operation("Replace the limits", "LimitsFile", 409, 413, 422, requestBody=body(ref("Apply")))
+        },
+        "/limits/exceptions": {
+            "get": operation("Exceptions, newest first", "Exceptions"),
+            "post": operation(
+                "Make an exception", "Exception", 413, creates=True, requestBody=body(ref("NewException"))
+            ),
+        },
+        "/limits/exceptions/{id}/end": {
+            "post": operation("End an exception now", "Exception", 404, 413, parameters=one, requestBody=empty)
+        },
+        "/limits/audit": {
+            "get": operation(
+                "What was changed by whom",
+                "Audit",
+                parameters=[
+                    query("limit", {"type": "integer", "minimum": 1, "maximum": bodies.MAX_LISTED}, "default 100")
+                ],
+            )
+        },
+        "/usage": {
+            "get": operation(
+                "GPU-hours held", "Usage", parameters=[*span, query("by", words, "groupings, by commas"), owner]
+            )
+        },
+    }
