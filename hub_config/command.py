@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import doctor, ls, up
+from . import doctor, limits_command, ls, up, usage
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     _state(lists)
     lists.add_argument("--all", action="store_true", help="those that have ended too")
     lists.add_argument("--json", action="store_true", help="for programs")
+
+    limits_command.add(commands, _state)
+    usage.add(commands, _state)
     return main
 
 

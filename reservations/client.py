@@ -29,45 +29,45 @@ class ServiceClient:
     timeout_s: float = 10.0
 
     async def offers(self, owner: str) -> Json:
-        return await self._call("GET", f"offers?{urlencode({'owner': owner})}")
+        return await self.call("GET", f"offers?{urlencode({'owner': owner})}")
 
     async def devices(self) -> Json:
-        return await self._call("GET", "devices")
+        return await self.call("GET", "devices")
 
     async def create(self, owner: str, share: Json, **options: Any) -> Json:
         """Options: ``time_limit_s``, ``server_name``, ``client_key``, ``queue``. Raises PublicError when refused."""
         given = {name: value for name, value in options.items() if value is not None}
-        return await self._call("POST", "reservations", {"owner": owner, "share": share, **given})
+        return await self.call("POST", "reservations", {"owner": owner, "share": share, **given})
 
     async def get(self, reservation_id: str) -> Json:
-        return await self._call("GET", _one(reservation_id))
+        return await self.call("GET", _one(reservation_id))
 
     async def wait(self, reservation_id: str, unlike: str, seconds: int) -> Json:
         """The reservation once its state differs from ``unlike``, or after ``seconds``."""
         query = urlencode({"unlike": unlike, "wait_s": seconds})
-        return await self._call("GET", f"{_one(reservation_id)}?{query}", waits_s=seconds)
+        return await self.call("GET", f"{_one(reservation_id)}?{query}", waits_s=seconds)
 
     async def list(self, owner: str | None = None, states: str = "", limit: int = 100) -> list[Json]:
         """The newest reservations. ``states``: separated by commas, empty for any."""
         query = {"limit": str(limit), **({"owner": owner} if owner is not None else {})}
         if states:
             query["state"] = states
-        answer = await self._call("GET", f"reservations?{urlencode(query)}")
+        answer = await self.call("GET", f"reservations?{urlencode(query)}")
         found: list[Json] = answer["reservations"]
         return found
 
     async def starting(self, reservation_id: str) -> Json:
-        return await self._call("POST", f"{_one(reservation_id)}/starting", {})
+        return await self.call("POST", f"{_one(reservation_id)}/starting", {})
 
     async def active(self, reservation_id: str, generation: int, enforcement: str) -> Json:
         body = {"generation": generation, "enforcement": enforcement}
-        return await self._call("POST", f"{_one(reservation_id)}/active", body)
+        return await self.call("POST", f"{_one(reservation_id)}/active", body)
 
     async def extend(self, reservation_id: str, seconds: int) -> Json:
-        return await self._call("POST", f"{_one(reservation_id)}/extend", {"seconds": seconds})
+        return await self.call("POST", f"{_one(reservation_id)}/extend", {"seconds": seconds})
 
     async def end(self, reservation_id: str, reason: str, detail: str) -> Json:
-        return await self._call("POST", f"{_one(reservation_id)}/end", {"reason": reason, "detail": detail})
+        return await self.call("POST", f"{_one(reservation_id)}/end", {"reason": reason, "detail": detail})
 
     async def events(self, reservation_id: str) -> AsyncIterator[Json]:
         """Every change of it until it has ended, by long polls; the first one at once."""
@@ -77,7 +77,12 @@ class ServiceClient:
             seen = await self.wait(reservation_id, seen["state"], 20)
             yield seen
 
-    async def _call(self, method: str, path: str, body: Json | None = None, waits_s: float = 0) -> Json:
+    async def limits(self, owner: str) -> Json:
+        """What ``owner`` may have, has used and waits for."""
+        return await self.call("GET", f"limits?{urlencode({'owner': owner})}")
+
+    async def call(self, method: str, path: str, body: Json | None = None, waits_s: float = 0) -> Json:
+        """One request. Raises PublicError when it is refused, ServiceUnreachable when there is no answer."""
         request = HTTPRequest(
             f"{self.url.rstrip('/')}/api/v1/{path}",
             method=method,

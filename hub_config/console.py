@@ -1,0 +1,47 @@
+"""What the commands share: the running deployment, its service, and columns of text."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from ..reservations.client import ServiceClient, ServiceUnreachable
+from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
+from ..reservations.errors import PublicError
+from .up import default_state_dir
+
+
+def state_folder(options: Namespace) -> Path:
+    """The folder of the deployment that is meant: the one named, else the one that there is."""
+    folders = [Path(options.state)] if options.state else [default_state_dir(False), default_state_dir(True)]
+    return next((folder for folder in folders if (folder / FILE_NAME).exists()), folders[0])
+
+
+def with_service(options: Namespace, what: str, deed: Callable[[ServiceClient], Awaitable[None]]) -> int:
+    """Does ``deed`` with the service of the running deployment. The exit code; a refusal is told in words."""
+    folder = state_folder(options)
+    try:
+        deployment = load_deployment(folder / FILE_NAME)
+        asyncio.run(_done(deed(ServiceClient(deployment.service_url, deployment.admin_token))))
+    except (DeploymentError, PublicError) as error:
+        print(f"timeshare {what}: {error}", file=sys.stderr)
+        return 1
+    except ServiceUnreachable:
+        print(f"timeshare {what}: timeshare is not running on {folder}: start it with `timeshare up`", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _done(deed: Awaitable[None]) -> None:
+    await deed
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the first one the heads, as columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
