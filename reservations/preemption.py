@@ -14,7 +14,7 @@ from .kind import Kind
 from .placement import Holding, Room, Slot, SlotKey, place, rooms_of
 from .policy import Policy, Preemption
 from .queue import Facts, Held, Preempted, Waiting
-from .tally import Tally
+from .tally import Tally, last_first
 
 Rooms = dict[SlotKey, Room]
 
@@ -35,7 +35,7 @@ def give_way(
         if item.kind is Kind.BATCH and tally.beyond_quota(item):
             continue
         usable = _usable(item, facts, policy)
-        jobs = sorted((job for job, _ in rules.values()), key=lambda job: -job.since)
+        jobs = last_first(job for job, _ in rules.values())
         chosen = _fewest(item, rooms, jobs, usable)
         if chosen is None:
             continue

@@ -145,12 +145,17 @@ def _held(gpus: float) -> str:
     return amount_text(round(gpus, 3))
 
 
+def last_first(held: Iterable[Held]) -> list[Held]:
+    """Those granted last first."""
+    return sorted(reversed(list(held)), key=lambda item: -item.since)
+
+
 def _over_quota(held: list[Held], by_account: Mapping[str, float], policy: Policy) -> frozenset[str]:
     """The batch jobs by which each account is over its quota, those granted last first. One whose end would bring the
     account below its quota is not among them."""
     excess = {name: have - policy.account(name).quota for name, have in by_account.items()}
     found = []
-    for item in sorted(held, key=lambda h: -h.since):
+    for item in last_first(held):
         account = policy.person(item.owner).account
         if item.kind is Kind.BATCH and 0 < item.gpus <= excess[account] + TINY and excess[account] != UNLIMITED:
             excess[account] -= item.gpus
