@@ -20,11 +20,13 @@ def parser() -> argparse.ArgumentParser:
     starts.add_argument("--ip", default="127.0.0.1", help="address to listen on; default 127.0.0.1, this machine only")
     starts.add_argument("--base-url", default="/", help="path below which everything is; default /")
     starts.add_argument("--simulate", default="", metavar="SPEC", help="simulated GPUs, such as a100-40gb:2,t4:1")
-    starts.add_argument("--limits", default="", metavar="FILE", help="the limits; default: the file that comes along")
+    starts.add_argument(
+        "--limits", default="", metavar="FILE", help="the limits; default: limits.yaml in the state folder"
+    )
     starts.add_argument("--ledger", default="", metavar="URL", help="database; default: SQLite in the state folder")
     starts.add_argument("--people", default="", metavar="NAMES", help="who may log in, by commas; default: you")
     starts.add_argument("--multi-user", action="store_true", help="accounts of this machine log in (needs root)")
-    starts.add_argument("--admins", default="", metavar="NAMES", help="with --multi-user: administrators, by commas")
+    starts.add_argument("--admins", default="", metavar="NAMES", help="administrators of timeshare, by commas")
 
     looks = commands.add_parser("doctor", help="what this machine can enforce", description=doctor.__doc__)
     looks.set_defaults(run=doctor.run)

@@ -69,7 +69,6 @@ else:
     c.JupyterHub.authenticator_class = "shared-password"
     c.SharedPasswordAuthenticator.user_password = deployment.password
     c.Authenticator.allowed_users = set(deployment.people)
-    c.Authenticator.admin_users = set(deployment.admins)
 
 # --- who may ask the reservations service for what
 c.JupyterHub.services = [

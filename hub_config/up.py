@@ -88,7 +88,7 @@ def prepare(state_dir: Path, options: Namespace) -> Deployment:
     """Checks everything that can be wrong before anything starts, and writes the deployment file."""
     if options.multi_user and os.geteuid() != 0:
         raise UpError("--multi-user needs root, to start sessions as other accounts: use sudo, or leave it out")
-    limits_path = Path(options.limits).absolute() if options.limits else HERE / "limits.yaml"
+    limits_path = Path(options.limits).absolute() if options.limits else own_limits(state_dir)
     load_limits(limits_path)
     describe_devices(options.simulate)
     found = end_leftovers(state_dir / FILE_NAME)
@@ -100,6 +100,16 @@ def prepare(state_dir: Path, options: Namespace) -> Deployment:
         say("Installing the proxy (once) …")
     proxy.install(state_dir)
     return deployment
+
+
+def own_limits(state_dir: Path) -> Path:
+    """The deployment's own limits file, made from the one that comes along when there is none yet."""
+    path = state_dir / "limits.yaml"
+    if not path.exists():
+        draft = path.with_name(".limits.yaml.new")
+        draft.write_text((HERE / "limits.yaml").read_text())
+        draft.replace(path)
+    return path
 
 
 def describe_devices(simulate: str) -> None:
@@ -137,7 +147,7 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
         say(f"Port {wanted} is taken; using {port} instead.")
     taken = {port}
     inner = [_kept_port(last, name, taken) for name in ("proxy_api_url", "hub_url", "service_url")]
-    people = tuple(name.strip() for name in options.people.split(",") if name.strip()) or (getpass.getuser(),)
+    people = _names(options.people) or (getpass.getuser(),)
     made = Deployment(
         state_dir=str(state_dir),
         public_url=f"http://{options.ip}:{port}{base}",
@@ -155,13 +165,17 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
         multi_user=options.multi_user,
         password="" if options.multi_user else secrets.token_urlsafe(12),
         people=() if options.multi_user else people,
-        admins=tuple(name.strip() for name in options.admins.split(",") if name.strip()) if options.multi_user else (),
+        admins=_names(options.admins) or (people if not options.multi_user and len(people) == 1 else ()),
     )
     if last is None:
         return made
     kept = ("proxy_token", "service_token", "admin_token", "starter_token")
     made = replace(made, **{name: getattr(last, name) for name in kept})
     return replace(made, password=last.password) if last.password and made.password else made
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _kept_port(last: Deployment | None, name: str, taken: set[int]) -> int:

@@ -22,11 +22,13 @@ class ServiceUnreachable(Exception):
 
 @dataclass(frozen=True)
 class ServiceClient:
-    """``url``: the service with its prefix. ``token``: the deployment's own."""
+    """``url``: the service with its prefix. ``token``: the deployment's own. ``acting_for``: whom the audit log is to
+    name for changes."""
 
     url: str
     token: str
     timeout_s: float = 10.0
+    acting_for: str = ""
 
     async def offers(self, owner: str) -> Json:
         return await self.call("GET", f"offers?{urlencode({'owner': owner})}")
@@ -81,12 +83,18 @@ class ServiceClient:
         """What ``owner`` may have, has used and waits for."""
         return await self.call("GET", f"limits?{urlencode({'owner': owner})}")
 
+    def _headers(self) -> dict[str, str]:
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        if self.acting_for:
+            headers["Timeshare-Acting-For"] = self.acting_for
+        return headers
+
     async def call(self, method: str, path: str, body: Json | None = None, waits_s: float = 0) -> Json:
         """One request. Raises PublicError when it is refused, ServiceUnreachable when there is no answer."""
         request = HTTPRequest(
             f"{self.url.rstrip('/')}/api/v1/{path}",
             method=method,
-            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            headers=self._headers(),
             body=None if body is None else json.dumps(body),
             request_timeout=self.timeout_s + waits_s,
             connect_timeout=self.timeout_s,

@@ -27,7 +27,7 @@ class Deployment:
     ``service_token`` and ``starter_token``: the hub's API tokens of service and starter. ``simulate``: the devices to
     simulate, such as ``a100-40gb:2,t4:1``; empty for the machine's own. ``multi_user``: sessions run as the users'
     own accounts, logins go through PAM; otherwise everything runs as the invoking user. ``password``: the login of a
-    one-person deployment. ``people``: who may log in to a one-person deployment; the first one is its administrator.
+    one-person deployment. ``people``: who may log in to a one-person deployment. ``admins``: who administers timeshare.
     """
 
     state_dir: str

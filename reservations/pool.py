@@ -235,11 +235,16 @@ class Pool:
             return self._change(reservation, reservation.ended(reason, detail, self.clock()))
         return self._change(reservation, reservation.ending(reason, detail, self.clock()))
 
-    def gone(self, reservation_id: str, reason: Reason, detail: str) -> Reservation:
-        """Every process of it was seen gone: it has ended, its devices are free. What was preempted waits again."""
+    def gone(self, reservation_id: str, reason: Reason, detail: str, generation: int = 0) -> Reservation:
+        """Every process of it was seen gone: it has ended, its devices are free. What was preempted waits again.
+
+        ``generation``: the start that was seen gone; 0: whichever it is.
+        """
         reservation = self.get(reservation_id)
-        if reservation.state in (State.ENDED, State.QUEUED):
+        if reservation.state in (State.ENDED, State.QUEUED) or (reservation.state is State.GRANTED and generation):
             return reservation
+        if generation and generation != reservation.generation:
+            return reservation  # told of an earlier start: it was requeued meanwhile
         if reservation.goes_back:
             return self._change(reservation, reservation.requeued())
         return self._change(reservation, reservation.ended(reason, detail, self.clock()))

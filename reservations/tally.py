@@ -147,7 +147,7 @@ def _held(gpus: float) -> str:
 
 def last_first(held: Iterable[Held]) -> list[Held]:
     """Those granted last first."""
-    return sorted(reversed(list(held)), key=lambda item: -item.since)
+    return [item for _, item in sorted(enumerate(held), key=lambda entry: (-entry[1].since, -entry[0]))]
 
 
 def _over_quota(held: list[Held], by_account: Mapping[str, float], policy: Policy) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -31,6 +32,34 @@ class Desk:
             return await self.service.offers(owner)
         except (PublicError, ServiceUnreachable):
             return {"offers": [], "error": SILENT}
+
+    async def limits(self, owner: str) -> Json:
+        """What ``owner`` may have, has used and waits for; ``error`` instead when there is no answer."""
+        try:
+            return await self.service.limits(owner)
+        except PublicError as error:
+            return {"error": error.message}
+        except ServiceUnreachable:
+            return {"error": SILENT}
+
+    async def overview(self) -> Json:
+        """Everything for the administrators' page; ``error`` instead when there is no answer."""
+        asked = {
+            "devices": "devices",
+            "reservations": "reservations?state=queued,granted,starting,active,ending&limit=500",
+            "file": "limits/file",
+            "exceptions": "limits/exceptions",
+            "audit": "limits/audit?limit=50",
+            "usage": "usage?by=group",
+            "offers": "offers",
+        }
+        try:
+            answers = await asyncio.gather(*(self.service.call("GET", path) for path in asked.values()))
+        except PublicError as error:
+            return {"error": error.message}
+        except ServiceUnreachable:
+            return {"error": SILENT}
+        return dict(zip(asked, answers, strict=True))
 
     async def sessions(self, owner: str) -> dict[str, Any]:
         """``live`` and lately ``ended`` reservations of ``owner``, by server name the newest first."""

@@ -4,7 +4,6 @@ is hers; the hub's cross-site protection covers every form."""
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
 from typing import Any
 
 from jupyterhub.handlers.base import BaseHandler
@@ -16,9 +15,11 @@ from tornado import iostream, web
 
 from ..reservations.client import Json, ServiceUnreachable
 from ..reservations.errors import PublicError
+from . import admin
 from .base import UNREACHABLE
 from .desk import Desk
 from .options import parse_options
+from .pages import Page
 
 POLL_S = 3
 """A waiting page hears of its place in the queue at least this often (seconds)."""
@@ -92,43 +93,6 @@ class StartHandler(SpawnHandler):  # type: ignore[misc]
 
 def wait_url(hub_url: str, reservation: Json) -> str:
     return str(url_path_join(hub_url, "timeshare", "wait", reservation["id"]))
-
-
-class Page(BaseHandler):  # type: ignore[misc]
-    """What the pages share: whose reservation it is, and how refusals are shown."""
-
-    def initialize(self, desk: Desk) -> None:
-        self.desk = desk
-
-    async def mine(self, reservation_id: str) -> Json:
-        """Raises 404 for what is not hers, as if it were not there; 503 when nobody can say."""
-        try:
-            found = await self.desk.service.get(reservation_id)
-        except PublicError as error:
-            raise web.HTTPError(error.status, error.message) from None
-        except ServiceUnreachable:
-            raise web.HTTPError(503, UNREACHABLE) from None
-        if found["owner"] != self.current_user.name:
-            raise web.HTTPError(404, f"there is no reservation {reservation_id!r} of yours")
-        return found
-
-    def home(self) -> None:
-        self.redirect(url_path_join(self.hub.base_url, "home"))
-
-    async def carry_out(self, deed: Awaitable[Any]) -> None:
-        """Does it and goes home; a refusal is shown on a page of its own."""
-        try:
-            await deed
-        except PublicError as error:
-            await self.refused(error.message, error.status)
-        except ServiceUnreachable:
-            await self.refused(UNREACHABLE, 503)
-        else:
-            self.home()
-
-    async def refused(self, message: str, status: int) -> None:
-        self.set_status(status)
-        self.finish(await self.render_template("timeshare_refused.html", message=message))
 
 
 class WaitPage(Page):
@@ -230,6 +194,7 @@ def handlers(desk: Desk) -> list[tuple[str, type[BaseHandler], dict[str, Any]]]:
         (rf"{one}/end", End),
         (rf"{one}/events", Events),
         (r"/timeshare/offers", Offers),
+        *admin.ROUTES,
         (r"/timeshare/sessions", Sessions),
     ]
     return [(pattern, handler, {"desk": desk}) for pattern, handler in routes]

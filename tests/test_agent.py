@@ -695,3 +695,17 @@ def test_kills_of_agent_and_launchers_lose_no_session_double_none_and_leave_noth
         node.stop(name, term=0.1)
     eventually(lambda: {s["state"] for s in node.ask("sessions")} <= {"exited"})
     assert set(node.ids) & set(all_marked()) == set()
+
+
+def test_a_requeued_job_starts_again_and_a_late_stop_of_its_earlier_start_does_not_touch_it(node: Node) -> None:
+    name = node.launch("sleep", "300")
+    graces = {"interrupt": False, "save_grace_s": 0, "term_grace_s": 0.2}
+    eventually(lambda: node.ask("stop", reservation_id=name, generation=1, **graces)["state"] == "exited")
+    with pytest.raises(AgentError, match="was stopped"):
+        node.launch("sleep", "300", reservation_id=name, generation=1)
+    node.launch("sleep", "300", reservation_id=name, generation=2)
+    assert node.ask("stop", reservation_id=name, generation=1, **graces)["state"] == "exited"
+    assert node.state(name, 2) == "running"
+    eventually(lambda: node.ask("stop", reservation_id=name, **graces)["state"] == "exited")
+    with pytest.raises(AgentError, match="was stopped"):
+        node.launch("sleep", "300", reservation_id=name, generation=3)

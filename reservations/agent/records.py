@@ -66,12 +66,17 @@ class Shim:
 
 @dataclass(frozen=True)
 class Tombstone:
-    """How a reservation is brought to its end. Times are seconds since boot, of boot ``boot_id``."""
+    """How a reservation is brought to its end. Times are seconds since boot, of boot ``boot_id``. ``generation``: the
+    last start that it forbids; a job that was requeued begins again with a higher one."""
 
     boot_id: str
     interrupt: bool
     term_at: float
     kill_at: float
+    generation: int = MAX_GENERATION
+
+    def forbids(self, generation: int) -> bool:
+        return generation <= self.generation
 
 
 class Record:
@@ -177,6 +182,15 @@ class Records:
     def tombstone(self, reservation_id: str) -> Tombstone | None:
         data = read_json(self.stops / f"{reservation_id}.json")
         return Tombstone(**data) if data else None
+
+    def forbidden(self, reservation_id: str, generation: int) -> bool:
+        """Whether this start of it was stopped, or stopped before it began."""
+        tombstone = self.tombstone(reservation_id)
+        return tombstone is not None and tombstone.forbids(generation)
+
+    def exhume(self, reservation_id: str) -> None:
+        """Drops the tombstone of earlier starts: a later one begins."""
+        (self.stops / f"{reservation_id}.json").unlink(missing_ok=True)
 
     def bury(self, reservation_id: str, tombstone: Tombstone) -> None:
         durable_write(self.stops / f"{reservation_id}.json", asdict(tombstone))

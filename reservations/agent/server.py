@@ -22,7 +22,7 @@ from .guard import Guard
 from .records import ID_PATTERN, MAX_GENERATION, Order, SharePart
 from .refusals import Refused
 from .sessions import Sessions
-from .stopping import Stops
+from .stopping import StopOrder, Stops
 
 log = logging.getLogger("timeshare.agent")
 MAX_REQUEST = 1024 * 1024
@@ -101,7 +101,9 @@ class Agent:
         graces = [float(params[name]) for name in ("save_grace_s", "term_grace_s")]
         if not all(0 <= grace <= 86400 for grace in graces):
             raise Refused("invalid", f"graces are {graces}: they must be from 0 to 86400 seconds")
-        return {"state": self.stops.stop(_id(params), bool(params["interrupt"]), *graces)}
+        last = _integer(params, "generation") if "generation" in params else MAX_GENERATION
+        order = StopOrder(bool(params["interrupt"]), graces[0], graces[1], last)
+        return {"state": self.stops.stop(_id(params), order)}
 
     def _forget(self, params: dict[str, Any]) -> None:
         self._sessions.forget(_id(params), _integer(params, "generation"))

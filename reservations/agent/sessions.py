@@ -69,7 +69,7 @@ class Sessions:
         """Starts it, unless it was started already. Raises Refused; then nothing of this order runs, but for reason
         ``unknown``. ``inventory`` is asked only when devices are needed; it may raise DeviceError."""
         with self.lock(order.reservation_id):
-            if self.records.tombstone(order.reservation_id) is not None:
+            if self.records.forbidden(order.reservation_id, order.generation):
                 raise Refused("stopped", "this reservation was stopped: it cannot be started any more")
             known = self.records.of(order.reservation_id)
             if known and known[-1].generation > order.generation:
@@ -79,6 +79,7 @@ class Sessions:
                 return self._already(known[-1])
             for record in known:
                 self._end(record)
+            self.records.exhume(order.reservation_id)
             return self._start(order, env, inventory() if order.share else Inventory())
 
     def _already(self, record: Record) -> dict[str, Any]:
@@ -179,7 +180,7 @@ class Sessions:
         pid = shim.main_pid if shim and shim.main_pid else None
         if ended is None:
             began = "running" if pid else "starting"
-            state = "stopping" if self.records.tombstone(record.reservation_id) is not None else began
+            state = "stopping" if self.records.forbidden(record.reservation_id, record.generation) else began
             return Session(*record.key, state, pid, None, "", order.enforcement)
         message = ended["message"] or (record.note() if ended["code"] != 0 else "")
         done = Session(*record.key, "exited", pid, ended["code"], message, order.enforcement)

@@ -9,11 +9,11 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from signal import SIGINT, SIGKILL, SIGTERM
 
 from .processes import Process, kernels, read_processes, send
-from .records import Record, Tombstone
+from .records import MAX_GENERATION, Record, Tombstone
 from .sessions import Sessions
 
 log = logging.getLogger("timeshare.agent")
@@ -25,6 +25,17 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+@dataclass(frozen=True)
+class StopOrder:
+    """How to end a reservation's starts up to ``generation``. ``interrupt``: its kernels first, then ``save_grace_s``
+    to save; after that SIGTERM, and after ``term_grace_s`` SIGKILL."""
+
+    interrupt: bool
+    save_grace_s: float
+    term_grace_s: float
+    generation: int = MAX_GENERATION
+
+
 class Stops:
     """Begins stops and carries them on."""
 
@@ -34,12 +45,15 @@ class Stops:
         self._burying = threading.Lock()
         self._step = threading.Lock()
 
-    def stop(self, reservation_id: str, interrupt: bool, save_grace_s: float, term_grace_s: float) -> str:
-        """Forbids any later start, begins the end, and says how far it is."""
+    def stop(self, reservation_id: str, order: StopOrder) -> str:
+        """Forbids this start of it and every earlier one, begins their end, and says how far it is."""
+        if any(record.generation > order.generation for record in self._records.of(reservation_id)):
+            return "exited"  # a later start has ended the earlier ones before it began
         now = boot_seconds()
-        boot_id = self._sessions.boot_id
+        term_at = now + order.save_grace_s
         first = self._bury(
-            reservation_id, Tombstone(boot_id, interrupt, now + save_grace_s, now + save_grace_s + term_grace_s)
+            reservation_id,
+            Tombstone(self._sessions.boot_id, order.interrupt, term_at, term_at + order.term_grace_s, order.generation),
         )
         # A launch that is under way has seen the tombstone or begins now: only when it is done is nothing left to come.
         lock = self._sessions.lock(reservation_id)
@@ -47,7 +61,7 @@ class Stops:
         try:
             with self._step:
                 records = self._records.of(reservation_id)
-                if first and interrupt:
+                if first and order.interrupt:
                     table = read_processes()
                     for record in records:
                         send(table, kernels(self._sessions.pids(record, table)), SIGINT)
@@ -61,7 +75,7 @@ class Stops:
         """True the first time. A later and stricter request makes the end come sooner, never later."""
         with self._burying:
             known = self._records.tombstone(reservation_id)
-            if known is None or known.boot_id != self._sessions.boot_id:
+            if known is None or known.boot_id != self._sessions.boot_id or known.generation < wanted.generation:
                 self._records.bury(reservation_id, wanted)
                 return True
             term_at, kill_at = min(known.term_at, wanted.term_at), min(known.kill_at, wanted.kill_at)
@@ -110,8 +124,9 @@ class Stops:
             waiting[record.reservation_id].append(record)
         for reservation_id, records in waiting.items():
             try:
-                if self._records.tombstone(reservation_id) is not None:
+                stopped = [r for r in records if self._records.forbidden(reservation_id, r.generation)]
+                if stopped:
                     with self._step:
-                        self._advance(reservation_id, records)
+                        self._advance(reservation_id, stopped)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("the stop of %s could not be carried on: %s", reservation_id, error)

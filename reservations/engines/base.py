@@ -56,8 +56,11 @@ class Engine(Protocol):
     async def sessions(self) -> list[EngineSession]:
         """All starts the engine knows of, exited ones too until they are forgotten."""
 
-    async def stop(self, reservation_id: str, rules: Stop, interrupt: bool) -> SessionState:
-        """Begins or continues the end of every start of it, and forbids further ones. EXITED: nothing is left."""
+    async def stop(
+        self, reservation_id: str, rules: Stop, interrupt: bool, generation: int | None = None
+    ) -> SessionState:
+        """Begins or continues the end of its starts up to ``generation`` (None: of all), and forbids these. EXITED:
+        nothing is left."""
 
     async def forget(self, reservation_id: str, generation: int) -> None: ...
 

@@ -35,13 +35,17 @@ class LocalEngine:
             for s in await self._ask("sessions")
         ]
 
-    async def stop(self, reservation_id: str, rules: Stop, interrupt: bool) -> SessionState:
+    async def stop(
+        self, reservation_id: str, rules: Stop, interrupt: bool, generation: int | None = None
+    ) -> SessionState:
+        last = {} if generation is None else {"generation": generation}
         told = await self._ask(
             "stop",
             reservation_id=reservation_id,
             interrupt=interrupt,
             save_grace_s=rules.save_grace if interrupt else 0,
             term_grace_s=rules.term_grace,
+            **last,
         )
         return SessionState(told["state"])
 

@@ -105,8 +105,9 @@ class Base(web.RequestHandler):
 
     @property
     def who(self) -> str:
-        """The caller's name for the audit log."""
-        return self.caller.name or "the deployment"
+        """The name for the audit log: the caller's; our own pages say for whom they act."""
+        acting = self.request.headers.get("Timeshare-Acting-For", "") if self.caller.deployment else ""
+        return self.caller.name or acting[: bodies.MAX_NAME] or "the deployment"
 
     def readers_only(self) -> None:
         if not self.caller.sees_all:

@@ -20,6 +20,7 @@ from ..devices.model import Inventory
 from ..engines import reconcile as plan
 from ..engines.base import Engine, EngineEvent, EngineUnknown, SessionState
 from ..errors import PublicError
+from ..kind import Kind
 from ..ledger import Ledger, LedgerLost
 from ..limits.load import read_limits
 from ..opening import open_pool
@@ -226,21 +227,32 @@ class Runtime:
             await self._gone(action)
         elif action.what == plan.LOST:
             begun = await self.call(self._begin_end, action)
-            await self._stop(begun)
+            if begun is not None:
+                await self._stop(begun)
         else:
             reservation = await self.call(self._live_or_none, action.reservation_id)
             await self._stop(reservation, action)
 
+    @staticmethod
+    def _last_start(reservation: Reservation) -> int | None:
+        """Batch may be started again after a stop; of a session every start is forbidden for good."""
+        return max(1, reservation.generation) if reservation.kind is Kind.BATCH else None
+
     def _live_or_none(self, reservation_id: str) -> Reservation | None:
         return next((r for r in self.pool.live() if r.id == reservation_id), None)
 
-    def _begin_end(self, action: plan.Action) -> Reservation:
+    def _begin_end(self, action: plan.Action) -> Reservation | None:
+        reservation = self.pool.get(action.reservation_id)
+        if reservation.generation != action.generation or not reservation.holds:
+            return None  # told of an earlier start: it was requeued meanwhile
         return self.pool.end(action.reservation_id, action.reason, action.detail)
 
     async def _gone(self, action: plan.Action) -> None:
         # The node must refuse a late start before the devices go to somebody else.
-        if await self.engine.stop(action.reservation_id, self.pool.limits.stop, False) is SessionState.EXITED:
-            await self.call(self.pool.gone, action.reservation_id, action.reason, action.detail)
+        reservation = await self.call(self._live_or_none, action.reservation_id)
+        last = None if reservation is None else self._last_start(reservation)
+        if await self.engine.stop(action.reservation_id, self.pool.limits.stop, False, last) is SessionState.EXITED:
+            await self.call(self.pool.gone, action.reservation_id, action.reason, action.detail, action.generation)
             await self.engine.forget(action.reservation_id, action.generation)
 
     async def _stop(self, reservation: Reservation | None, action: plan.Action | None = None) -> None:
@@ -250,6 +262,13 @@ class Runtime:
                 await self.engine.stop(action.reservation_id, self.pool.limits.stop, False)
             return
         gentle = reservation.reason in (Reason.TIME_LIMIT, Reason.BUDGET, Reason.IDLE, Reason.PREEMPTED)
-        state = await self.engine.stop(reservation.id, self.pool.stop_of(reservation), gentle)
+        rules = self.pool.stop_of(reservation)
+        state = await self.engine.stop(reservation.id, rules, gentle, self._last_start(reservation))
         if state is SessionState.EXITED and reservation.state is State.ENDING:
-            await self.call(self.pool.gone, reservation.id, reservation.reason or Reason.LOST, reservation.detail)
+            await self.call(
+                self.pool.gone,
+                reservation.id,
+                reservation.reason or Reason.LOST,
+                reservation.detail,
+                reservation.generation,
+            )

@@ -1,0 +1,160 @@
+"""Limits on a real hub: on every path the same answer, and an office-hours day in small."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hubs import Hub, plain, running_hub
+from nodes import eventually, marked, order
+
+from timeshare.reservations.agent.client import AgentClient
+
+pytestmark = pytest.mark.hub
+
+LIMITS = """
+defaults: {largest: 1, sessions: {at_once: 2, default_time: 1h, max_time: 2h}}
+groups:
+  cms: {members: [ada], quota: 1}
+  students:
+    members: [ben]
+    quota: 1
+    each: {shapes: [fraction, cpu], models: [t4], sessions: {default_time: 30m, max_time: 1h}}
+  atlas: {members: [cleo, dora], quota: 1}
+pools:
+  small: {models: [t4]}
+  big:
+    models: ["a100*"]
+    preempt: {after: 2s, grace: 3s}
+stop: {save_grace: 1s, term_grace: 1s}
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    folder = tmp_path_factory.mktemp("limits")
+    (folder / "limits.yaml").write_text(LIMITS)
+    tiny = Path(__file__).with_name("tiny_server.py")
+    command = f"c.Spawner.cmd = [{sys.executable!r}, {str(tiny)!r}]\nc.Spawner.args = []\n"
+    (folder / "jupyterhub_site.py").write_text(command)
+    options = ("--simulate", "a100-40gb:2,t4:1", "--limits", str(folder / "limits.yaml"), "--admins", "dora")
+    with running_hub(folder, *options) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(hub: Hub) -> Iterator[None]:
+    yield
+    hub.end_all_sessions()
+
+
+def form_fields(share: dict[str, Any], seconds: int) -> dict[str, str]:
+    shape = "gpus" if "gpus" in share else "memory_gib"
+    return {
+        "offer": f"{shape}:{share[shape]}:{share['model']}",
+        "hours": str(seconds / 3600),
+        "client_key": f"k{time.time_ns()}",
+    }
+
+
+REFUSED = [
+    ({"gpus": 1, "model": "t4"}, 1800, "shapes you may have are: fraction, cpu"),
+    ({"memory_gib": 4, "model": "a100-40gb"}, 1800, "models you may have are: t4"),
+    ({"memory_gib": 4, "model": "t4"}, 3660, "from 60 to 3600 seconds"),
+]
+
+
+@pytest.mark.parametrize(("share", "seconds", "said"), REFUSED)
+def test_a_limit_holds_on_the_form_the_api_and_in_options_sent_to_the_hub(
+    hub: Hub, share: dict[str, Any], seconds: int, said: str
+) -> None:
+    ben = hub.login("ben")
+    by_api = ben.service("POST", "reservations", json={"share": share, "time_limit_s": seconds})
+    assert by_api.status_code in (400, 403)
+    assert said in by_api.json()["error"]["message"]
+    by_form = ben.form("timeshare/start", **form_fields(share, seconds))
+    assert 400 <= by_form.status_code < 500
+    assert said in plain(by_form.text)
+    injected = ben.start(time_limit_s=seconds, **share)
+    assert 400 <= injected.status_code < 500
+    assert said in injected.text
+    assert ben.reservations() == []
+
+
+def test_just_within_the_limits_it_starts_and_may_be_extended_within_them(hub: Hub) -> None:
+    ben = hub.login("ben")
+    assert ben.start(memory_gib=4, model="t4", time_limit_s=3600).status_code in (201, 202)
+    eventually(ben.is_ready, 60)
+    mine = eventually(lambda: next((r for r in ben.reservations() if r["state"] == "active"), None))
+    assert mine is not None
+    assert (mine["account"], mine["time_limit_s"]) == ("students", 3600)
+    assert mine["limits_version"] == hub.service("GET", "limits/file").json()["version"]
+    too_far = ben.service("POST", f"reservations/{mine['id']}/extend", json={"seconds": 7201})
+    assert too_far.status_code == 409
+    assert ben.service("POST", f"reservations/{mine['id']}/extend", json={"seconds": 7200}).status_code == 200
+
+
+def test_everybody_sees_her_own_limits_and_only_operators_those_of_others(hub: Hub) -> None:
+    ben, dora = hub.login("ben"), hub.login("dora")
+    page = plain(ben.page("timeshare/limits").text)
+    assert "as a member of students" in page
+    assert "groups.students.each" in page
+    assert ben.page("timeshare/admin").status_code == 403
+    assert ben.service("GET", "limits?owner=ada").status_code == 403
+    assert ben.service("GET", "limits/file").status_code == 403
+    assert ben.service("POST", "limits/apply", json={"text": "", "base_version": "x"}).status_code == 403
+    assert dora.page("timeshare/admin").status_code == 200
+    assert dora.service("GET", "limits?owner=ada").json()["account"] == "cms"
+
+
+async def test_a_person_gets_the_place_of_over_quota_batch_which_goes_on_later(hub: Hub, tmp_path: Path) -> None:
+    """Two jobs of atlas fill the big pool, whose quota is one. Ada waits; the later job gives way, is requeued, and
+    finishes when she has gone. Its process is real: it counts, and writes how far it came when it is told to stop."""
+    agent = AgentClient(Path(hub.deployment.agent_socket))
+    work = tmp_path / "work.py"
+    work.write_text(
+        "import signal, sys, time\n"
+        "log = open(sys.argv[1], 'a', buffering=1)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (log.write('told\\n'), sys.exit(0)))\n"
+        "log.write('began\\n'); time.sleep(float(sys.argv[2])); log.write('finished\\n')\n"
+    )
+
+    def submit(owner: str) -> dict[str, Any]:
+        wish = {"share": {"gpus": 1, "model": "a100-40gb"}, "kind": "batch", "owner": owner, "time_limit_s": 600}
+        return dict(hub.service("POST", "reservations", json=wish).json())
+
+    async def begin(job: dict[str, Any], seconds: float) -> None:
+        begun = hub.service("POST", f"reservations/{job['id']}/starting", json={}).json()
+        argv = [sys.executable, str(work), str(tmp_path / job["id"]), str(seconds)]
+        await agent.call("launch", **order(job["id"], argv, generation=begun["generation"]))
+        report = {"generation": begun["generation"], "enforcement": "simulated"}
+        assert hub.service("POST", f"reservations/{job['id']}/active", json=report).ok
+
+    def now(job: dict[str, Any]) -> dict[str, Any]:
+        return dict(hub.service("GET", f"reservations/{job['id']}").json())
+
+    first, second = submit("cleo"), submit("dora")
+    await begin(first, 300)
+    await begin(second, 300)
+    ada = hub.login("ada")
+    fields = form_fields({"gpus": 1, "model": "a100-40gb"}, 3600)
+    assert "/timeshare/wait/" in ada.form("timeshare/start", **fields).headers["Location"]
+    eventually(lambda: now(second)["state"] == "queued", 40)
+    assert now(second)["requeues"] == 1
+    assert "made room for a person" in now(second)["detail"]
+    assert (tmp_path / second["id"]).read_text() == "began\ntold\n"
+    eventually(ada.is_ready, 60)
+    assert (now(first)["state"], now(first)["requeues"]) == ("active", 0), "within its quota nobody is preempted"
+    mine = hub.service("GET", "limits?owner=dora").json()
+    assert mine["waiting"][0]["why"]
+    ada.stop()
+    granted = eventually(lambda: (r := now(second))["state"] == "granted" and r, 40)
+    await begin(granted, 0.2)
+    eventually(lambda: now(second)["state"] == "ended", 40)
+    assert (tmp_path / second["id"]).read_text() == "began\ntold\nbegan\nfinished\n"
+    assert now(second)["requeues"] == 1
+    assert not marked(second["id"])

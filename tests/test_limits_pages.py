@@ -1,0 +1,133 @@
+"""The pages about limits in a real browser: what may I have, and what administrators see and change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from browsers import Person, chromium, chromium_path
+from hubs import Hub, running_hub
+from nodes import eventually
+from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.hub, pytest.mark.timeout(600)]
+if chromium_path() is None:
+    pytestmark.append(pytest.mark.skip(reason="no Chromium is installed: run `make system`"))
+
+LIMITS = """\
+timezone: UTC
+weights: {t4: 0.2}
+defaults:
+  gpus: 1
+  sessions: {at_once: 3, default_time: 2h, max_time: 8h}
+  budgets: [{gpu_hours: 20, every: week}]
+groups:
+  cms: {members: [ada, ben], quota: 2, budgets: [{gpu_hours: 100, every: month, beyond: later}]}
+  atlas: {members: [cleo, dora], quota: 1}
+fair_share: {}
+pools:
+  teaching: {models: [t4], max_time: 4h}
+  training:
+    models: ["a100*"]
+    keep_for_sessions: {gpus: 1, when: "Mon-Fri 08:00-18:00"}
+    preempt: {after: 30m}
+maintenance:
+  - {name: new driver, begins: "2099-01-20 06:00", ends: "2099-01-20 10:00", pool: training}
+"""
+
+
+def photograph(page: Page, name: str) -> None:
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "limits.yaml").write_text(LIMITS)
+    options = ("--simulate", "a100-40gb:3,t4:1", "--limits", str(folder / "limits.yaml"), "--admins", "dora")
+    with running_hub(folder, *options) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+def work(hub: Hub) -> None:
+    """Some hold and some wait."""
+    for owner, share in (
+        ("ada", {"gpus": 1}),
+        ("ben", {"memory_gib": 20}),
+        ("cleo", {"gpus": 1}),
+        ("dora", {"gpus": 1}),
+    ):
+        for number, kind in ((1, "session"), (2, "batch")):
+            wish = {"share": {**share, "model": "a100-40gb"}, "kind": kind, "owner": owner, "server_name": f"s{number}"}
+            hub.service("POST", "reservations", json={**wish, "time_limit_s": 3600})
+
+
+def person(browser: Browser, hub: Hub, name: str, width: int = 1280) -> Person:
+    return Person(browser, hub.url, name, hub.deployment.password, width)
+
+
+def test_a_person_reads_what_she_may_have_has_used_and_waits_for(hub: Hub, browser: Browser) -> None:
+    work(hub)
+    ada = person(browser, hub, "ada")
+    ada.page.get_by_role("link", name="My limits").click()
+    assert ada.page.inner_text("#holds") == "1"
+    assert "you hold 1 of the 1 GPUs that one person may hold at once" in ada.page.inner_text("#waiting")
+    assert ada.page.locator("[data-key='sessions.max_time']").inner_text().split("\t") == [
+        "Longest time of a session",
+        "8 h",
+        "defaults",
+    ]
+    assert ada.page.locator("[role=progressbar]").count() == 2
+    assert ada.page.get_by_role("link", name="GPUs and limits").count() == 0
+    photograph(ada.page, "my_limits")
+
+
+def test_the_pages_fit_a_narrow_screen(hub: Hub, browser: Browser) -> None:
+    dora = person(browser, hub, "dora", width=400)
+    for page in ("limits", "admin"):
+        dora.page.goto(f"{hub.url}hub/timeshare/{page}")
+        assert dora.page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_an_administrator_sees_everything_and_changes_limits_and_exceptions(hub: Hub, browser: Browser) -> None:
+    dora = person(browser, hub, "dora")
+    page = dora.page
+    page.get_by_role("link", name="GPUs and limits").click()
+    assert "Who holds what" in page.inner_text("body")
+    photograph(page, "admin")
+
+    page.fill("#text", LIMITS.replace("gpus: 1\n", "gpus: lots\n"))
+    page.get_by_role("button", name="Check").click()
+    assert "line 4: defaults.gpus: must be a number" in page.inner_text("#problem")
+    assert "gpus: lots" in page.input_value("#text"), "what was typed is kept"
+
+    page.fill("#text", LIMITS.replace("gpus: 1\n", "gpus: 2\n"))
+    page.get_by_role("button", name="Check").click()
+    assert "is valid" in page.inner_text("#done")
+    page.get_by_role("button", name="Apply").click()
+    assert "in force" in page.inner_text("#done")
+    assert "dora, limits: applied" in page.inner_text("body")
+    assert "gpus: 2\n" in Path(hub.deployment.limits_path).read_text()
+
+    page.fill("#e-name", "ben")
+    page.select_option("#e-key", "sessions.max_time")
+    page.fill("#e-value", "24h")
+    page.fill("#e-until", (datetime.now() + timedelta(days=7)).strftime("%Y-%m-%dT18:00"))
+    page.fill("#e-why", "the thesis is due")
+    page.get_by_role("button", name="Make the exception").click()
+    assert "the thesis is due" in page.inner_text("body")
+    mine = hub.service("GET", "limits?owner=ben").json()
+    assert next(row for row in mine["limits"] if row["key"] == "sessions.max_time")["value"] == "24 h"
+    page.get_by_role("button", name="End now").click()
+    eventually(lambda: not hub.service("GET", "limits?owner=ben").json()["exceptions"])
