@@ -91,10 +91,10 @@ class Administration:
         now = self.pool.clock()
         if not now < asked.until <= now + LONGEST_OVERRIDE_S:
             rule = "must lie ahead, and at most a year: exceptions end by themselves"
-            raise PublicError("invalid", f"until is {rfc3339(asked.until)}: it {rule}", 400)
+            raise PublicError("invalid", f"until is {rfc3339(asked.until)}: it {rule}", 422)
         if asked.scope == "group" and asked.name not in self.pool.limits.groups:
             known = ", ".join(self.pool.limits.groups) or "none"
-            raise PublicError("invalid", f"name is {asked.name!r}: no such group in the limits; known: {known}", 400)
+            raise PublicError("invalid", f"name is {asked.name!r}: no such group in the limits; known: {known}", 422)
         made = Override(id=str(uuid.uuid4()), by=who, made_at=now, **vars(asked))
         with self._ledger.transaction() as connection:
             policy.add_override(connection, made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,15 @@ class Base(web.RequestHandler):
         """The name for the audit log: the caller's; our own pages say for whom they act."""
         acting = self.request.headers.get("Timeshare-Acting-For", "") if self.caller.deployment else ""
         return self.caller.name or acting[: bodies.MAX_NAME] or "the deployment"
+
+    def seen_owner(self, query: Mapping[str, str]) -> str | None:
+        """The ``owner`` that a query names, if the caller may see what is hers; None when it names nobody."""
+        if "owner" not in query:
+            return None
+        owner = bodies.text("owner", query["owner"])
+        if not self.caller.may_see(owner):
+            raise PublicError("forbidden", f"owner is {owner!r}: only administrators and operators see others", 403)
+        return owner
 
     def readers_only(self) -> None:
         if not self.caller.sees_all:

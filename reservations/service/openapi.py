@@ -291,7 +291,7 @@ ERRORS = {
     404: "nothing there, or not yours",
     409: "not now: the message says what stands against it",
     413: f"the body is larger than {bodies.MAX_BODY} bytes",
-    422: "this pool could never give such a share: the message says what it could",
+    422: "understood, and can never hold here, such as a share that no device has: the message says what could",
     429: "too many at once: the message says which limit",
     503: "JupyterHub or the ledger cannot be reached: try again",
 }

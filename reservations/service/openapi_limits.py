@@ -151,7 +151,7 @@ def paths() -> Schema:
         "/limits/exceptions": {
             "get": operation("Exceptions, newest first", "Exceptions"),
             "post": operation(
-                "Make an exception", "Exception", 413, creates=True, requestBody=body(ref("NewException"))
+                "Make an exception", "Exception", 413, 422, creates=True, requestBody=body(ref("NewException"))
             ),
         },
         "/limits/exceptions/{id}/end": {
@@ -168,7 +168,7 @@ def paths() -> Schema:
         },
         "/usage": {
             "get": operation(
-                "GPU-hours held", "Usage", parameters=[*span, query("by", words, "groupings, by commas"), owner]
+                "GPU-hours held", "Usage", 422, parameters=[*span, query("by", words, "groupings, by commas"), owner]
             )
         },
     }
