@@ -1,4 +1,4 @@
-"""``timeshare limits``: check a file, show what is in force, explain it for one person, put it in force, make
+"""``timeshare limits``: check a file, try it, show what is in force, explain it for one person, put it in force, make
 exceptions."""
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 from ..reservations.client import Json, ServiceClient
 from ..reservations.limits.load import LimitsError, read_limits
 from ..reservations.limits.schema import Limits
-from .console import columns, with_service
+from ..reservations.whatif.command import add_try
+from .console import columns, state_folder, with_service
 
 
 def add(commands: Any, state: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -46,6 +47,8 @@ def add(commands: Any, state: Callable[[argparse.ArgumentParser], None]) -> None
         "--cut-running", action="store_true", help="what runs longer than allowed then ends earlier; default: it stays"
     )
     applies.set_defaults(run=apply)
+
+    add_try(kinds, state, state_folder)
 
     overrides = kinds.add_parser("override", help="an exception for a user or a group, until a time, for a reason")
     state(overrides)

@@ -103,8 +103,9 @@ class Node:
     children: tuple[Node, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(f"the shares of {self.name!r}", self.shares)
-        _check(f"the usage of {self.name!r}", self.usage)
+        if not (0 <= self.shares < math.inf and 0 <= self.usage < math.inf):
+            _check(f"the shares of {self.name!r}", self.shares)
+            _check(f"the usage of {self.name!r}", self.usage)
         _check_names(self.children)
 
 
@@ -199,6 +200,9 @@ def _places(levels: Iterable[_Level]) -> list[list[Path]]:
     places: list[list[Path]] = []
     for _, same in groupby(sorted(levels, key=lambda item: -item.level), key=lambda item: item.level):
         tied = list(same)
+        if len(tied) == 1 and not tied[0].node.children:
+            places.append([tied[0].path])
+            continue
         people = [item.path for item in tied if not item.node.children]
         groups = [item for item in tied if item.node.children]
         below = _places(child for item in groups for child in _levels(item.path, item.node.children))

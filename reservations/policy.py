@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from typing import Protocol
 
 from .clock import duration_text
 from .kind import Kind
@@ -37,6 +38,47 @@ class Person:
     use: float = 0.0
     used_up: Mapping[Kind, str] = field(default_factory=dict)
     later: frozenset[Kind] = frozenset()
+
+
+class Register(Protocol):
+    """Who knows how people stand."""
+
+    def person(self, name: str) -> Person: ...
+
+    def account(self, name: str) -> str:
+        """``person(name).account``, for those who are only counted."""
+
+    def claim(self, name: str) -> tuple[str, float, float]:
+        """``account``, ``shares`` and ``use`` of ``person(name)``, for those who are only compared."""
+
+
+class People(Mapping[str, Person]):
+    """Everybody whom a decision may concern. How somebody stands, of them or not, is found out when it is asked."""
+
+    def __init__(self, names: Callable[[], Collection[str]], register: Register) -> None:
+        self._all, self.register = names, register
+        self._names: Collection[str] | None = None
+        self._known: dict[str, Person] = {}
+
+    def __getitem__(self, name: str) -> Person:
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = self.register.person(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._everybody())
+
+    def __len__(self) -> int:
+        return len(self._everybody())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._everybody()
+
+    def _everybody(self) -> Collection[str]:
+        if self._names is None:
+            self._names = self._all()
+        return self._names
 
 
 @dataclass(frozen=True)
@@ -154,6 +196,21 @@ class Policy:
     blocks: tuple[Block, ...] = ()
     slots: Mapping[SlotKey, Slot] = field(default_factory=dict)
     grace_s: float = 0.0
+    domains: dict[object, Domain] = field(default_factory=dict, compare=False, repr=False)
+    """Those found already; policies that differ in their people only may share it."""
+
+    def account_of(self, owner: str) -> str:
+        """The account that ``owner`` is counted with."""
+        if isinstance(self.people, People):
+            return self.people.register.account(owner)
+        return self.person(owner).account
+
+    def claim_of(self, owner: str) -> tuple[str, float, float]:
+        """The account of ``owner``, her shares in it, and her use."""
+        if isinstance(self.people, People):
+            return self.people.register.claim(owner)
+        person = self.person(owner)
+        return person.account, person.shares, person.use
 
     def person(self, owner: str) -> Person:
         return self.people.get(owner, _NOBODY)
@@ -180,13 +237,9 @@ class Policy:
         seconds = item.seconds if self._timed_pools else 0.0
         wish = (item.request, person.largest) if sized else None
         key = (person.groups, person.models, named, item.kind, seconds, wish)
-        if key not in self._domains:
-            self._domains[key] = self._domain(item, person, sized)
-        return self._domains[key]
-
-    @cached_property
-    def _domains(self) -> dict[object, Domain]:
-        return {}
+        if key not in self.domains:
+            self.domains[key] = self._domain(item, person, sized)
+        return self.domains[key]
 
     @cached_property
     def _named_users(self) -> frozenset[str]:

@@ -452,7 +452,7 @@ class Pool:
                 waiting.append(self._waiting.get(reservation.id) or reservation.waiting(grace))
             elif reservation.holds:
                 held.append(reservation.held(grace))
-        return Facts(self.devices, tuple(held), tuple(waiting), now)
+        return Facts(self.devices, tuple(held), tuple(waiting), now, self.slots)
 
     def _change(self, before: Reservation, after: Reservation) -> Reservation:
         changes = [Change(after, before)]

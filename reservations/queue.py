@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .devices.model import Device
 from .errors import PublicError
 from .kind import Kind
-from .placement import Holding
+from .placement import Holding, Slot, slots_of
 from .shares import ShareRequest
 
 
@@ -43,12 +44,27 @@ class Held:
 
 @dataclass(frozen=True)
 class Facts:
-    """The world at ``now`` (seconds): devices, who holds what, and who waits, in the order in which they came."""
+    """The world at ``now`` (seconds): devices, who holds what, and who waits, in the order in which they came.
+
+    ``known_slots``: the slots of all ``devices``, where somebody knows them already.
+    """
 
     devices: tuple[Device, ...]
     held: tuple[Held, ...]
     waiting: tuple[Waiting, ...]
     now: float
+    known_slots: tuple[Slot, ...] | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def all_slots(self) -> tuple[Slot, ...]:
+        """Every slot, those out of service too."""
+        return self.known_slots or slots_of(self.devices, include_cordoned=True)
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots in service."""
+        out = {device.uuid for device in self.devices if device.cordoned}
+        return tuple(slot for slot in self.all_slots if slot.device_uuid not in out) if out else self.all_slots
 
 
 @dataclass(frozen=True)

@@ -41,19 +41,19 @@ def fair_factors(facts: Facts, policy: Policy, tally: Tally) -> dict[tuple[str, 
     """F by (account, person), for everyone who waits or has had something."""
     if policy.fair is None:
         return {}
-    groups: dict[str, dict[str, float]] = {}
-    for owner in {*policy.people, *(item.owner for item in facts.waiting)}:
+    groups: dict[str, list[Node]] = {}
+    for owner in sorted({*policy.people, *(item.owner for item in facts.waiting)}):
         held = tally.by_owner.get(owner, 0.0)
-        person = policy.person(owner)
-        groups.setdefault(person.account, {})[owner] = person.use + policy.fair.entry * held
+        account, shares, use = policy.claim_of(owner)
+        groups.setdefault(account, []).append(Node(owner, shares, use + policy.fair.entry * held))
     nodes = tuple(
         Node(
             account,
             policy.account(account).shares,
-            sum(uses.values()),
-            tuple(Node(owner, policy.person(owner).shares, use) for owner, use in sorted(uses.items())),
+            sum(member.usage for member in members),
+            tuple(members),
         )
-        for account, uses in sorted(groups.items())
+        for account, members in sorted(groups.items())
     )
     return fair_tree(nodes) if policy.fair.method == "fair_tree" else classic(nodes)
 
@@ -63,7 +63,7 @@ def _priority(item: Waiting, policy: Policy, shares: dict[tuple[str, ...], float
     if fair is None:
         return 0.0
     age = min(max(0.0, now - item.submitted_at) / fair.max_age_s, 1.0)
-    factor = shares[(policy.person(item.owner).account, item.owner)]
+    factor = shares[(policy.account_of(item.owner), item.owner)]
     return fair.weight * factor + fair.age_weight * age
 
 

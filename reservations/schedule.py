@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .errors import PublicError
-from .placement import Holding, Room, Slot, SlotKey, need, never_fits, place, rooms_of, slots_of
+from .placement import Holding, Room, Slot, SlotKey, need, never_fits, place, rooms_of
 from .policy import ANYWHERE, Domain, Policy
 from .preemption import give_way
 from .queue import Decision, Facts, Forecast, Grant, Held, Refusal, Waiting
@@ -41,6 +41,8 @@ def schedule(facts: Facts, policy: Policy) -> Decision:
             )
             return decision
         facts = one_pass.facts_after()  # what is held counts at once: the next may be somebody else's
+        if not facts.waiting:
+            return decision
 
 
 class _Pass:
@@ -48,8 +50,7 @@ class _Pass:
 
     def __init__(self, facts: Facts, policy: Policy) -> None:
         self.facts, self.policy = facts, policy
-        self.all_slots = slots_of(facts.devices, include_cordoned=True)
-        self.slots = slots_of(facts.devices)
+        self.all_slots, self.slots = facts.all_slots, facts.slots
         self.tally = Tally(self.all_slots, facts.held, policy)
         self.rooms = {room.slot.key: room for room in rooms_of(self.slots, _all(facts.held))}
         self.backfill = _Backfill(facts, self.slots, policy)
@@ -58,12 +59,28 @@ class _Pass:
         self._new: list[Held] = []
 
     def run(self, only_one: bool) -> None:
-        for item in in_order(self.facts, self.policy, self.tally):
+        for item in self._in_order():
             wish = self._wish(item)
-            if wish.error is not None:
-                self.decision.refusals.append(Refusal(item.id, wish.error))
-            elif self.tally.blocked(item) is None and self._grant(item, wish) and only_one:
-                return
+            if self.tally.blocked(item) is None and self._grant(item, wish):
+                if only_one:
+                    return
+            elif (error := self._never(wish)) is not None:
+                self.decision.refusals.append(Refusal(item.id, error))
+
+    def _in_order(self) -> Sequence[Waiting]:
+        """Ranking takes longer than all the rest, and makes no difference where nobody can start or give way."""
+        nobody_gives_way = not self.tally.over_quota or all(pool.preempt is None for pool in self.policy.pools)
+        if nobody_gives_way and not any(self._could_start(item) for item in self.facts.waiting):
+            return self.facts.waiting
+        return in_order(self.facts, self.policy, self.tally)
+
+    def _could_start(self, item: Waiting) -> bool:
+        if self.tally.blocked(item) is not None:
+            return False
+        wish = self._wish(item)
+        if wish.fits is None:
+            wish.fits = place(self._usable(item, wish), item.request) is not None
+        return wish.fits
 
     def facts_after(self) -> Facts:
         """The facts with this pass's grants and refusals carried out."""
@@ -77,13 +94,20 @@ class _Pass:
         key = (item.request, id(domain) if not domain.blocks else hash((id(domain), item.seconds)))
         wish = self.wishes.get(key)
         if wish is None:
-            wish = self.wishes[key] = _Wish(item.request, domain, never_fits(self.all_slots, item.request))
+            wish = self.wishes[key] = _Wish(item.request, domain)
         return wish
+
+    def _never(self, wish: _Wish) -> PublicError | None:
+        """Why it could never be granted. Looked for only where nothing was found: what fits now is no question."""
+        if not wish.judged:
+            wish.judged, wish.error = True, never_fits(self.all_slots, wish.request)
+        return wish.error
 
     def _grant(self, item: Waiting, wish: _Wish) -> bool:
         holdings = self._holdings(item, wish)
         if holdings is None:
-            self.backfill.waits(item, wish)
+            if self._never(wish) is None:
+                self.backfill.waits(item, wish)
             return False
         if self.tally.refuses(item, holdings, self.facts.now) is not None:
             return False  # its own limits keep it back; nobody waits behind it
@@ -115,8 +139,8 @@ class _Pass:
 
 def forecast(facts: Facts, policy: Policy, limit: int | None = None) -> dict[str, Forecast]:
     """Position and latest start of the waiting requests, in queue order; beyond ``limit`` the position only."""
-    slots = slots_of(facts.devices)
-    tally = Tally(slots_of(facts.devices, include_cordoned=True), facts.held, policy)
+    slots = facts.slots
+    tally = Tally(facts.all_slots, facts.held, policy)
     planner = _Planner(facts, slots, policy)
     firm = not policy.ranked
     result: dict[str, Forecast] = {}
@@ -134,8 +158,8 @@ def forecast(facts: Facts, policy: Policy, limit: int | None = None) -> dict[str
 
 def latest_for_new(facts: Facts, policy: Policy, wishes: Sequence[Waiting]) -> list[Forecast]:
     """For each of ``wishes``, each taken alone: when it would start at the latest if it joined the queue's end now."""
-    slots = slots_of(facts.devices)
-    tally = Tally(slots_of(facts.devices, include_cordoned=True), facts.held, policy)
+    slots = facts.slots
+    tally = Tally(facts.all_slots, facts.held, policy)
     planner = _Planner(facts, slots, policy)
     for item in in_order(facts, policy, tally):
         if tally.blocked(item) is None:
@@ -228,7 +252,9 @@ class _Wish:
 
     request: ShareRequest
     domain: Domain
-    error: PublicError | None
+    fits: bool | None = None
+    judged: bool = False
+    error: PublicError | None = None
     no_room: bool = False
     claims: bool = False
     apart_in_vain: bool = False

@@ -7,7 +7,7 @@ the ``Policy`` of a moment.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from .calendar import WeekTimes
@@ -17,7 +17,7 @@ from .limits.effective import BUILT_IN, Effective, Override, resolve, said
 from .limits.schema import Budget, CalendarEntry, Event, Limits, PoolLimits
 from .limits.values import UNLIMITED, amount_text
 from .placement import Slot, SlotKey
-from .policy import Account, Block, FairRules, Person, Policy, PoolRule, Preemption, Span
+from .policy import Account, Block, FairRules, People, Person, Policy, PoolRule, Preemption, Span
 from .usage import Books, Charge
 
 ENTRY_S = 3600.0
@@ -25,6 +25,8 @@ DECIDED = ("gpus", "largest", "models", "budgets")
 """What of a person's limits the decision itself must know."""
 AHEAD_S = 14 * 86400.0
 """How far ahead the office hours of a pool are laid out; no job may be longer than the limits allow anyhow."""
+LAID_OUT_S = 86400.0
+"""After so long at the latest they are laid out anew."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class Standing:
         self._known: dict[str, Effective] = {}
         self._known_until = -1.0
         self.books = Books(limits.zone, half_lives(limits), past)
+        self._frame: tuple[Sequence[Slot], float, float, Policy] | None = None
+        everyone = said(limits.defaults)
+        parts = (limits.groups, limits.users, limits.pools, limits.fair_share, limits.events, limits.maintenance)
+        self._says_nothing = not any(parts) and all(
+            everyone.get(key, BUILT_IN[key]) == BUILT_IN[key] for key in DECIDED
+        )
 
     def set_groups(self, person: str, groups: Iterable[str]) -> None:
         """The groups of ``person`` as JupyterHub knows them."""
@@ -140,68 +148,52 @@ class Standing:
 
     def policy(self, slots: Iterable[Slot], owners: Iterable[str], running: Sequence[Charge], now: float) -> Policy:
         """What the decision goes by. ``owners``: everybody who waits or holds. ``running``: what is held now."""
-        limits = self.limits
-        slots = tuple(slots)
         if self._plain(now):
-            return Policy(backfill_depth=limits.backfill_depth)
-        pools = tuple(self._pools(slots, now))
-        blocks = tuple(self._blocks(slots, now))
-        quotas = any(group.quota is not None for group in limits.groups.values())
-        people = set(owners) | (self.books.owners() if limits.fair_share else set())
-        by_owner: dict[str, list[Charge]] = {}
-        for charge in running:
-            by_owner.setdefault(charge.owner, []).append(charge)
-        return Policy(
+            return Policy(backfill_depth=self.limits.backfill_depth)
+
+        def names() -> set[str]:
+            return set(owners) | (self.books.owners() if self.limits.fair_share else set())
+
+        people = People(names, _Moment(self, running, now))
+        return replace(self._framed(tuple(slots), now), people=people)
+
+    def _framed(self, slots: tuple[Slot, ...], now: float) -> Policy:
+        """The policy but for its people. It changes seldom, so it is kept for as long as it holds."""
+        if self._frame is not None:
+            of, since, until, frame = self._frame
+            if of is slots and since <= now < until:
+                return frame
+        limits = self.limits
+        frame = Policy(
             backfill_depth=limits.backfill_depth,
             fair=_fair(limits),
-            people={name: self._person(name, by_owner.get(name, []), running, now) for name in people},
             accounts={
                 name: Account(group.shares, group.quota or 0.0, _given(group.gpus))
                 for name, group in limits.groups.items()
             },
-            quotas=quotas,
-            pools=pools,
-            blocks=blocks,
+            quotas=any(group.quota is not None for group in limits.groups.values()),
+            pools=tuple(self._pools(slots, now)),
+            blocks=tuple(self._blocks(slots, now)),
             slots={slot.key: slot for slot in slots},
             grace_s=limits.stop.longest_s,
         )
+        self._frame = (slots, now, self._frame_ends(now), frame)
+        return frame
+
+    def _frame_ends(self, now: float) -> float:
+        """Until when pools and calendar are what they are at ``now``."""
+        whens = [WeekTimes.parse(pool.preempt.when) for pool in self.limits.pools.values() if pool.preempt]
+        changes = [change for when in whens if (change := when.next_change(now, self.limits.zone)) is not None]
+        spans = [self.limits.span(entry) for entry in (*self.limits.maintenance, *self.limits.events)]
+        return min([now + LAID_OUT_S, *changes, *(ends for _, ends in spans if ends > now)])
 
     def _plain(self, now: float) -> bool:
         """Whether nothing but first come, first served is asked of the decision."""
-        limits = self.limits
-        if any(override.in_force(now) for override in self.overrides):
-            return False
-        everyone = said(limits.defaults)
-        open_to_all = all(everyone.get(key, BUILT_IN[key]) == BUILT_IN[key] for key in DECIDED)
-        parts = (limits.groups, limits.users, limits.pools, limits.fair_share, limits.events, limits.maintenance)
-        return not any(parts) and open_to_all
-
-    def _person(self, name: str, mine: Sequence[Charge], running: Sequence[Charge], now: float) -> Person:
-        effective = self.effective(name, now)
-        used_up: dict[Kind, str] = {}
-        later: set[Kind] = set()
-        for purse in self.purses(name, running, now) if self._budgets(effective) else ():
-            if purse.empty and purse.budget.beyond == "refuse":
-                used_up.update((kind, purse.describe()) for kind in purse.budget.kinds)
-            elif purse.empty:
-                later.update(purse.budget.kinds)
-        return Person(
-            account=effective.account,
-            groups=effective.groups,
-            gpus=effective.gpus,
-            largest=effective.largest,
-            models=tuple(effective.values["models"]),
-            shares=float(effective.values["shares"]),
-            use=self.books.use(name, now, mine),
-            used_up=used_up,
-            later=frozenset(later),
-        )
+        return self._says_nothing and not any(override.in_force(now) for override in self.overrides)
 
     def has_budgets(self, person: str, now: float) -> bool:
         """Whether ``person`` takes from any budget."""
-        return self._budgets(self.effective(person, now))
-
-    def _budgets(self, effective: Effective) -> bool:
+        effective = self.effective(person, now)
         group = self.limits.groups.get(effective.account)
         return bool(effective.budgets or (group is not None and group.budgets))
 
@@ -233,10 +225,10 @@ class Standing:
     def _spans(self, when: str, now: float) -> tuple[Span, ...]:
         times, zone = WeekTimes.parse(when), self.limits.zone
         spans: list[Span] = []
-        at = now
-        while at < now + AHEAD_S:
+        at, last = now, now + AHEAD_S + LAID_OUT_S
+        while at < last:
             change = times.next_change(at, zone)
-            until = now + AHEAD_S if change is None else min(change, now + AHEAD_S)
+            until = last if change is None else min(change, last)
             if times.contains(at, zone):
                 spans.append((at, until))
             if change is None:
@@ -266,6 +258,56 @@ class Standing:
     def pool_name(self, slot: Slot) -> str | None:
         """The pool that ``slot`` belongs to."""
         return next((name for name, pool in self.limits.pools.items() if belongs(slot, pool)), None)
+
+
+class _Moment:
+    """How people stand at ``now``, while ``running`` is held."""
+
+    def __init__(self, standing: Standing, running: Sequence[Charge], now: float) -> None:
+        self._standing, self._running, self._now = standing, running, now
+        self._held: dict[str, list[Charge]] | None = None
+        self._claims: dict[str, tuple[str, float, float]] = {}
+
+    def account(self, name: str) -> str:
+        return self._standing.effective(name, self._now).account
+
+    def claim(self, name: str) -> tuple[str, float, float]:
+        found = self._claims.get(name)
+        if found is None:
+            effective = self._standing.effective(name, self._now)
+            use = self._standing.books.use(name, self._now, self._charges(name))
+            found = self._claims[name] = (effective.account, float(effective.values["shares"]), use)
+        return found
+
+    def person(self, name: str) -> Person:
+        standing = self._standing
+        effective = standing.effective(name, self._now)
+        account, shares, use = self.claim(name)
+        used_up: dict[Kind, str] = {}
+        later: set[Kind] = set()
+        for purse in standing.purses(name, self._running, self._now) if standing.has_budgets(name, self._now) else ():
+            if purse.empty and purse.budget.beyond == "refuse":
+                used_up.update((kind, purse.describe()) for kind in purse.budget.kinds)
+            elif purse.empty:
+                later.update(purse.budget.kinds)
+        return Person(
+            account=account,
+            groups=effective.groups,
+            gpus=effective.gpus,
+            largest=effective.largest,
+            models=tuple(effective.values["models"]),
+            shares=shares,
+            use=use,
+            used_up=used_up,
+            later=frozenset(later),
+        )
+
+    def _charges(self, name: str) -> Sequence[Charge]:
+        if self._held is None:
+            self._held = {}
+            for charge in self._running:
+                self._held.setdefault(charge.owner, []).append(charge)
+        return self._held.get(name, ())
 
 
 def belongs(slot: Slot, pool: PoolLimits) -> bool:

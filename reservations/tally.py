@@ -115,7 +115,7 @@ class Tally:
     def _beyond_quota(self, owner: str, gpus: float) -> bool:
         if not self.policy.quotas:
             return False
-        account = self.policy.person(owner).account
+        account = self.policy.account_of(owner)
         return self.by_account[account] + gpus > self.policy.account(account).quota + TINY
 
     def _by_pool(self, holdings: Iterable[Holding]) -> dict[PoolRule, float]:
@@ -130,7 +130,7 @@ class Tally:
 
     def _add(self, owner: str, gpus: float, holdings: Iterable[Holding]) -> None:
         self.by_owner[owner] += gpus
-        self.by_account[self.policy.person(owner).account] += gpus
+        self.by_account[self.policy.account_of(owner)] += gpus
         if self.policy.pools:
             for pool, in_pool in self._by_pool(holdings).items():
                 self._owner_in_pool[(owner, pool.name)] += in_pool
@@ -156,7 +156,7 @@ def _over_quota(held: list[Held], by_account: Mapping[str, float], policy: Polic
     excess = {name: have - policy.account(name).quota for name, have in by_account.items()}
     found = []
     for item in last_first(held):
-        account = policy.person(item.owner).account
+        account = policy.account_of(item.owner)
         if item.kind is Kind.BATCH and 0 < item.gpus <= excess[account] + TINY and excess[account] != UNLIMITED:
             excess[account] -= item.gpus
             found.append(item.id)

@@ -108,6 +108,8 @@ class Books:
             return 0.0
         total = 0.0
         for kind, half_life in self._half_lives.items():
+            if not half_life:
+                continue
             value = sum(
                 decayed_interval(c.rate, c.began, now, now, half_life)
                 for c in running
@@ -115,8 +117,8 @@ class Books:
             )
             past = self._decayed.get((owner, kind))
             if past is not None:
-                value += past.moved_to(max(now, past.at), half_life).value
-            total += average_use(value, half_life) if half_life else 0.0
+                value += past.value * 0.5 ** (max(0.0, now - past.at) / half_life)
+            total += average_use(value, half_life)
         return total
 
     def hours(self, payer: tuple[str, str], kinds: Iterable[Kind], every: Every, now: float) -> float:

@@ -1,0 +1,1 @@
+"""What other limits would have done: real arrivals through the real decision, under both, compared."""
