@@ -218,7 +218,7 @@ def test_the_same_limits_twice_give_the_same(arrivals: list[Arrival]) -> None:
     assert tried(arrivals, RULES, devices=pool("a100", "t4")) == tried(arrivals, RULES, devices=pool("a100", "t4"))
 
 
-@given(st.dictionaries(st.text(max_size=3), st.tuples(st.floats(0, 1e6), st.floats(0, 100)), min_size=1))
+@given(st.dictionaries(st.text(max_size=3), st.tuples(st.floats(0, 1e6), st.floats(0.01, 100)), min_size=1))
 def test_filling_gives_nobody_more_than_she_wants_and_leaves_nothing_that_is_wanted(
     people: dict[str, tuple[float, float]],
 ) -> None:
