@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as place:
         folder = Path(place)
         pool, floor = prepared(folder, chosen.past, chosen.waiting), Floor(folder)
-        passes = [timed(lambda: schedule(pool.facts(), pool.policy())) for _ in range(200)]
+        passes = [timed(lambda: schedule(pool.world().facts(), pool.world().policy())) for _ in range(200)]
         measured = measure(pool, floor, chosen.grants, chosen.together)
     show("scheduling pass", passes)
     for what, times in measured.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .clock import duration_text
 from .limits.schema import Limits
 from .reservation import Reason, Reservation, State
@@ -23,3 +25,15 @@ def due(reservation: Reservation, limits: Limits, now: float) -> Reservation | N
         detail = f"its time limit of {duration_text(reservation.time_limit_s)} was reached"
         return reservation.ending(Reason.TIME_LIMIT, detail, now)
     return None
+
+
+def shortened(reservation: Reservation, longest_s: float, soonest: float) -> Reservation | None:
+    """``reservation`` with its end moved to ``longest_s`` seconds after its grant, but not before ``soonest``; None if
+    it ends by then anyway."""
+    if reservation.ends_at is None or reservation.granted_at is None or reservation.state is State.ENDING:
+        return None
+    end = max(soonest, reservation.granted_at + longest_s)
+    if end >= reservation.ends_at:
+        return None
+    detail = "its end was moved: an administrator shortened the time limits"
+    return replace(reservation, ends_at=end, time_limit_s=round(end - reservation.granted_at), detail=detail)

@@ -1,4 +1,4 @@
-"""The owner of all reservations: takes requests and facts, decides, writes the ledger, then lets others know.
+"""The owner of all reservations: takes requests and facts, has them decided, writes the ledger, lets others know.
 
 No I/O but the ledger's; every call runs in one thread. Whoever calls asks the agent and the clock.
 """
@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from .admission import Desk, accept
 from .clock import Clock, duration_text
-from .deadlines import due
+from .deadlines import due, shortened
 from .devices.model import Device, Inventory
 from .enforcement import share_enforcement
 from .errors import PublicError
@@ -20,15 +20,14 @@ from .ledger import policy as policy_tables
 from .limits.checks import check_extension
 from .limits.schema import Limits, Stop
 from .notices import Notice
-from .placement import Holding, Slot, gpus_of
-from .policy import Policy
-from .queue import Facts, Forecast, Held, Waiting
-from .reservation import Reason, Reservation, State, Terms
-from .schedule import forecast, latest_for_new, schedule
+from .placement import Slot
+from .queue import Forecast, Waiting
+from .reservation import Reason, Reservation, State
 from .shares import ShareRequest
 from .standing import Purse, Standing
 from .submission import Answer, Submission, check_server_free, no_capacity, one_per_owner, unknown_id, wrong_state
 from .usage import Charge
+from .world import World
 
 
 class Pool:
@@ -93,23 +92,18 @@ class Pool:
         version, at, known = self._forecast
         now = self.clock()
         if version != self.version or now - at > 1.0:
-            known = forecast(self.facts(), self.policy())
+            known = self.world().forecast()
             self._forecast = (self.version, now, known)
         return known
 
     def latest_starts(self, wishes: Sequence[Submission]) -> list[Forecast]:
         """What each of ``wishes`` could expect if it joined the queue now."""
-        grace = self.limits.stop.longest_s
-        items = []
-        for wish in wishes:
-            seconds = wish.time_limit_s or self.standing.effective(wish.owner, self.clock()).default_time(wish.kind)
-            items.append(Waiting("", wish.owner, wish.request, seconds + grace, self.clock(), wish.kind))
-        return latest_for_new(self.facts(), self.policy([wish.owner for wish in wishes]), items)
+        return self.world().latest_starts(wishes)
 
     def refusal(self, wish: Submission) -> PublicError | None:
         """Why the limits would refuse ``wish`` now; None when they would not."""
         try:
-            accept(self._desk(wish.owner, list(self._live.values()), self._seq), wish)
+            accept(self._desk(wish.owner, self.world(), self._seq), wish)
         except PublicError as error:
             return error
         return None
@@ -128,15 +122,11 @@ class Pool:
 
     def running(self) -> list[Charge]:
         """What everybody holds now, charged until now."""
-        return _running(self._live.values(), self.clock())
+        return self.world().running()
 
     def purses(self, person: str) -> list[Purse]:
         """The budgets that ``person`` takes from, as they stand."""
         return self.standing.purses(person, self.running(), self.clock())
-
-    def policy(self, owners: Iterable[str] = ()) -> Policy:
-        """The limits as the decision goes by them now. ``owners``: people to know beside those who hold or wait."""
-        return self._policy_of(self._live.values(), owners)
 
     def stop_of(self, reservation: Reservation) -> Stop:
         """How it is to be stopped. What is preempted has the grace of its pool, for a checkpoint."""
@@ -152,8 +142,9 @@ class Pool:
         """What would hold ``share`` to its size here; never overstated."""
         return share_enforcement(share, self.device_filter, bool(self.inventory and self.inventory.simulated))
 
-    def facts(self) -> Facts:
-        return self._facts_of(self._live.values(), self.clock())
+    def world(self) -> World:
+        """What a decision would look at now."""
+        return World(self._live, self._waiting, self.standing, self._fleet, self.clock())
 
     # --- changes
 
@@ -202,7 +193,7 @@ class Pool:
         effective = self.standing.effective(reservation.owner, self.clock())
         check_extension(effective, reservation, seconds, self.purses(reservation.owner))
         longer = reservation.extended(seconds)
-        delayed = self.delayed_by(longer)
+        delayed = self.world().delayed_by(longer)
         if delayed:
             message = (
                 f"{delayed} waiting request{'s' if delayed > 1 else ''} would start later if this session went on for "
@@ -211,18 +202,6 @@ class Pool:
             raise PublicError("others-wait", message, 409, {"seconds": seconds, "waiting": delayed})
         detail = f"extended by {duration_text(seconds)}"
         return self._change(reservation, replace(longer, detail=detail))
-
-    def delayed_by(self, longer: Reservation) -> int:
-        """How many waiting requests would start later if ``longer`` replaced the reservation of its id."""
-        facts = self.facts()
-        if not facts.waiting:
-            return 0
-        policy = self.policy()
-        before = forecast(facts, policy)
-        grace = self.limits.stop.longest_s
-        held = tuple(longer.held(grace) if h.id == longer.id else h for h in facts.held)
-        after = forecast(replace(facts, held=held), policy)
-        return sum(1 for name, told in after.items() if _later(before[name], told))
 
     def end(self, reservation_id: str, reason: Reason, detail: str) -> Reservation:
         """Begins the end; one that has no process ends at once. Idempotent."""
@@ -251,10 +230,11 @@ class Pool:
 
     def tick(self) -> list[Reservation]:
         """What time alone brings: ends, starts that were given up, and grants. Returns those that begin to end."""
-        now = self.clock()
+        world = self.world()
+        now = world.now
         changes = []
         for reservation in self._live.values():
-            after = due(reservation, self.limits, now) or self._budget_is_empty(reservation, now)
+            after = due(reservation, self.limits, now) or world.exhausted(reservation)
             if after is not None:
                 changes.append(Change(after, reservation))
         changes = self._decide(changes)
@@ -278,19 +258,12 @@ class Pool:
     def cut_to_limits(self) -> None:
         """Moves the end of what runs to what its owner could ask for now; she is told as before any other end."""
         now = self.clock()
-        soonest = now + max(self.limits.notices, default=0)
         changes = []
         for reservation in self._live.values():
             longest = self.standing.effective(reservation.owner, now).max_time(reservation.kind)
-            if reservation.ends_at is None or reservation.granted_at is None or reservation.state is State.ENDING:
-                continue
-            end = max(soonest, reservation.granted_at + longest)
-            if end < reservation.ends_at:
-                seconds = round(end - reservation.granted_at)
-                detail = "its end was moved: an administrator shortened the time limits"
-                changes.append(
-                    Change(replace(reservation, ends_at=end, time_limit_s=seconds, detail=detail), reservation)
-                )
+            shorter = shortened(reservation, longest, now + max(self.limits.notices, default=0))
+            if shorter is not None:
+                changes.append(Change(shorter, reservation))
         if changes:
             self._commit(changes)
 
@@ -373,19 +346,19 @@ class Pool:
 
     def _accepted(self, wish: Submission, before: Sequence[Reservation]) -> Reservation:
         """The new reservation, queued. ``before``: those accepted with it. Raises PublicError when it may not be."""
-        world = [*self._live.values(), *before]
-        check_server_free(wish, world)
+        world = self.world().with_changes(before)
+        check_server_free(wish, world.live.values())
         return accept(self._desk(wish.owner, world, self._seq + len(before)), wish)
 
-    def _desk(self, owner: str, world: Sequence[Reservation], seq: int) -> Desk:
+    def _desk(self, owner: str, world: World, seq: int) -> Desk:
         return Desk(
             standing=self.standing,
-            policy=self._policy_of(world, [owner]),
+            policy=world.policy([owner]),
             slots=self.slots if self.inventory is not None else (),
-            live=world,
-            running=self.running(),
+            live=list(world.live.values()),
+            running=world.running(),
             seq=seq,
-            now=self.clock(),
+            now=world.now,
         )
 
     def _decide_new(
@@ -402,57 +375,9 @@ class Pool:
             (told,) = self.latest_starts([Submission(stuck.owner, stuck.request, seconds, stuck.kind)])
             refused[stuck.id] = no_capacity(stuck, told)
 
-    def _budget_is_empty(self, reservation: Reservation, now: float) -> Reservation | None:
-        if reservation.state not in (State.STARTING, State.ACTIVE) or not reservation.rate:
-            return None
-        if not self.standing.has_budgets(reservation.owner, now):
-            return None
-        for purse in self.purses(reservation.owner):
-            if purse.empty and purse.budget.beyond == "refuse" and reservation.kind in purse.budget.kinds:
-                return reservation.ending(Reason.BUDGET, purse.describe(), now)
-        return None
-
     def _decide(self, changes: list[Change]) -> list[Change]:
-        """``changes`` and the grants and refusals that follow from them, as one set to commit."""
-        if self.inventory is None or self._paused:
-            return changes
-        after = {change.after.id: change.after for change in changes}
-        world = {**self._live, **after}
-        if not any(reservation.state is State.QUEUED for reservation in world.values()):
-            return changes
-        now = self.clock()
-        facts = self._facts_of(world.values(), now)
-        decision = schedule(facts, self._policy_of(world.values()))
-        for grant in decision.grants:
-            after[grant.id] = world[grant.id].granted(grant.holdings, now, self._terms(grant.holdings))
-        for refusal in decision.refusals:
-            after[refusal.id] = world[refusal.id].ended(Reason.REFUSED, refusal.error.message, now)
-        for victim in decision.preemptions:
-            after[victim.id] = preempted(world[victim.id], victim.why, now)
-        return [Change(reservation, self._live.get(name)) for name, reservation in after.items()]
-
-    def _terms(self, holdings: Sequence[Holding]) -> Terms:
-        slots = {slot.key: slot for slot in self.slots}
-        gpus = gpus_of(holdings, slots)
-        model = next((slots[h.key].model for h in holdings if h.key in slots), "")
-        return Terms(gpus, gpus * self.standing.weight(model), model, self.standing.version)
-
-    def _policy_of(self, world: Iterable[Reservation], owners: Iterable[str] = ()) -> Policy:
-        world = list(world)
-        now = self.clock()
-        people = {reservation.owner for reservation in world} | set(owners)
-        return self.standing.policy(self.slots, people, _running(world, now), now)
-
-    def _facts_of(self, world: Iterable[Reservation], now: float) -> Facts:
-        grace = self.limits.stop.longest_s
-        held: list[Held] = []
-        waiting: list[Waiting] = []
-        for reservation in world:
-            if reservation.state is State.QUEUED:
-                waiting.append(self._waiting.get(reservation.id) or reservation.waiting(grace))
-            elif reservation.holds:
-                held.append(reservation.held(grace))
-        return Facts(self.devices, tuple(held), tuple(waiting), now, self.slots)
+        """``changes`` and what follows from them, unless nobody knows how the devices are."""
+        return changes if self.inventory is None or self._paused else self.world().decided(changes)
 
     def _change(self, before: Reservation, after: Reservation) -> Reservation:
         changes = [Change(after, before)]
@@ -481,14 +406,6 @@ class Pool:
         self.changed()
 
 
-def preempted(reservation: Reservation, why: str, now: float) -> Reservation:
-    """The end of a job that gives way: at once back into the queue if nothing of it runs yet."""
-    if reservation.state is State.GRANTED:
-        ending = replace(reservation, state=State.ENDING, reason=Reason.PREEMPTED, detail=why, ending_at=now)
-        return ending.requeued()
-    return reservation.ending(Reason.PREEMPTED, why, now)
-
-
 def _charged(change: Change, now: float) -> Change:
     """With what was held until ``now``, if the change ends the holding."""
     if change.before is None or not change.before.holds or change.after.holds:
@@ -497,13 +414,3 @@ def _charged(change: Change, now: float) -> Change:
         change.before.charge(now), reason=change.after.reason.value if change.after.reason else "preempted"
     )
     return replace(change, charge=charge)
-
-
-def _running(world: Iterable[Reservation], now: float) -> list[Charge]:
-    return [reservation.charge(now) for reservation in world if reservation.holds]
-
-
-def _later(before: Forecast, after: Forecast) -> bool:
-    if before.latest_start is None:
-        return False
-    return after.latest_start is None or after.latest_start > before.latest_start + 0.5

@@ -64,8 +64,8 @@ def explanation(pool: Pool, person: str) -> dict[str, Any]:
     """What ``person`` may have, has used, and waits for; where each limit comes from."""
     now = pool.clock()
     effective = pool.standing.effective(person, now)
-    policy = pool.policy([person])
-    facts = pool.facts()
+    world = pool.world()
+    policy, facts = world.policy([person]), world.facts()
     tally = Tally(pool.slots, facts.held, policy)
     told = pool.forecast()
     mine = [r for r in pool.live() if r.owner == person]
@@ -131,10 +131,11 @@ def purse_view(purse: Purse, now: float) -> dict[str, Any]:
 
 def fair_view(pool: Pool, person: str) -> dict[str, Any] | None:
     """Her place by fair share; None when the limits have none."""
-    policy = pool.policy([person])
+    world = pool.world()
+    policy, facts = world.policy([person]), world.facts()
     if policy.fair is None:
         return None
-    factors = fair_factors(pool.facts(), policy, Tally(pool.slots, pool.facts().held, policy))
+    factors = fair_factors(facts, policy, Tally(pool.slots, facts.held, policy))
     mine = factors.get((policy.person(person).account, person), 1.0)
     return {
         "method": policy.fair.method,
@@ -148,7 +149,7 @@ def fair_view(pool: Pool, person: str) -> dict[str, Any] | None:
 def pool_rows(pool: Pool, effective: Effective) -> list[dict[str, Any]]:
     """Each pool of devices with what a person may do there."""
     rows = []
-    for rule in pool.policy([effective.person]).pools:
+    for rule in pool.world().policy([effective.person]).pools:
         refusal = rule.refusal(Kind.SESSION, effective.groups, 60)
         notes = []
         if rule.max_time != UNLIMITED:

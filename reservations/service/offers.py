@@ -57,10 +57,10 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
     limits = pool.standing.effective(owner, now)
     default, longest = limits.default_time(Kind.SESSION), limits.max_time(Kind.SESSION)
     shares = offered_shares(pool)
-    policy = pool.policy([owner])
-    facts = pool.facts()
+    world = pool.world()
+    policy, facts = world.policy([owner]), world.facts()
     rooms = rooms_of(slots_of(facts.devices), [h for held in facts.held for h in held.holdings])
-    told = pool.latest_starts([Submission(owner, share, default) for share in shares])
+    told = world.latest_starts([Submission(owner, share, default) for share in shares])
     told_at = pool.clock()
     offers = []
     for share, forecast in zip(shares, told, strict=True):

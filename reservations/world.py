@@ -1,0 +1,134 @@
+"""Everything that a decision looks at, at one moment, and what follows from it. Pure: nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .fleet import Fleet
+from .ledger import Change
+from .placement import Holding, gpus_of
+from .policy import Policy
+from .queue import Facts, Forecast, Held, Waiting
+from .reservation import Reason, Reservation, State, Terms
+from .schedule import forecast, latest_for_new, schedule
+from .standing import Standing
+from .submission import Submission
+from .usage import Charge
+
+
+@dataclass(frozen=True)
+class World:
+    """``live``: every reservation that has not ended, by id. ``now``: seconds since the epoch.
+
+    ``items``: those that wait as the decision sees them, where they were made before; a decision looks at all.
+    """
+
+    live: Mapping[str, Reservation]
+    items: Mapping[str, Waiting]
+    standing: Standing
+    fleet: Fleet
+    now: float
+
+    def with_changes(self, reservations: Iterable[Reservation]) -> World:
+        """The world with ``reservations`` in it, or as they are now."""
+        return replace(self, live={**self.live, **{reservation.id: reservation for reservation in reservations}})
+
+    def running(self) -> list[Charge]:
+        """What everybody holds, charged until now."""
+        return [reservation.charge(self.now) for reservation in self.live.values() if reservation.holds]
+
+    def policy(self, owners: Iterable[str] = ()) -> Policy:
+        """The limits as the decision goes by them. ``owners``: people to know beside those who hold or wait."""
+        people = {reservation.owner for reservation in self.live.values()} | set(owners)
+        return self.standing.policy(self.fleet.slots, people, self.running(), self.now)
+
+    def facts(self) -> Facts:
+        """Devices, holders and those who wait."""
+        grace = self._grace
+        held: list[Held] = []
+        waiting: list[Waiting] = []
+        for reservation in self.live.values():
+            if reservation.state is State.QUEUED:
+                waiting.append(self.items.get(reservation.id) or reservation.waiting(grace))
+            elif reservation.holds:
+                held.append(reservation.held(grace))
+        return Facts(self.fleet.devices, tuple(held), tuple(waiting), self.now, self.fleet.slots)
+
+    def forecast(self) -> dict[str, Forecast]:
+        """Position and latest start of everyone who waits."""
+        return forecast(self.facts(), self.policy())
+
+    def latest_starts(self, wishes: Sequence[Submission]) -> list[Forecast]:
+        """What each of ``wishes`` could expect if it joined the queue now."""
+        items = []
+        for wish in wishes:
+            seconds = wish.time_limit_s or self.standing.effective(wish.owner, self.now).default_time(wish.kind)
+            items.append(Waiting("", wish.owner, wish.request, seconds + self._grace, self.now, wish.kind))
+        return latest_for_new(self.facts(), self.policy([wish.owner for wish in wishes]), items)
+
+    def delayed_by(self, longer: Reservation) -> int:
+        """How many waiting requests would start later if ``longer`` replaced the reservation of its id."""
+        facts = self.facts()
+        if not facts.waiting:
+            return 0
+        policy = self.policy()
+        before = forecast(facts, policy)
+        held = tuple(longer.held(self._grace) if h.id == longer.id else h for h in facts.held)
+        after = forecast(replace(facts, held=held), policy)
+        return sum(1 for name, told in after.items() if _later(before[name], told))
+
+    def exhausted(self, reservation: Reservation) -> Reservation | None:
+        """The end of ``reservation`` because a budget that it takes from is empty; None while none is."""
+        if reservation.state not in (State.STARTING, State.ACTIVE) or not reservation.rate:
+            return None
+        if not self.standing.has_budgets(reservation.owner, self.now):
+            return None
+        for purse in self.standing.purses(reservation.owner, self.running(), self.now):
+            if purse.empty and purse.budget.beyond == "refuse" and reservation.kind in purse.budget.kinds:
+                return reservation.ending(Reason.BUDGET, purse.describe(), self.now)
+        return None
+
+    def decided(self, changes: Sequence[Change]) -> list[Change]:
+        """``changes`` and the grants, refusals and preemptions that follow from them, as one set to commit."""
+        after = {change.after.id: change.after for change in changes}
+        world = self.with_changes(after.values())
+        if any(reservation.state is State.QUEUED for reservation in world.live.values()):
+            after |= world._decision()
+        return [Change(reservation, self.live.get(name)) for name, reservation in after.items()]
+
+    def _decision(self) -> dict[str, Reservation]:
+        decision = schedule(self.facts(), self.policy())
+        after = {}
+        for grant in decision.grants:
+            after[grant.id] = self.live[grant.id].granted(grant.holdings, self.now, self._terms(grant.holdings))
+        for refusal in decision.refusals:
+            after[refusal.id] = self.live[refusal.id].ended(Reason.REFUSED, refusal.error.message, self.now)
+        for victim in decision.preemptions:
+            after[victim.id] = preempted(self.live[victim.id], victim.why, self.now)
+        return after
+
+    def _terms(self, holdings: Sequence[Holding]) -> Terms:
+        slots = {slot.key: slot for slot in self.fleet.slots}
+        gpus = gpus_of(holdings, slots)
+        model = next((slots[h.key].model for h in holdings if h.key in slots), "")
+        return Terms(gpus, gpus * self.standing.weight(model), model, self.standing.version)
+
+    @property
+    def _grace(self) -> float:
+        """Seconds that a stop may take: devices are not free before."""
+        return self.standing.limits.stop.longest_s
+
+
+def preempted(reservation: Reservation, why: str, now: float) -> Reservation:
+    """The end of a job that gives way: at once back into the queue if nothing of it runs yet."""
+    if reservation.state is State.GRANTED:
+        ending = replace(reservation, state=State.ENDING, reason=Reason.PREEMPTED, detail=why, ending_at=now)
+        return ending.requeued()
+    return reservation.ending(Reason.PREEMPTED, why, now)
+
+
+def _later(before: Forecast, after: Forecast) -> bool:
+    if before.latest_start is None:
+        return False
+    return after.latest_start is None or after.latest_start > before.latest_start + 0.5
