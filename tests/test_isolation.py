@@ -23,7 +23,7 @@ from timeshare.reservations.agent.refusals import Refused
 from timeshare.reservations.agent.server import parse_order
 from timeshare.reservations.agent.sessions import Sessions
 from timeshare.reservations.agent.sight import sight_of
-from timeshare.reservations.agent.stopping import Stops
+from timeshare.reservations.agent.stopping import StopOrder, Stops
 from timeshare.reservations.devices.model import Device, DeviceError, Inventory
 from timeshare.reservations.devices.nodes import Node, gpu_nodes
 
@@ -71,7 +71,7 @@ def sessions(request: pytest.FixtureRequest, tmp_path: Path, devices: Path) -> I
     yield made
     stops = Stops(made)
     for record in made.records.all():
-        stops.stop(record.reservation_id, False, 0, 0)
+        stops.stop(record.reservation_id, StopOrder(False, 0, 0))
         eventually(lambda name=record.reservation_id: (stops.advance(), marked(name) == [])[1])
         eventually(lambda: [s.state for s in made.all() if s.reservation_id == record.reservation_id] == ["exited"])  # noqa: B023
         made.forget(record.reservation_id, record.generation)
@@ -138,7 +138,7 @@ def test_a_filter_leaves_nothing_behind(sessions: Sessions) -> None:
     folders = [Path(folder) for folder in record.order().filter.get("cgroups", ())]
     assert all(folder.is_dir() for folder in folders)
     stops = Stops(sessions)
-    stops.stop(name, False, 0, 0)
+    stops.stop(name, StopOrder(False, 0, 0))
     eventually(lambda: (stops.advance(), marked(name) == [])[1])
     sessions.forget(name, 1)
     assert not any(folder.exists() for folder in folders)
@@ -160,7 +160,7 @@ time.sleep(300)
     name, _ = launch(sessions, sys.executable, "-c", program, share=held(0))
     eventually(ready.exists)
     stops = Stops(sessions)
-    stops.stop(name, False, 0, 30)
+    stops.stop(name, StopOrder(False, 0, 30))
     eventually(lambda: (stops.advance(), marked(name) == [])[1])
     assert saved.exists()
     assert [session.exit_code for session in sessions.all()] == [0]
@@ -206,7 +206,7 @@ def test_processes_that_shed_mark_and_launcher_are_found_by_their_cgroup(session
     eventually(lambda: marked(name) == [])
     assert [session.state for session in sessions.all()] == ["running"]
     stops = Stops(sessions)
-    assert stops.stop(name, False, 0, 0) == "stopping"
+    assert stops.stop(name, StopOrder(False, 0, 0)) == "stopping"
     eventually(lambda: (stops.advance(), sessions.all()[0].state == "exited")[1])
 
 
