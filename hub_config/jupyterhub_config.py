@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from timeshare.hub_config.authenticators import SystemGroupsAuthenticator
 from timeshare.reservations.client import ServiceClient
 from timeshare.reservations.deployment import current_deployment
 from timeshare.reservations.service.auth import ADMIN_SCOPE, READ_SCOPE, USE_SCOPE
@@ -61,7 +62,7 @@ c.JupyterHub.init_spawners_timeout = 1
 
 # --- people
 if deployment.multi_user:
-    c.JupyterHub.authenticator_class = "pam"
+    c.JupyterHub.authenticator_class = SystemGroupsAuthenticator
     c.Authenticator.allow_all = True
     c.Authenticator.admin_users = set(deployment.admins)
     c.LocalAuthenticator.create_system_users = False

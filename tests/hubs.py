@@ -121,12 +121,15 @@ class User:
     def __init__(self, hub: Hub, name: str) -> None:
         self.hub, self.name = hub, name
         self.session = requests.Session()
-        self.session.get(f"{hub.url}hub/login")
-        form = {"username": name, "password": self.secret(), "_xsrf": self.xsrf()}
-        done = self.session.post(f"{hub.url}hub/login", data=form, allow_redirects=False)
-        assert done.status_code == 302, plain(done.text)[-500:]
+        self.log_in()
         self.session.get(f"{hub.url}hub/home")
         self.token = self.api("POST", f"users/{name}/tokens", json={"expires_in": 3600}).json()["token"]
+
+    def log_in(self) -> None:
+        self.session.get(f"{self.hub.url}hub/login")
+        form = {"username": self.name, "password": self.secret(), "_xsrf": self.xsrf()}
+        done = self.session.post(f"{self.hub.url}hub/login", data=form, allow_redirects=False)
+        assert done.status_code == 302, plain(done.text)[-500:]
 
     def secret(self) -> str:
         return self.hub.deployment.password

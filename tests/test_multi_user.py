@@ -62,12 +62,22 @@ class Account(User):
     def secret(self) -> str:
         return self.password
 
+    def groups(self) -> list[str]:
+        """As the hub knows them."""
+        return list(self.api("GET", f"users/{self.name}").json()["groups"])
+
+    def may_have(self) -> float:
+        """GPUs at once, as her own page tells her."""
+        rows = self.service("GET", "limits").json()["limits"]
+        return float(next(row["value"] for row in rows if row["key"] == "gpus"))
+
 
 def test_sessions_run_as_their_owners_and_keep_out_of_each_others_way(
     tmp_path_factory: pytest.TempPathFactory, accounts: dict[str, str]
 ) -> None:
-    if not for_everybody(Path(sys.executable).parent):
-        pytest.skip(f"other accounts cannot read {Path(sys.executable).parent}: install in a folder that all can read")
+    for needed in (Path(sys.executable).parent, Path(sys.executable).resolve()):
+        if not for_everybody(needed):
+            pytest.skip(f"other accounts cannot use {needed}: install in a folder that all can read")
     state = tmp_path_factory.mktemp("multi")
     (first, password), (second, other) = accounts.items()
     hub = Machine(state, command(), "--simulate", "a100-40gb:1", "--admins", second)
@@ -95,5 +105,39 @@ def test_sessions_run_as_their_owners_and_keep_out_of_each_others_way(
         assert admin.service("POST", "devices/GPU-simulated-0000/cordon", json={"why": "x"}).status_code == 200
         ada.stop()
         assert marked(mine["id"]) == []
+    finally:
+        hub.close()
+
+
+@pytest.fixture
+def group(accounts: dict[str, str]) -> Iterator[str]:
+    """A group of the system with the first account in it."""
+    name = f"tsg-{secrets.token_hex(3)}"
+    subprocess.run(["groupadd", name], check=True)
+    subprocess.run(["usermod", "--append", "--groups", f"{name},video", next(iter(accounts))], check=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["groupdel", name], check=False, capture_output=True)
+
+
+def test_groups_of_the_system_decide_what_an_account_may_have_and_a_change_needs_no_new_login(
+    tmp_path_factory: pytest.TempPathFactory, accounts: dict[str, str], group: str
+) -> None:
+    state = tmp_path_factory.mktemp("groups")
+    (first, password), (second, other) = accounts.items()
+    limits = state / "limits.yaml"
+    limits.write_text(f"defaults: {{gpus: 1}}\ngroups: {{{group}: {{each: {{gpus: 2}}}}}}\n")
+    (state / "jupyterhub_site.py").write_text("c.Authenticator.auth_refresh_age = 1\n")
+    hub = Machine(state, command(), "--simulate", "a100-40gb:2", "--limits", str(limits))
+    try:
+        hub.start()
+        ada, ben = Account(hub, first, password), Account(hub, second, other)
+        assert (ada.groups(), ben.groups()) == ([group], [])
+        assert (ada.may_have(), ben.may_have()) == (2, 1)
+        subprocess.run(["gpasswd", "--delete", first, group], check=True, capture_output=True)
+        subprocess.run(["gpasswd", "--add", second, group], check=True, capture_output=True)
+        eventually(lambda: (ada.groups(), ben.groups()) == ([], [group]), 20)
+        eventually(lambda: (ada.may_have(), ben.may_have()) == (1, 2), 60)
     finally:
         hub.close()

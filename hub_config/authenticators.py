@@ -1,0 +1,81 @@
+"""Logins of the machine's accounts, with their system groups as JupyterHub groups: limits go by them."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import logging
+import os
+import pwd
+from typing import Any
+
+from jupyterhub.auth import PAMAuthenticator
+from traitlets import Bool, Integer
+
+log = logging.getLogger("timeshare.hub")
+
+
+class SystemGroupsAuthenticator(PAMAuthenticator):  # type: ignore[misc]
+    """PAM, and who is in which group of the system.
+
+    Groups are read when somebody logs in and again when JupyterHub refreshes what it knows of her
+    (``Authenticator.auth_refresh_age``, 300 seconds by default): a change in the system needs no new login.
+    """
+
+    least_gid = Integer(
+        1000,
+        min=0,
+        config=True,
+        help="""
+        Groups with a smaller number than this are the system's own (disk, video, sudo…) and are not handed on.
+        Unit: a gid. Default: 1000, where Debian and Red Hat begin to number people's groups. 0: every group is.
+        Example: c.SystemGroupsAuthenticator.least_gid = 500
+        """,
+    )
+    own_group = Bool(
+        False,
+        config=True,
+        help="""
+        Whether the group that has an account's own name is handed on as well. Default: False: many systems make one
+        for each account, and a group of one says nothing. Example: c.SystemGroupsAuthenticator.own_group = True
+        """,
+    )
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.manage_groups = True
+
+    async def authenticate(self, handler: Any, data: Any) -> dict[str, Any] | None:
+        """Checks the password; the model with the groups. None for a wrong one."""
+        name = await super().authenticate(handler, data)
+        if name is None:
+            return None
+        return {"name": name, "groups": await self._groups(self.normalize_username(name))}
+
+    async def refresh_user(self, user: Any, handler: Any = None) -> dict[str, Any] | bool:
+        """Her groups as they are now. False, log in again, for an account that is gone."""
+        try:
+            return {"name": user.name, "groups": await self._groups(user.name)}
+        except KeyError:
+            log.warning("the account %r is not known to the system any more", user.name)
+            return False
+        except OSError as error:  # a directory that does not answer takes nobody's groups away
+            log.warning("the groups of %r cannot be read, the last known stand: %s", user.name, error)
+            return True
+
+    async def _groups(self, name: str) -> list[str]:
+        """Sorted. In a thread: a directory service may take its time. Raises KeyError, OSError."""
+        found = await asyncio.to_thread(system_groups, name)
+        kept = [group for gid, group in found if gid >= self.least_gid and (self.own_group or group != name)]
+        return sorted(kept)
+
+
+def system_groups(name: str) -> list[tuple[int, str]]:
+    """Number and name of each group of the account ``name``. Raises KeyError for no such account, OSError."""
+    found = []
+    for gid in os.getgrouplist(name, pwd.getpwnam(name).pw_gid):
+        try:
+            found.append((gid, grp.getgrgid(gid).gr_name))
+        except KeyError:
+            log.info("%s is in group %d, which has no name: left out", name, gid)
+    return found
