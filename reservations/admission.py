@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .limits.checks import Asking, check_submission, check_time
-from .placement import Slot, never_fits
+from .placement import Slot
 from .policy import Policy
 from .reservation import Reservation
 from .standing import Standing
 from .submission import Submission
-from .usage import Charge
+from .usage import Running
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Desk:
     policy: Policy
     slots: Sequence[Slot]
     live: Sequence[Reservation]
-    running: Sequence[Charge]
+    running: Running
     seq: int
     now: float
 
@@ -35,7 +35,7 @@ def accept(desk: Desk, wish: Submission) -> Reservation:
     limits = standing.effective(wish.owner, now)
     seconds = check_time(limits, wish.kind, wish.time_limit_s)
     if desk.slots:
-        error = never_fits(desk.slots, wish.request)
+        error = desk.policy.never_fits(desk.slots, wish.request)
         if error is not None:
             raise error
     check_submission(

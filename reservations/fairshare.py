@@ -10,10 +10,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
 
 Path = tuple[str, ...]
 """A person's place in the tree: the names from the top down. Somebody in two groups has two."""
 
+_OWED = itemgetter(0)
 _DIGITS = 9
 """Levels that agree to so many digits are tied: what differs further down is arithmetic, not use."""
 
@@ -106,7 +109,8 @@ class Node:
         if not (0 <= self.shares < math.inf and 0 <= self.usage < math.inf):
             _check(f"the shares of {self.name!r}", self.shares)
             _check(f"the usage of {self.name!r}", self.usage)
-        _check_names(self.children)
+        if self.children:
+            _check_names(self.children)
 
 
 def group(name: str, shares: float, children: Iterable[Node]) -> Node:
@@ -171,20 +175,19 @@ def jain(values: Iterable[float]) -> float:
     return min(1.0, math.fsum(parts) ** 2 / (len(parts) * math.fsum(part * part for part in parts)))
 
 
-@dataclass(frozen=True)
-class _Level:
-    """A node with how well it stands among its siblings."""
+class _Level(NamedTuple):
+    """A node with how well it stands among its siblings; ``owed`` sorts who is owed most first."""
 
+    owed: float
     path: Path
     node: Node
-    level: float
 
 
 def _levels(path: Path, siblings: Sequence[Node]) -> list[_Level]:
-    shares = math.fsum(node.shares for node in siblings)
-    usage = math.fsum(node.usage for node in siblings)
+    shares = math.fsum([node.shares for node in siblings])
+    usage = math.fsum([node.usage for node in siblings])
     return [
-        _Level((*path, node.name), node, _level(_part(node.shares, shares), _part(node.usage, usage)))
+        _Level(-_level(_part(node.shares, shares), _part(node.usage, usage)), (*path, node.name), node)
         for node in siblings
     ]
 
@@ -198,7 +201,7 @@ def _level(share: float, usage: float) -> float:
 def _places(levels: Iterable[_Level]) -> list[list[Path]]:
     """The people, best first, those of one rank together."""
     places: list[list[Path]] = []
-    for _, same in groupby(sorted(levels, key=lambda item: -item.level), key=lambda item: item.level):
+    for _, same in groupby(sorted(levels, key=_OWED), key=_OWED):
         tied = list(same)
         if len(tied) == 1 and not tied[0].node.children:
             places.append([tied[0].path])
@@ -244,7 +247,10 @@ def _check(what: str, value: float) -> None:
         raise ValueError(f"{what} is {value}: it must be a finite number, 0 or more")
 
 
-def _check_names(siblings: Iterable[Node]) -> None:
+def _check_names(siblings: Sequence[Node]) -> None:
+    names = [node.name for node in siblings]
+    if len(set(names)) == len(names):
+        return
     seen: set[str] = set()
     for node in siblings:
         if node.name in seen:

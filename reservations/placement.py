@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from .devices.model import MIB_PER_GIB, Device
 from .errors import PublicError
@@ -43,7 +45,7 @@ class Slot:
     order: int
     part: float = 1.0
 
-    @property
+    @cached_property
     def key(self) -> SlotKey:
         return (self.device_uuid, self.instance_uuid)
 
@@ -62,13 +64,12 @@ class Holding:
     compute: int
     whole: bool
 
-    @property
+    @cached_property
     def key(self) -> SlotKey:
         return (self.device_uuid, self.instance_uuid)
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(NamedTuple):
     """The free part of a slot at some time: memory in MiB and compute in thousandths."""
 
     slot: Slot

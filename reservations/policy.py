@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Protocol
 
 from .clock import duration_text
+from .errors import PublicError
 from .kind import Kind
-from .placement import Slot, SlotKey, need
+from .placement import Holding, Slot, SlotKey, gpus_of, least_gpus, need, never_fits
 from .queue import Waiting
-from .shares import Shape
+from .shares import Shape, ShareRequest
 
 UNLIMITED = float("inf")
 TINY = 1e-9
@@ -179,6 +180,17 @@ class Domain:
 ANYWHERE = Domain()
 
 
+@dataclass
+class Found:
+    """What was found out from a policy and its slots, which do not change."""
+
+    domains: dict[object, Domain] = field(default_factory=dict)
+    pool_of: dict[SlotKey, PoolRule] | None = None
+    in_pools: dict[tuple[Holding, ...], dict[str, float]] = field(default_factory=dict)
+    never_fits: dict[tuple[int, ShareRequest], PublicError | None] = field(default_factory=dict)
+    least: dict[tuple[ShareRequest, tuple[str, ...]], float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Policy:
     """All of it. ``backfill_depth``: how many waiting requests are planned for; 0 means that nobody overtakes.
@@ -196,14 +208,13 @@ class Policy:
     blocks: tuple[Block, ...] = ()
     slots: Mapping[SlotKey, Slot] = field(default_factory=dict)
     grace_s: float = 0.0
-    domains: dict[object, Domain] = field(default_factory=dict, compare=False, repr=False)
-    """Those found already; policies that differ in their people only may share it."""
+    found: Found = field(default_factory=lambda: Found(), compare=False, repr=False)
+    """Policies that differ in their people only share it."""
 
     def account_of(self, owner: str) -> str:
         """The account that ``owner`` is counted with."""
-        if isinstance(self.people, People):
-            return self.people.register.account(owner)
-        return self.person(owner).account
+        people = self.people
+        return people.register.account(owner) if isinstance(people, People) else self.person(owner).account
 
     def claim_of(self, owner: str) -> tuple[str, float, float]:
         """The account of ``owner``, her shares in it, and her use."""
@@ -215,6 +226,9 @@ class Policy:
     def person(self, owner: str) -> Person:
         return self.people.get(owner, _NOBODY)
 
+    def pool(self, name: str) -> PoolRule:
+        return next(pool for pool in self.pools if pool.name == name)
+
     def account(self, name: str) -> Account:
         return self.accounts.get(name, _NO_ACCOUNT)
 
@@ -223,9 +237,41 @@ class Policy:
         """Whether the queue is anything but first come, first served."""
         return self.fair is not None or self.quotas or any(person.later for person in self.people.values())
 
-    @cached_property
+    @property
     def pool_of(self) -> dict[SlotKey, PoolRule]:
-        return {key: pool for pool in self.pools for key in pool.slots}
+        """The pool of each slot that is in one."""
+        if self.found.pool_of is None:
+            self.found.pool_of = {key: pool for pool in self.pools for key in pool.slots}
+        return self.found.pool_of
+
+    def in_pools(self, holdings: tuple[Holding, ...]) -> Mapping[str, float]:
+        """GPUs that ``holdings`` count, by pool."""
+        known = self.found.in_pools.get(holdings)
+        if known is None:
+            known = {}
+            for holding in holdings:
+                pool = self.pool_of.get(holding.key)
+                if pool is not None:
+                    known[pool.name] = known.get(pool.name, 0.0) + gpus_of((holding,), self.slots)
+            self.found.in_pools[holdings] = known
+        return known
+
+    def never_fits(self, slots: Sequence[Slot], request: ShareRequest) -> PublicError | None:
+        """``placement.never_fits``, looked for once. ``slots``: all there are; the same for as long as this holds."""
+        key = (len(slots), request)
+        if key not in self.found.never_fits:
+            self.found.never_fits[key] = never_fits(slots, request)
+        return self.found.never_fits[key]
+
+    def least_gpus(self, slots: Iterable[Slot], request: ShareRequest, models: tuple[str, ...] = ("*",)) -> float:
+        """``placement.least_gpus`` over those of ``models``, or over all where these have none; looked for once."""
+        key = (request, models)
+        known = self.found.least.get(key)
+        if known is None:
+            every = tuple(slots)
+            open_to = [slot for slot in every if may_use(models, slot.model)]
+            known = self.found.least[key] = least_gpus(request, open_to or every)
+        return known
 
     def domain(self, item: Waiting) -> Domain:
         """Where ``item`` may run. The same object for the same answer."""
@@ -233,21 +279,14 @@ class Policy:
         sized = person.largest != UNLIMITED and item.request.shape is Shape.FRACTION
         if not self.pools and not self.blocks and person.models == ("*",) and not sized:
             return ANYWHERE
-        named = item.owner if item.owner in self._named_users else ""
-        seconds = item.seconds if self._timed_pools else 0.0
+        named = item.owner if any(item.owner in block.users for block in self.blocks) else ""
+        seconds = item.seconds if any(pool.max_time != UNLIMITED for pool in self.pools) else 0.0
         wish = (item.request, person.largest) if sized else None
         key = (person.groups, person.models, named, item.kind, seconds, wish)
-        if key not in self.domains:
-            self.domains[key] = self._domain(item, person, sized)
-        return self.domains[key]
-
-    @cached_property
-    def _named_users(self) -> frozenset[str]:
-        return frozenset().union(*(block.users for block in self.blocks))
-
-    @cached_property
-    def _timed_pools(self) -> bool:
-        return any(pool.max_time != UNLIMITED for pool in self.pools)
+        domain = self.found.domains.get(key)
+        if domain is None:
+            domain = self.found.domains[key] = self._domain(item, person, sized)
+        return domain
 
     def _domain(self, item: Waiting, person: Person, sized: bool) -> Domain:
         barred: set[SlotKey] = set()

@@ -26,7 +26,7 @@ from .reservation import Reason, Reservation, State
 from .shares import ShareRequest
 from .standing import Purse, Standing
 from .submission import Answer, Submission, check_server_free, no_capacity, one_per_owner, unknown_id, wrong_state
-from .usage import Charge
+from .usage import Charge, Charges
 from .world import World
 
 
@@ -126,7 +126,7 @@ class Pool:
 
     def purses(self, person: str) -> list[Purse]:
         """The budgets that ``person`` takes from, as they stand."""
-        return self.standing.purses(person, self.running(), self.clock())
+        return self.standing.purses(person, Charges(self.running()), self.clock())
 
     def stop_of(self, reservation: Reservation) -> Stop:
         """How it is to be stopped. What is preempted has the grace of its pool, for a checkpoint."""
@@ -356,7 +356,7 @@ class Pool:
             policy=world.policy([owner]),
             slots=self.slots if self.inventory is not None else (),
             live=list(world.live.values()),
-            running=world.running(),
+            running=Charges(world.running()),
             seq=seq,
             now=world.now,
         )

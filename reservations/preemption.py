@@ -32,7 +32,7 @@ def give_way(
             _give_back(rooms, held.holdings)
     found: list[Preempted] = []
     for item in waits:
-        if item.kind is Kind.BATCH and tally.beyond_quota(item):
+        if not _may_claim(item, tally):
             continue
         usable = _usable(item, facts, policy)
         jobs = last_first(job for job, _ in rules.values())
@@ -45,6 +45,17 @@ def give_way(
             found.append(Preempted(job.id, item.id, rule.grace, _why(job, item, policy)))
         _take(rooms, place([room for key, room in rooms.items() if usable(key)], item.request) or ())
     return found
+
+
+def may_give_way(facts: Facts, policy: Policy, tally: Tally) -> bool:
+    """Whether ``give_way`` could find anything, whatever the order of the queue."""
+    return any(_may_claim(item, tally) for item in facts.waiting) and any(
+        _may_end(job, facts, policy, tally) is not None for job in facts.held
+    )
+
+
+def _may_claim(item: Waiting, tally: Tally) -> bool:
+    return item.kind is Kind.SESSION or not tally.beyond_quota(item)
 
 
 def _may_end(job: Held, facts: Facts, policy: Policy, tally: Tally) -> Preemption | None:

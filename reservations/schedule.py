@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .errors import PublicError
-from .placement import Holding, Room, Slot, SlotKey, need, never_fits, place, rooms_of
+from .placement import Holding, Room, Slot, SlotKey, need, place, rooms_of
 from .policy import ANYWHERE, Domain, Policy
-from .preemption import give_way
+from .preemption import give_way, may_give_way
 from .queue import Decision, Facts, Forecast, Grant, Held, Refusal, Waiting
 from .ranking import in_order
 from .shares import ShareRequest
@@ -69,10 +69,13 @@ class _Pass:
 
     def _in_order(self) -> Sequence[Waiting]:
         """Ranking takes longer than all the rest, and makes no difference where nobody can start or give way."""
-        nobody_gives_way = not self.tally.over_quota or all(pool.preempt is None for pool in self.policy.pools)
-        if nobody_gives_way and not any(self._could_start(item) for item in self.facts.waiting):
+        if len(self.facts.waiting) < 2:
             return self.facts.waiting
-        return in_order(self.facts, self.policy, self.tally)
+        facts = self.facts
+        may_matter = any(self._could_start(item) for item in facts.waiting) or (
+            bool(self.tally.over_quota) and may_give_way(facts, self.policy, self.tally)
+        )
+        return in_order(facts, self.policy, self.tally) if may_matter else facts.waiting
 
     def _could_start(self, item: Waiting) -> bool:
         if self.tally.blocked(item) is not None:
@@ -100,7 +103,7 @@ class _Pass:
     def _never(self, wish: _Wish) -> PublicError | None:
         """Why it could never be granted. Looked for only where nothing was found: what fits now is no question."""
         if not wish.judged:
-            wish.judged, wish.error = True, never_fits(self.all_slots, wish.request)
+            wish.judged, wish.error = True, self.policy.never_fits(self.all_slots, wish.request)
         return wish.error
 
     def _grant(self, item: Waiting, wish: _Wish) -> bool:

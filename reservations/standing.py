@@ -6,7 +6,7 @@ the ``Policy`` of a moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -18,9 +18,10 @@ from .limits.schema import Budget, CalendarEntry, Event, Limits, PoolLimits
 from .limits.values import UNLIMITED, amount_text
 from .placement import Slot, SlotKey
 from .policy import Account, Block, FairRules, People, Person, Policy, PoolRule, Preemption, Span
-from .usage import Books, Charge
+from .usage import Books, Charge, Running
 
 ENTRY_S = 3600.0
+Owners = Callable[[], Iterable[str]]
 DECIDED = ("gpus", "largest", "models", "budgets")
 """What of a person's limits the decision itself must know."""
 AHEAD_S = 14 * 86400.0
@@ -74,6 +75,7 @@ class Standing:
         self.overrides: tuple[Override, ...] = ()
         self._groups: dict[str, tuple[str, ...]] = {}
         self._known: dict[str, Effective] = {}
+        self._places: dict[str, tuple[str, float]] = {}
         self._known_until = -1.0
         self.books = Books(limits.zone, half_lives(limits), past)
         self._frame: tuple[Sequence[Slot], float, float, Policy] | None = None
@@ -89,6 +91,7 @@ class Standing:
         if self._groups.get(person) != told:
             self._groups[person] = told
             self._known.pop(person, None)
+            self._places.pop(person, None)
 
     def known_groups(self) -> dict[str, tuple[str, ...]]:
         """Everybody's groups, as JupyterHub told them."""
@@ -108,11 +111,19 @@ class Standing:
     def effective(self, person: str, now: float) -> Effective:
         """What ``person`` may have at ``now``."""
         if now >= self._known_until:
-            self._known = {}
+            self._known, self._places = {}, {}
             self._known_until = min((o.until for o in self.overrides if o.in_force(now)), default=UNLIMITED)
         found = self._known.get(person)
         if found is None:
             found = self._known[person] = resolve(self.limits, person, self.groups(person), self.overrides, now)
+        return found
+
+    def place(self, person: str, now: float) -> tuple[str, float]:
+        """The account of ``person`` and her shares in it."""
+        found = self._places.get(person) if now < self._known_until else None
+        if found is None:
+            effective = self.effective(person, now)
+            found = self._places[person] = (effective.account, float(effective.values["shares"]))
         return found
 
     def weight(self, model: str) -> float:
@@ -121,7 +132,7 @@ class Standing:
 
     # --- budgets
 
-    def purses(self, person: str, running: Sequence[Charge], now: float) -> list[Purse]:
+    def purses(self, person: str, running: Running, now: float) -> list[Purse]:
         """Every budget that ``person`` takes from. ``running``: of everybody, what is held now."""
         mine = self.effective(person, now)
         own = [self._purse("user", person, budget, mine.extra_gpu_hours, running, now) for budget in mine.budgets]
@@ -134,25 +145,23 @@ class Standing:
         )
         return own + [self._purse("group", mine.account, budget, extra, running, now) for budget in shared]
 
-    def _purse(
-        self, whose: str, name: str, budget: Budget, extra: float, running: Sequence[Charge], now: float
-    ) -> Purse:
+    def _purse(self, whose: str, name: str, budget: Budget, extra: float, running: Running, now: float) -> Purse:
         began, refills_at = self.books.window(budget.every, now)
         used = self.books.hours((whose, name), budget.kinds, budget.every, now)
-        mine = [c for c in running if c.kind in budget.kinds and name == (c.owner if whose == "user" else c.account)]
+        mine = [charge for charge in running.of(whose, name) if charge.kind in budget.kinds]
         used += sum(charge.hours(began, now) for charge in mine)
         rate = sum(charge.rate for charge in mine)
         return Purse(whose, name, budget, budget.gpu_hours + extra, used, rate, refills_at)
 
     # --- the policy of a moment
 
-    def policy(self, slots: Iterable[Slot], owners: Iterable[str], running: Sequence[Charge], now: float) -> Policy:
-        """What the decision goes by. ``owners``: everybody who waits or holds. ``running``: what is held now."""
+    def policy(self, slots: Iterable[Slot], owners: Owners, running: Running, now: float) -> Policy:
+        """What the decision goes by. ``owners``: tells everybody who waits or holds; asked only when that matters."""
         if self._plain(now):
             return Policy(backfill_depth=self.limits.backfill_depth)
 
         def names() -> set[str]:
-            return set(owners) | (self.books.owners() if self.limits.fair_share else set())
+            return set(owners()) | (self.books.owners() if self.limits.fair_share else set())
 
         people = People(names, _Moment(self, running, now))
         return replace(self._framed(tuple(slots), now), people=people)
@@ -263,20 +272,22 @@ class Standing:
 class _Moment:
     """How people stand at ``now``, while ``running`` is held."""
 
-    def __init__(self, standing: Standing, running: Sequence[Charge], now: float) -> None:
+    def __init__(self, standing: Standing, running: Running, now: float) -> None:
         self._standing, self._running, self._now = standing, running, now
-        self._held: dict[str, list[Charge]] | None = None
+        self._accounts: dict[str, str] = {}
         self._claims: dict[str, tuple[str, float, float]] = {}
 
     def account(self, name: str) -> str:
-        return self._standing.effective(name, self._now).account
+        found = self._accounts.get(name)
+        if found is None:
+            found = self._accounts[name] = self._standing.effective(name, self._now).account
+        return found
 
     def claim(self, name: str) -> tuple[str, float, float]:
         found = self._claims.get(name)
         if found is None:
-            effective = self._standing.effective(name, self._now)
-            use = self._standing.books.use(name, self._now, self._charges(name))
-            found = self._claims[name] = (effective.account, float(effective.values["shares"]), use)
+            use = self._standing.books.use(name, self._now, self._running.of("user", name))
+            found = self._claims[name] = (*self._standing.place(name, self._now), use)
         return found
 
     def person(self, name: str) -> Person:
@@ -301,13 +312,6 @@ class _Moment:
             used_up=used_up,
             later=frozenset(later),
         )
-
-    def _charges(self, name: str) -> Sequence[Charge]:
-        if self._held is None:
-            self._held = {}
-            for charge in self._running:
-                self._held.setdefault(charge.owner, []).append(charge)
-        return self._held.get(name, ())
 
 
 def belongs(slot: Slot, pool: PoolLimits) -> bool:

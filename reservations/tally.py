@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .clock import duration_text
 from .kind import Kind
 from .limits.values import amount_text
-from .placement import Holding, Slot, SlotKey, gpus_of, least_gpus
+from .placement import Holding, Slot, SlotKey, gpus_of
 from .policy import TINY, UNLIMITED, Policy, PoolRule
 from .queue import Held, Waiting
 from .shares import ShareRequest
@@ -38,7 +38,6 @@ class Tally:
         self.by_account: dict[str, float] = defaultdict(float)
         self._owner_in_pool: dict[tuple[str, str], float] = defaultdict(float)
         self._firm_batch: dict[str, float] = defaultdict(float)
-        self._least: dict[ShareRequest, float] = {}
         held = list(held)
         for item in held:
             self._add(item.owner, item.gpus, item.holdings)
@@ -69,16 +68,14 @@ class Tally:
         wait = self._caps(item, self.gpus(holdings))
         if wait is not None or not self.policy.pools:
             return wait
-        for pool, gpus in self._by_pool(holdings).items():
-            wait = self._pool_caps(item, pool, gpus, now)
+        for name, gpus in self.policy.in_pools(holdings).items():
+            wait = self._pool_caps(item, self.policy.pool(name), gpus, now)
             if wait is not None:
                 return wait
         return None
 
     def least_of(self, request: ShareRequest) -> float:
-        if request not in self._least:
-            self._least[request] = least_gpus(request, self.slots.values())
-        return self._least[request]
+        return self.policy.least_gpus(self.slots.values(), request)
 
     def _caps(self, item: Waiting, gpus: float) -> Wait | None:
         person = self.policy.person(item.owner)
@@ -118,27 +115,17 @@ class Tally:
         account = self.policy.account_of(owner)
         return self.by_account[account] + gpus > self.policy.account(account).quota + TINY
 
-    def _by_pool(self, holdings: Iterable[Holding]) -> dict[PoolRule, float]:
-        found: dict[str, float] = defaultdict(float)
-        pools: dict[str, PoolRule] = {}
-        for holding in holdings:
-            pool = self.policy.pool_of.get(holding.key)
-            if pool is not None:
-                pools[pool.name] = pool
-                found[pool.name] += self.gpus([holding])
-        return {pools[name]: gpus for name, gpus in found.items()}
-
-    def _add(self, owner: str, gpus: float, holdings: Iterable[Holding]) -> None:
+    def _add(self, owner: str, gpus: float, holdings: tuple[Holding, ...]) -> None:
         self.by_owner[owner] += gpus
         self.by_account[self.policy.account_of(owner)] += gpus
         if self.policy.pools:
-            for pool, in_pool in self._by_pool(holdings).items():
-                self._owner_in_pool[(owner, pool.name)] += in_pool
+            for pool, in_pool in self.policy.in_pools(holdings).items():
+                self._owner_in_pool[(owner, pool)] += in_pool
 
-    def _add_firm_batch(self, holdings: Iterable[Holding]) -> None:
+    def _add_firm_batch(self, holdings: tuple[Holding, ...]) -> None:
         if self.policy.pools:
-            for pool, gpus in self._by_pool(holdings).items():
-                self._firm_batch[pool.name] += gpus
+            for pool, gpus in self.policy.in_pools(holdings).items():
+                self._firm_batch[pool] += gpus
 
 
 def _held(gpus: float) -> str:

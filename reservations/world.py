@@ -14,7 +14,7 @@ from .reservation import Reason, Reservation, State, Terms
 from .schedule import forecast, latest_for_new, schedule
 from .standing import Standing
 from .submission import Submission
-from .usage import Charge
+from .usage import Charge, Charges
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,11 @@ class World:
 
     def policy(self, owners: Iterable[str] = ()) -> Policy:
         """The limits as the decision goes by them. ``owners``: people to know beside those who hold or wait."""
-        people = {reservation.owner for reservation in self.live.values()} | set(owners)
-        return self.standing.policy(self.fleet.slots, people, self.running(), self.now)
+
+        def everybody() -> set[str]:
+            return {reservation.owner for reservation in self.live.values()} | set(owners)
+
+        return self.standing.policy(self.fleet.slots, everybody, Charges(self.running()), self.now)
 
     def facts(self) -> Facts:
         """Devices, holders and those who wait."""
@@ -84,7 +87,7 @@ class World:
             return None
         if not self.standing.has_budgets(reservation.owner, self.now):
             return None
-        for purse in self.standing.purses(reservation.owner, self.running(), self.now):
+        for purse in self.standing.purses(reservation.owner, Charges(self.running()), self.now):
             if purse.empty and purse.budget.beyond == "refuse" and reservation.kind in purse.budget.kinds:
                 return reservation.ending(Reason.BUDGET, purse.describe(), self.now)
         return None

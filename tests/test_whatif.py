@@ -428,4 +428,4 @@ def test_there_is_a_bar_only_where_somebody_looks(monkeypatch: pytest.MonkeyPatc
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert run_try(options(tmp_path, *with_trace(tmp_path))) == 0
-    assert "100 %  limits new\n" in terminal.text
+    assert "100 %  both limits\n" in terminal.text

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..clock import duration_text, rfc3339
 from ..errors import PublicError, invalid
 from ..kind import Kind
-from ..placement import Slot, least_gpus, need
+from ..placement import Slot, need
 from ..policy import TINY, Policy, may_use
 from ..queue import Waiting
 from ..reservation import Reservation, State
@@ -108,8 +108,7 @@ def _check_share(asking: Asking) -> None:
 
 
 def _least(asking: Asking) -> float:
-    allowed = [slot for slot in asking.slots if may_use(asking.limits.values["models"], slot.model)]
-    return least_gpus(asking.request, allowed or asking.slots)
+    return asking.policy.least_gpus(asking.slots, asking.request, tuple(asking.limits.values["models"]))
 
 
 def _check_where(asking: Asking) -> None:

@@ -7,7 +7,9 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -103,26 +105,26 @@ def _extent(arrivals: list[Arrival], devices: tuple[Device, ...]) -> str:
 def _compared(scenario: Scenario, old: LimitsFile, new: LimitsFile, about: list[str]) -> tuple[str, str]:
     from . import report  # matplotlib takes a second to load: no other command should wait for it
 
-    by: list[dict[str, Figures]] = []
-    for number, (name, file) in enumerate((("now", old), ("new", new))):
-        bar = progress_bar(f"limits {name}", number, 2)
-        by.append(figures(scenario, file.limits, replay(scenario, file.limits, bar)))
-    comparison = report.Comparison(about, *by)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other_core:
+        now = other_core.submit(_tried, scenario, old)  # both take the same time
+        then = _tried(scenario, new, progress_bar("both limits"))
+        comparison = report.Comparison(about, now.result(), then)
     return report.as_text(comparison), report.as_html(comparison)
 
 
-def progress_bar(what: str, step: int, steps: int, width: int = 30) -> Progress | None:
+def _tried(scenario: Scenario, file: LimitsFile, progress: Progress | None = None) -> dict[str, Figures]:
+    return figures(scenario, file.limits, replay(scenario, file.limits, progress))
+
+
+def progress_bar(what: str, width: int = 30) -> Progress | None:
     """Draws on standard error; None when nobody looks at it."""
     if not sys.stderr.isatty():
         return None
 
     def show(part: float) -> None:
-        whole = (step + part) / steps
-        done = round(width * whole)
-        end = "\n" if whole >= 1 else ""
-        print(
-            f"\r{'█' * done}{'░' * (width - done)} {100 * whole:3.0f} %  {what}", end=end, file=sys.stderr, flush=True
-        )
+        done = round(width * part)
+        end = "\n" if part >= 1 else ""
+        print(f"\r{'█' * done}{'░' * (width - done)} {100 * part:3.0f} %  {what}", end=end, file=sys.stderr, flush=True)
 
     return show
 

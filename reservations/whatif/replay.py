@@ -10,11 +10,10 @@ because of other limits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from heapq import heappop, heappush
-from typing import overload
 
 from ..admission import Desk, accept
 from ..devices.model import Device
@@ -22,6 +21,7 @@ from ..errors import PublicError
 from ..kind import Kind
 from ..limits.schema import Limits
 from ..placement import Holding, gpus_of, slots_of
+from ..policy import Policy
 from ..queue import Decision, Facts, Held, Waiting
 from ..reservation import Reason, Reservation, State, Terms
 from ..schedule import schedule
@@ -121,6 +121,7 @@ class _Replay:
         self._events: list[tuple[float, int, int, str, int]] = []
         self._number = 0
         self._next_wake = 0.0
+        self._open = _Open()
         self._budget_looks: dict[str, float] = {}
         self._now = 0.0
 
@@ -181,8 +182,11 @@ class _Replay:
         seconds = arrival.time_limit_s
         if arrival.extended and seconds is not None:
             seconds = min(seconds, limits.max_time(arrival.kind))
+        policy = self._policy(arrival.owner)
+        live = [run.reservation for run in self._runs.values()]
+        desk = Desk(self._standing, policy, self._slots, live, self._open, self._number, self._now)
         try:
-            made = accept(self._desk(arrival.owner), Submission(arrival.owner, arrival.request, seconds, arrival.kind))
+            made = accept(desk, Submission(arrival.owner, arrival.request, seconds, arrival.kind))
         except PublicError as error:
             outcome.fate, outcome.why = Fate.REFUSED, error.reason
             return
@@ -190,7 +194,7 @@ class _Replay:
         run = _Run(replace(made, id=f"{self._number}"), outcome)
         self._runs[run.reservation.id] = run
         self._waiting[run.reservation.id] = run.reservation.waiting(self._grace)
-        self._decide()
+        self._decide(policy)
 
     def _ends(self, name: str, turn: int) -> None:
         run = self._runs.get(name)
@@ -213,21 +217,21 @@ class _Replay:
 
     def _check_budgets(self) -> None:
         """Ends what an empty budget ends."""
-        running = _Running(self._runs.values(), self._now)
-        over = [run for run in self._runs.values() if self._over_budget(run.reservation, running)]
+        self._open.now = self._now
+        over = [run for run in self._runs.values() if self._over_budget(run.reservation)]
         for run in over:
             run.why = Reason.BUDGET
             run.turn += 1
             self._ends(run.reservation.id, run.turn)
-        for owner in self._owners():
+        for owner in {run.reservation.owner for run in self._runs.values()}:
             self._plan_budgets(owner)
 
-    def _over_budget(self, reservation: Reservation, running: Sequence[Charge]) -> bool:
+    def _over_budget(self, reservation: Reservation) -> bool:
         if reservation.state is not State.GRANTED or not reservation.rate:
             return False
         if not self._standing.has_budgets(reservation.owner, self._now):
             return False
-        purses = self._standing.purses(reservation.owner, running, self._now)
+        purses = self._standing.purses(reservation.owner, self._open, self._now)
         return any(
             purse.empty and purse.budget.beyond == "refuse" and reservation.kind in purse.budget.kinds
             for purse in purses
@@ -235,22 +239,21 @@ class _Replay:
 
     # --- decisions
 
-    def _desk(self, owner: str) -> Desk:
-        running = _Running(self._runs.values(), self._now)
-        policy = self._standing.policy(self._slots, self._owners(owner), running, self._now)
-        live = [run.reservation for run in self._runs.values()]
-        return Desk(self._standing, policy, self._slots, live, running, self._number, self._now)
+    def _policy(self, owner: str = "") -> Policy:
+        """The limits as the decision goes by them now. ``owner``: whoever is to be known beside those who are there."""
+        self._open.now = self._now
 
-    def _owners(self, owner: str = "") -> set[str]:
-        owners = {run.reservation.owner for run in self._runs.values()}
-        return owners | {owner} if owner else owners
+        def owners() -> set[str]:
+            return {run.reservation.owner for run in self._runs.values()} | ({owner} if owner else set())
 
-    def _decide(self) -> None:
+        return self._standing.policy(self._slots, owners, self._open, self._now)
+
+    def _decide(self, policy: Policy | None = None) -> None:
+        """``policy``: that of this moment, if it was made already."""
         if not self._waiting:
             return
         now = self._now
-        running = _Running(self._runs.values(), now)
-        policy = self._standing.policy(self._slots, self._owners(), running, now)
+        policy = policy or self._policy()
         facts = Facts(self._devices, tuple(self._held.values()), tuple(self._waiting.values()), now, self._slots)
         self._carry_out(schedule(facts, policy))
         if self._waiting:
@@ -273,6 +276,7 @@ class _Replay:
         model = self._by_key[holdings[0].key].model if holdings else ""
         terms = Terms(gpus, gpus * self._standing.weight(model), model)
         run.reservation = run.reservation.granted(holdings, now, terms)
+        self._open.add(run)
         run.turn += 1
         self._held[run.reservation.id] = run.reservation.held(self._grace)
         if outcome.started_at is None:
@@ -307,7 +311,8 @@ class _Replay:
         now = self._now
         if not self._standing.has_budgets(owner, now):
             return
-        purses = self._standing.purses(owner, _Running(self._runs.values(), now), now)
+        self._open.now = now
+        purses = self._standing.purses(owner, self._open, now)
         strict = [purse for purse in purses if purse.budget.beyond == "refuse" and purse.rate]
         soonest = min((purse.lasts_until(now) or purse.refills_at for purse in strict), default=None)
         planned = self._budget_looks.get(owner, 0.0)
@@ -330,6 +335,7 @@ class _Replay:
         """Charges what was held until ``now``."""
         reservation, outcome, arrival = run.reservation, run.outcome, run.outcome.arrival
         del self._held[reservation.id]
+        self._open.remove(run)
         charge = reservation.charge(now)
         self._standing.books.close(charge)
         seconds = charge.ended - charge.began
@@ -352,29 +358,25 @@ class _Replay:
                 self._close(run, until)
 
 
-class _Running(Sequence[Charge]):
-    """What is held at ``now``, charged until then. Made when somebody looks: with few budgets nobody does."""
+class _Open:
+    """What is held, by payer, charged until ``now``."""
 
-    def __init__(self, runs: Iterable[_Run], now: float) -> None:
-        self._runs, self._now = runs, now
-        self._made: list[Charge] | None = None
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._runs: dict[tuple[str, str], dict[str, _Run]] = {}
 
-    def _charges(self) -> list[Charge]:
-        if self._made is None:
-            self._made = [run.reservation.charge(self._now) for run in self._runs if run.reservation.holds]
-        return self._made
+    def add(self, run: _Run) -> None:
+        for payer in _payers(run.reservation):
+            self._runs.setdefault(payer, {})[run.reservation.id] = run
 
-    def __iter__(self) -> Iterator[Charge]:
-        return iter(self._charges())
+    def remove(self, run: _Run) -> None:
+        for payer in _payers(run.reservation):
+            del self._runs[payer][run.reservation.id]
 
-    def __len__(self) -> int:
-        return len(self._charges())
+    def of(self, whose: str, name: str) -> Sequence[Charge]:
+        runs = self._runs.get((whose, name))
+        return [run.reservation.charge(self.now) for run in runs.values()] if runs else ()
 
-    @overload
-    def __getitem__(self, index: int) -> Charge: ...
 
-    @overload
-    def __getitem__(self, index: slice) -> list[Charge]: ...
-
-    def __getitem__(self, index: int | slice) -> Charge | list[Charge]:
-        return self._charges()[index]
+def _payers(reservation: Reservation) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("user", reservation.owner), ("group", reservation.account)
