@@ -3,7 +3,8 @@
 A waiting session, and a waiting job within its group's quota, may have the devices of batch jobs by which another
 group is over its quota, where the pool says so. Never of a session, never of work within quota, never of a job that was
 started a short while ago. Stopping the victim is one thing and placing the winner another: the winner takes what comes
-free, by the order of the queue, in which what was preempted stands behind it.
+free, by the order of the queue, in which what was preempted stands behind it. Those preempted least often go first, of
+these who was started last: no job is stopped again and again while others run through.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .kind import Kind
 from .placement import Holding, Room, Slot, SlotKey, place, rooms_of
 from .policy import Policy, Preemption
 from .queue import Facts, Held, Preempted, Waiting
-from .tally import Tally, last_first
+from .tally import Tally, victims_first
 
 Rooms = dict[SlotKey, Room]
 
@@ -35,7 +36,7 @@ def give_way(
         if not _may_claim(item, tally):
             continue
         usable = _usable(item, facts, policy)
-        jobs = last_first(job for job, _ in rules.values())
+        jobs = victims_first(job for job, _ in rules.values())
         chosen = _fewest(item, rooms, jobs, usable)
         if chosen is None:
             continue

@@ -28,8 +28,8 @@ class Waiting:
 class Held:
     """A reservation that holds devices. ``frees_at``: when these are free at the latest, stop grace included.
 
-    ``gpus``: what it counts in GPUs. ``since``: when it was granted. ``stopping``: its end has begun. ``requeues``: it
-    can be stopped and started again later.
+    ``gpus``: what it counts in GPUs. ``since``: when it was granted. ``stopping``: its end has begun. ``requeues``: how
+    often it was preempted before.
     """
 
     id: str
@@ -40,6 +40,7 @@ class Held:
     gpus: float = 0.0
     since: float = 0.0
     stopping: bool = False
+    requeues: int = 0
 
 
 @dataclass(frozen=True)

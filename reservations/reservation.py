@@ -108,7 +108,17 @@ class Reservation:
         end = self.ends_at if self.ending_at is None else self.ending_at
         stopping = self.state is State.ENDING
         since = self.granted_at or 0.0
-        return Held(self.id, self.owner, self.holdings, end + stop_grace_s, self.kind, self.terms.gpus, since, stopping)
+        return Held(
+            self.id,
+            self.owner,
+            self.holdings,
+            end + stop_grace_s,
+            self.kind,
+            self.terms.gpus,
+            since,
+            stopping,
+            self.requeues,
+        )
 
     def charge(self, ended: float) -> Charge:
         """What it is charged if it ends at ``ended``."""

@@ -132,17 +132,18 @@ def _held(gpus: float) -> str:
     return amount_text(round(gpus, 3))
 
 
-def last_first(held: Iterable[Held]) -> list[Held]:
-    """Those granted last first."""
-    return [item for _, item in sorted(enumerate(held), key=lambda entry: (-entry[1].since, -entry[0]))]
+def victims_first(held: Iterable[Held]) -> list[Held]:
+    """In the order in which they would give way: those preempted least often first, of these who was granted last."""
+    order = sorted(enumerate(held), key=lambda entry: (entry[1].requeues, -entry[1].since, -entry[0]))
+    return [item for _, item in order]
 
 
 def _over_quota(held: list[Held], by_account: Mapping[str, float], policy: Policy) -> frozenset[str]:
-    """The batch jobs by which each account is over its quota, those granted last first. One whose end would bring the
-    account below its quota is not among them."""
+    """The batch jobs by which each account is over its quota, in the order in which they would give way. One whose end
+    would bring the account below its quota is not among them."""
     excess = {name: have - policy.account(name).quota for name, have in by_account.items()}
     found = []
-    for item in last_first(held):
+    for item in victims_first(held):
         account = policy.account_of(item.owner)
         if item.kind is Kind.BATCH and 0 < item.gpus <= excess[account] + TINY and excess[account] != UNLIMITED:
             excess[account] -= item.gpus
