@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .clock import duration_text
 from .kind import Kind
-from .limits.values import amount_text
+from .limits.values import amount_text, gpus_text
 from .placement import Holding, Slot, SlotKey, gpus_of
 from .policy import TINY, UNLIMITED, Policy, PoolRule
 from .queue import Held, Waiting
@@ -81,19 +81,19 @@ class Tally:
         person = self.policy.person(item.owner)
         have = self.by_owner[item.owner]
         if gpus and have + gpus > person.gpus + TINY:
-            text = f"{_held(have)} of the {amount_text(person.gpus)} GPUs that one person may hold at once"
+            text = f"{_held(have)} of the {gpus_text(person.gpus)} that one person may hold at once"
             return Wait("gpus", f"you hold {text}; this needs {amount_text(gpus)} more", owner=item.owner)
         account = self.policy.account(person.account)
         have = self.by_account[person.account]
         if gpus and have + gpus > account.gpus + TINY:
-            text = f"{_held(have)} of the {amount_text(account.gpus)} GPUs that it may hold together"
+            text = f"{_held(have)} of the {gpus_text(account.gpus)} that it may hold together"
             return Wait("group-gpus", f"the group {person.account} holds {text}", account=person.account)
         return None
 
     def _pool_caps(self, item: Waiting, pool: PoolRule, gpus: float, now: float) -> Wait | None:
         have = self._owner_in_pool[(item.owner, pool.name)]
         if have + gpus > pool.gpus + TINY:
-            text = f"{_held(have)} of the {amount_text(pool.gpus)} GPUs of the pool {pool.name}"
+            text = f"{_held(have)} of the {gpus_text(pool.gpus)} of the pool {pool.name}"
             return Wait("pool-gpus", f"you hold {text} that one person may hold at once", owner=item.owner)
         if item.kind is Kind.SESSION:
             return None
@@ -101,7 +101,7 @@ class Tally:
             return None  # it gives way to people
         kept = pool.kept_during(now, now + item.seconds)
         if kept and self._firm_batch[pool.name] + gpus > pool.gpus_in_all - kept + TINY:
-            text = f"{amount_text(kept)} of the {amount_text(pool.gpus_in_all)} GPUs of the pool {pool.name}"
+            text = f"{amount_text(kept)} of the {gpus_text(pool.gpus_in_all)} of the pool {pool.name}"
             spans = f"in the next {duration_text(item.seconds)}, the time limit of this job"
             return Wait("kept", f"{text} are kept for sessions {spans}: a shorter job may start earlier")
         return None

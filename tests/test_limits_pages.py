@@ -82,7 +82,7 @@ def test_a_person_reads_what_she_may_have_has_used_and_waits_for(hub: Hub, brows
     ada = person(browser, hub, "ada")
     ada.page.get_by_role("link", name="My limits").click()
     assert ada.page.inner_text("#holds") == "1"
-    assert "you hold 1 of the 1 GPUs that one person may hold at once" in ada.page.inner_text("#waiting")
+    assert "you hold 1 of the 1 GPU that one person may hold at once" in ada.page.inner_text("#waiting")
     assert ada.page.locator("[data-key='sessions.max_time']").inner_text().split("\t") == [
         "Longest time of a session",
         "8 h",

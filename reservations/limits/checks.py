@@ -18,7 +18,7 @@ from ..reservation import Reservation, State
 from ..shares import Shape, ShareRequest
 from ..standing import Purse
 from .effective import Effective
-from .values import UNLIMITED, amount_text
+from .values import UNLIMITED, amount_text, gpus_text
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ def _check_share(asking: Asking) -> None:
     gpus = _least(asking)
     for what, most in (("largest share", asking.limits.largest), ("GPUs at once", asking.limits.gpus)):
         if gpus > most + TINY:
-            text = f"counts {amount_text(round(gpus, 3))} GPUs; your limit ({what}) is {amount_text(most)}"
+            text = f"counts {gpus_text(round(gpus, 3))}; your limit ({what}) is {amount_text(most)}"
             message = f"{asking.request.describe()} {text}: ask for a smaller share"
             raise PublicError("share-too-large", message, 403, {"gpus": gpus, "limit": most})
     account = asking.policy.account(asking.limits.account)
     if gpus > account.gpus + TINY:
         message = (
-            f"{asking.request.describe()} counts {amount_text(round(gpus, 3))} GPUs; all of the group "
+            f"{asking.request.describe()} counts {gpus_text(round(gpus, 3))}; all of the group "
             f"{asking.limits.account} may hold {amount_text(account.gpus)} together: ask for a smaller share"
         )
         raise PublicError("share-too-large", message, 403, {"gpus": gpus, "limit": account.gpus})

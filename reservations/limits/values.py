@@ -44,6 +44,11 @@ def amount_text(value: float) -> str:
     return "unlimited" if value == UNLIMITED else f"{value:.4g}" if value != int(value) else str(int(value))
 
 
+def gpus_text(value: float) -> str:
+    """``1.0`` -> ``1 GPU``, ``0.25`` -> ``0.25 GPUs``."""
+    return f"{amount_text(value)} GPU{'' if value == 1 else 's'}"
+
+
 def _written(value: float) -> float | int | str:
     """As it stands in a file: JSON has no infinity."""
     return "unlimited" if value == UNLIMITED else int(value) if value == int(value) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..clock import rfc3339
+from ..clock import duration_text, rfc3339
 from ..devices.model import MIB_PER_GIB, Device
 from ..errors import PublicError
 from ..kind import Kind
@@ -71,23 +71,27 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
         error = pool.refusal(Submission(owner, share, default))
         possible = error is None and (forecast.latest_start is not None or bool(forecast.why)) and fresh
         until = _until(usable, share, domain, policy, now)
+        free_for = until if until is not None and until < longest else None
+        free = _how_many(usable, share) if starts_now and fresh else 0
+        why = _why_not(error, forecast, fresh)
         offers.append(
             {
                 "id": "-".join(f"{k}-{v}" for k, v in share.as_options().items()).replace("_", "-"),
                 "share": share.as_options(),
                 "text": offer_text(pool, share),
-                "free_now": _how_many(usable, share) if starts_now and fresh else 0,
+                "free_now": free,
+                "when": _when(share, free, free_for, forecast, now) if possible else f"Not possible: {why}",
                 "latest_start": rfc3339(forecast.latest_start),
                 "latest_start_in_s": None
                 if forecast.latest_start is None
                 else max(0, round(forecast.latest_start - now)),
                 "possible": possible,
-                "why": _why_not(error, forecast, fresh),
+                "why": why,
                 "firm": forecast.firm,
                 "enforcement": pool.enforcement_of(share),
                 "default_time_s": default,
                 "max_time_s": longest,
-                "free_for_s": until if until is not None and until < longest else None,
+                "free_for_s": free_for,
             }
         )
     inventory = pool.inventory
@@ -100,6 +104,21 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
         "limits": {"default_time_s": default, "max_time_s": longest},
         "announced": announcements(pool, now),
     }
+
+
+def _when(share: ShareRequest, free: int, free_for: int | None, told: Forecast, now: float) -> str:
+    """When it would start, in words."""
+    if share.shape is Shape.CPU:
+        return "Starts now"
+    if free:
+        shorter = f" for up to {duration_text(free_for)}, because of what is announced" if free_for is not None else ""
+        return f"{free} free now{shorter}"
+    line = "you wait in line, and it starts by itself"
+    if told.latest_start is None:
+        return f"In use. Nobody can say when it starts: {told.why}; {line}"
+    wait = duration_text(max(0, round(told.latest_start - now)))
+    start = f"You would start in {wait} at the latest" if told.firm else f"Expected in {wait}"
+    return f"In use. {start}; {line}"
 
 
 def announcements(pool: Pool, now: float) -> list[str]:

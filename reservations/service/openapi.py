@@ -127,6 +127,7 @@ def offers_schema() -> Schema:
             "enforcement": {"enum": list(MEANING)},
             "default_time_s": COUNT,
             "max_time_s": COUNT,
+            "when": {"type": "string", "description": "when it would start, or why it cannot, in words"},
             "free_for_s": {**SECONDS, "description": "when it starts now: the longest before maintenance or an event"},
         }
     )
