@@ -121,7 +121,7 @@ def plot(path: Path, points: list[Point]) -> None:
     )
     for p in points:
         axes.annotate(f"{p.minutes} min", (p.again, p.held), textcoords="offset points", xytext=(6, 6))
-    axes.set(xlabel="runs that must ask for a GPU again, %", ylabel="GPU-hours held, % of reserved", xlim=(0, None))
+    axes.set(xlabel="runs that must ask for a GPU again, %", ylabel="GPU-hours held, % of reserved", xlim=(0, 17))
     axes.set_title("Idle limits on a month of notebook runs")
     axes.legend()
     figure.savefig(path, dpi=110)

@@ -142,7 +142,7 @@ def test_a_group_holds_no_more_than_its_members_may_together(tmp_path: Path) -> 
     lab = Lab(tmp_path, {"groups": {"cms": {"members": ["ada", "ben"], "gpus": 1}}}, "a100", "a100")
     assert lab.ask("ada").holds
     waits = lab.ask("ben")
-    assert lab.why(waits) == "the group cms holds 1 of the 1 GPUs that it may hold together"
+    assert lab.why(waits) == "the group cms holds 1 of the 1 GPU that it may hold together"
     assert lab.ask("cleo").holds
     assert refused(lab, "ben", gpus=2).reason == "share-too-large"
 
