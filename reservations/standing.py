@@ -136,14 +136,16 @@ class Standing:
         """Every budget that ``person`` takes from. ``running``: of everybody, what is held now."""
         mine = self.effective(person, now)
         own = [self._purse("user", person, budget, mine.extra_gpu_hours, running, now) for budget in mine.budgets]
-        group = self.limits.groups.get(mine.account)
-        shared = group.budgets if group is not None else ()
-        extra = sum(
-            o.extra_gpu_hours
-            for o in self.overrides
-            if o.in_force(now) and o.scope == "group" and o.name == mine.account
-        )
-        return own + [self._purse("group", mine.account, budget, extra, running, now) for budget in shared]
+        return own + self.group_purses(mine.account, running, now)
+
+    def group_purses(self, name: str, running: Running, now: float) -> list[Purse]:
+        """The budgets of the group ``name`` itself."""
+        group = self.limits.groups.get(name)
+        if group is None:
+            return []
+        mine = [o for o in self.overrides if o.in_force(now) and o.scope == "group" and o.name == name]
+        extra = sum(o.extra_gpu_hours for o in mine)
+        return [self._purse("group", name, budget, extra, running, now) for budget in group.budgets]
 
     def _purse(self, whose: str, name: str, budget: Budget, extra: float, running: Running, now: float) -> Purse:
         began, refills_at = self.books.window(budget.every, now)

@@ -14,6 +14,9 @@ from ..reservations.service.auth import ADMIN_SCOPE, READ_SCOPE
 from .base import UNREACHABLE
 from .pages import Page
 
+TRY_S = 150.0
+"""The service gives up before."""
+
 
 class MyLimits(Page):
     @web.authenticated
@@ -66,7 +69,7 @@ class AdminPage(Page):
 
 
 class Limits(AdminPage):
-    """Checks the text, or puts it in force."""
+    """Checks the text, tries it, or puts it in force."""
 
     @web.authenticated
     async def post(self) -> None:
@@ -80,6 +83,9 @@ class Limits(AdminPage):
             }
             await self.deed("The new limits are in force.", "limits/apply", body, text=text)
             return
+        if self.get_body_argument("do", "") == "try":
+            await self.try_out(text)
+            return
         try:
             found = await self.service.call("POST", "limits/check", {"text": text})
         except (PublicError, ServiceUnreachable) as error:
@@ -89,6 +95,19 @@ class Limits(AdminPage):
             await self.show({"done": "This text is valid. It is not in force yet: apply it.", "text": text})
         else:
             await self.show({"problem": "\n".join(found["errors"]), "text": text}, 422)
+
+    async def try_out(self, text: str) -> None:
+        """Shows what ``text`` would have changed."""
+        days = self.get_body_argument("days", "30")
+        body = {"text": text, "days": _number(days)}
+        try:
+            found = await self.service.call("POST", "limits/try", body, waits_s=TRY_S)
+        except PublicError as error:
+            await self.show({"problem": error.message, "text": text, "days": days}, error.status)
+        except ServiceUnreachable:
+            await self.show({"problem": UNREACHABLE, "text": text, "days": days}, 503)
+        else:
+            await self.show({"tried": found["table"], "text": text, "days": days})
 
 
 class Exceptions(AdminPage):

@@ -51,6 +51,7 @@ class Desk:
             "exceptions": "limits/exceptions",
             "audit": "limits/audit?limit=50",
             "usage": "usage?by=group",
+            "budgets": "limits/budgets",
             "offers": "offers",
         }
         try:

@@ -105,6 +105,7 @@ def test_an_administrator_sees_everything_and_changes_limits_and_exceptions(hub:
     page = dora.page
     page.get_by_role("link", name="GPUs and limits").click()
     assert "Who holds what" in page.inner_text("body")
+    assert "group cms" in page.inner_text("#budgets + div")
     photograph(page, "admin")
 
     page.fill("#text", LIMITS.replace("gpus: 1\n", "gpus: lots\n"))
@@ -115,6 +116,12 @@ def test_an_administrator_sees_everything_and_changes_limits_and_exceptions(hub:
     page.fill("#text", LIMITS.replace("gpus: 1\n", "gpus: 2\n"))
     page.get_by_role("button", name="Check").click()
     assert "is valid" in page.inner_text("#done")
+    page.get_by_role("button", name="Try on what really came").click()
+    told = page.inner_text("#tried")
+    assert told.startswith("8 requests of 4 people on 4 devices")
+    assert "group cms" in told
+    assert "gpus: 2\n" in page.input_value("#text"), "what was typed is kept"
+    assert "gpus: 2\n" not in Path(hub.deployment.limits_path).read_text()
     page.get_by_role("button", name="Apply").click()
     assert "in force" in page.inner_text("#done")
     assert "dora, limits: applied" in page.inner_text("body")

@@ -213,3 +213,21 @@ def test_offers_respect_the_limits_of_who_asks(service: Service) -> None:
     assert not two["possible"]
     assert "your limit (GPUs at once) is 1.5" in two["why"]
     assert two["max_time_s"] == 4 * 3600
+
+
+def test_limits_are_tried_on_what_really_came_and_change_nothing(service: Service) -> None:
+    new = limits_file(service).read_text() + "\nfair_share: {}\n"
+    nothing = error(service, "POST", "limits/try", 409, text=new)
+    assert nothing["reason"] == "nothing-to-try"
+    for owner in ("ada", "ben"):
+        service.create(owner)
+    before = service.ask("GET", "limits/file")
+    table = service.ask("POST", "limits/try", json={"text": new, "days": 7})["table"]
+    assert table.startswith("2 requests of 2 people on 8 devices")
+    assert service.ask("GET", "limits/file") == before
+
+
+def test_what_cannot_be_tried_is_told(service: Service) -> None:
+    wrong = error(service, "POST", "limits/try", 422, text="defaults: {gpus: lots}")
+    assert "line 1: defaults.gpus: must be a number" in wrong["message"]
+    assert "at most 366 days" in error(service, "POST", "limits/try", 400, text="", days=0)["message"]

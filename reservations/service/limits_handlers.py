@@ -14,10 +14,11 @@ from ..clock import rfc3339
 from ..errors import PublicError, invalid
 from ..limits.load import LimitsError, parse_limits, version_of
 from ..limits.schema import PersonLimits
-from . import bodies, limits_views
+from . import bodies, limits_views, views
 from .base import Base
 
 DAY = 86400.0
+MOST_DAYS = 366
 
 
 class MyLimits(Base):
@@ -64,6 +65,38 @@ class Check(Base):
             self.answer({"valid": False, "errors": str(error).splitlines(), "version": version_of(text)})
             return
         self.answer({"valid": True, "errors": [], "version": version_of(text)})
+
+
+class Try(Base):
+    """What a text would have changed in what really came; changes nothing."""
+
+    async def post(self) -> None:
+        self.no_query()
+        self.readers_only()
+        body = self.json_body()
+        bodies.known_fields(body, ("text", "days"))
+        text, days = _text(body), body.get("days", 30)
+        if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days <= MOST_DAYS:
+            raise invalid("days", days, f"must be above 0 and at most {MOST_DAYS} days of the past")
+        try:
+            parse_limits(text)
+        except LimitsError as error:
+            raise PublicError("bad-limits", str(error), 422, {"errors": str(error).splitlines()}) from None
+        old, devices = await self.runtime.call(self.tried_on)
+        asked = {"old": old, "new": text, "days": days, "devices": devices}
+        self.answer(await self.runtime.trials.run(asked))
+
+    def tried_on(self) -> tuple[str, list[dict[str, Any]]]:
+        return self.runtime.administration.text, views.devices_view(self.runtime.pool, None)["devices"]
+
+
+class Budgets(Base):
+    """Every budget that something was taken from, of everybody."""
+
+    async def get(self) -> None:
+        self.no_query()
+        self.readers_only()
+        self.answer({"budgets": await self.runtime.call(limits_views.budget_rows, self.runtime.pool)})
 
 
 class Apply(File):
@@ -199,6 +232,8 @@ def routes(base: str) -> list[tuple[str, type[Base]]]:
         (f"{base}/limits", MyLimits),
         (f"{base}/limits/file", File),
         (f"{base}/limits/check", Check),
+        (f"{base}/limits/try", Try),
+        (f"{base}/limits/budgets", Budgets),
         (f"{base}/limits/apply", Apply),
         (f"{base}/limits/exceptions", Overrides),
         (f"{base}/limits/exceptions/([^/]+)/end", Revoke),

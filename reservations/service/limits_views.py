@@ -10,13 +10,13 @@ from typing import Any
 from ..clock import duration_text, rfc3339
 from ..kind import Kind
 from ..limits.effective import BUILT_IN, Effective, Override
-from ..limits.values import UNLIMITED, amount_text
+from ..limits.values import UNLIMITED, amount_text, gpus_text
 from ..pool import Pool
 from ..ranking import fair_factors
 from ..reservation import State
 from ..standing import Purse
 from ..tally import Tally
-from ..usage import HOUR, Charge
+from ..usage import HOUR, Charge, Charges
 from .offers import announcements
 
 LABELS = {
@@ -129,6 +129,19 @@ def purse_view(purse: Purse, now: float) -> dict[str, Any]:
     }
 
 
+def budget_rows(pool: Pool) -> list[dict[str, Any]]:
+    """The budgets of all groups, and those of people that something was taken from; the emptiest first."""
+    standing, now = pool.standing, pool.clock()
+    running = Charges(pool.running())
+    people = {r.owner for r in pool.live()} | set(standing.known_groups())
+    found = [purse for name in standing.limits.groups for purse in standing.group_purses(name, running, now)]
+    for person in people:
+        mine = standing.purses(person, running, now) if standing.has_budgets(person, now) else []
+        found += [purse for purse in mine if purse.whose == "user" and (purse.used or purse.rate)]
+    found.sort(key=lambda purse: (-purse.used / max(purse.hours, 1e-9), purse.name))
+    return [purse_view(purse, now) for purse in found[:500]]
+
+
 def fair_view(pool: Pool, person: str) -> dict[str, Any] | None:
     """Her place by fair share; None when the limits have none."""
     world = pool.world()
@@ -155,10 +168,10 @@ def pool_rows(pool: Pool, effective: Effective) -> list[dict[str, Any]]:
         if rule.max_time != UNLIMITED:
             notes.append(f"at most {duration_text(rule.max_time)} at a time")
         if rule.gpus != UNLIMITED:
-            notes.append(f"at most {amount_text(rule.gpus)} GPUs at once")
+            notes.append(f"at most {gpus_text(rule.gpus)} at once")
         kept = pool.limits.pools[rule.name].keep_for_sessions
         if kept is not None:
-            notes.append(f"{amount_text(kept.gpus)} GPUs are kept for sessions: {kept.when}")
+            notes.append(f"{gpus_text(kept.gpus)} kept for sessions: {kept.when}")
         if pool.limits.pools[rule.name].preempt is not None:
             notes.append("batch beyond a group's quota gives way to people who wait")
         rows.append(

@@ -48,6 +48,11 @@ def schemas() -> Schema:
             },
             ("name", "until", "why"),
         ),
+        "TryLimits": record(
+            {"text": TEXT, "days": {"type": "number", "exclusiveMinimum": 0, "maximum": 366}}, required=("text",)
+        ),
+        "Tried": record({"table": {"type": "string", "description": "both limits side by side, for reading"}}),
+        "Budgets": record({"budgets": {"type": "array", "items": budget_schema()}}),
         "Audit": record(
             {"audit": {"type": "array", "items": record({"at": TIME, "who": TEXT, "what": TEXT, "detail": TEXT})}}
         ),
@@ -73,9 +78,8 @@ def schemas() -> Schema:
     }
 
 
-def my_limits_schema() -> Schema:
-    limit = record({"key": TEXT, "what": TEXT, "value": TEXT, "from": {"type": "string", "description": "who says so"}})
-    budget = record(
+def budget_schema() -> Schema:
+    return record(
         {
             "whose": {"enum": ["user", "group"]},
             "name": TEXT,
@@ -89,6 +93,10 @@ def my_limits_schema() -> Schema:
             "empty_at": {**TIME, "description": "if everything goes on as now; null: not before it refills"},
         }
     )
+
+
+def my_limits_schema() -> Schema:
+    limit = record({"key": TEXT, "what": TEXT, "value": TEXT, "from": {"type": "string", "description": "who says so"}})
     fair = record({"method": TEXT, "factor": NUMBER, "ahead": COUNT, "people": COUNT, "average_gpus": NUMBER})
     place = {"type": ["integer", "null"]}
     waiting = record({"id": TEXT, "share_text": TEXT, "position": place, "latest_start": TIME, "why": TEXT})
@@ -100,7 +108,7 @@ def my_limits_schema() -> Schema:
             "account": {"type": "string", "description": "the group that she is counted with"},
             "version": TEXT,
             "limits": {"type": "array", "items": limit},
-            "budgets": {"type": "array", "items": budget},
+            "budgets": {"type": "array", "items": budget_schema()},
             "holds_gpus": NUMBER,
             "group_holds_gpus": NUMBER,
             "group_quota": {"type": ["number", "null"], "description": "null: no quotas here"},
@@ -145,6 +153,17 @@ def paths() -> Schema:
         "/limits/check": {
             "post": operation("Would this be valid", "LimitsCheck", 413, requestBody=body(ref("LimitsText")))
         },
+        "/limits/try": {
+            "post": operation(
+                "What would this have changed in what really came",
+                "Tried",
+                409,
+                413,
+                422,
+                requestBody=body(ref("TryLimits")),
+            )
+        },
+        "/limits/budgets": {"get": operation("Budgets of groups, and of people who took from them", "Budgets")},
         "/limits/apply": {
             "post": operation("Replace the limits", "LimitsFile", 409, 413, 422, requestBody=body(ref("Apply")))
         },

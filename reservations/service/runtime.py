@@ -29,6 +29,7 @@ from ..reservation import Reason, Reservation, State
 from ..submission import Answer, Submission
 from .people import People
 from .settings import Settings
+from .trying import Trials
 
 log = logging.getLogger("timeshare.service")
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Runtime:
     def __init__(self, settings: Settings, engine: Engine, people: People | None = None) -> None:
         self.settings = settings
         self.people = people
+        self.trials = Trials()
         self.engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pool")
         self._changed = asyncio.Event()

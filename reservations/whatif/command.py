@@ -20,7 +20,7 @@ from ..devices.model import Device, MigInstance
 from ..devices.simulated import parse_spec
 from ..errors import PublicError
 from ..limits.load import LimitsError, LimitsFile, parse_limits, read_limits
-from .compare import Figures, figures
+from .compare import Comparison, Figures, figures
 from .history import from_ledger, read_history
 from .replay import Progress, Scenario, replay
 from .trace import Arrival, TraceError, read_trace
@@ -55,7 +55,10 @@ def run_try(options: Namespace) -> int:
     try:
         new = read_limits(Path(options.file))
         old, scenario, about = _prepared(options)
-        text, page = _compared(scenario, old, new, about)
+        from . import report  # matplotlib takes a second to load: no other command should wait for it
+
+        comparison = compared(scenario, old, new, about, progress_bar("both limits"))
+        text, page = report.as_text(comparison), report.as_html(comparison)
         Path(options.output).write_text(page, encoding="utf-8")
     except (LimitsError, TraceError, TryError, DeploymentError, PublicError) as error:
         return _failed(str(error))
@@ -91,25 +94,26 @@ def _prepared(options: Namespace) -> tuple[LimitsFile, Scenario, list[str]]:
     if not devices:
         raise TryError(f"this deployment has no devices: name some with --devices, such as {EXAMPLE}")
     against = options.against or "in force"
-    about = [f"{options.file} (new) and the limits {against} (now), tried on {source}", _extent(arrivals, devices)]
+    about = [f"{options.file} (new) and the limits {against} (now), tried on {source}", extent(arrivals, devices)]
     return old, Scenario(devices, arrivals, checkpoints=options.checkpoints), about
 
 
-def _extent(arrivals: list[Arrival], devices: tuple[Device, ...]) -> str:
+def extent(arrivals: list[Arrival], devices: tuple[Device, ...]) -> str:
+    """What was tried, in words."""
     people = len({arrival.owner for arrival in arrivals})
     times = [arrival.at for arrival in arrivals]
     when = f"{rfc3339(min(times))} to {rfc3339(max(times))}"
     return f"{len(arrivals)} requests of {people} people on {len(devices)} devices, {when}"
 
 
-def _compared(scenario: Scenario, old: LimitsFile, new: LimitsFile, about: list[str]) -> tuple[str, str]:
-    from . import report  # matplotlib takes a second to load: no other command should wait for it
-
+def compared(
+    scenario: Scenario, old: LimitsFile, new: LimitsFile, about: list[str], progress: Progress | None = None
+) -> Comparison:
+    """Both limits tried, at once on two cores where there are two."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other_core:
         now = other_core.submit(_tried, scenario, old)  # both take the same time
-        then = _tried(scenario, new, progress_bar("both limits"))
-        comparison = report.Comparison(about, now.result(), then)
-    return report.as_text(comparison), report.as_html(comparison)
+        then = _tried(scenario, new, progress)
+        return Comparison(about, now.result(), then)
 
 
 def _tried(scenario: Scenario, file: LimitsFile, progress: Progress | None = None) -> dict[str, Figures]:
@@ -147,10 +151,10 @@ class _Here:
         return LimitsFile(parse_limits(text, "the limits in force"), text)
 
     def devices(self) -> tuple[Device, ...]:
-        return tuple(_device(item, order) for order, item in enumerate(self._ask("devices")["devices"]))
+        return tuple(device(item, order) for order, item in enumerate(self._ask("devices")["devices"]))
 
 
-def _device(item: dict[str, Any], order: int) -> Device:
+def device(item: dict[str, Any], order: int) -> Device:
     """A device as the service shows it; in a what-if it is in service."""
     instances = tuple(MigInstance(i["uuid"], i["profile"], i["memory_mib"]) for i in item["instances"])
     return Device(item["uuid"], item["model"], item["memory_mib"], item["node"], order, instances=instances)

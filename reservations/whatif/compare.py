@@ -46,6 +46,22 @@ class Figures:
     unfinished: int
 
 
+By = Mapping[str, Figures]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both runs by group. ``about``: what was tried on what, in lines."""
+
+    about: Sequence[str]
+    now: By
+    new: By
+
+    @property
+    def groups(self) -> list[str]:
+        return [ALL, *sorted({*self.now, *self.new} - {ALL})]
+
+
 def figures(scenario: Scenario, limits: Limits, outcomes: Sequence[Outcome]) -> dict[str, Figures]:
     """By group, ``all`` first."""
     received, entitled, accounts = entitlements(scenario, limits, outcomes)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,24 +13,10 @@ from matplotlib.figure import Figure
 
 from ..clock import duration_text
 from ..kind import Kind
-from .compare import ALL, Figures, Waits
+from .compare import ALL, Comparison, Figures, Waits
 
 NOW, NEW = "#0072b2", "#d55e00"  # blue and vermilion of Okabe and Ito: told apart by everybody
 NAMES = ("now", "new")
-By = Mapping[str, Figures]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Both runs by group. ``about``: what was tried on what, in lines."""
-
-    about: Sequence[str]
-    now: By
-    new: By
-
-    @property
-    def groups(self) -> list[str]:
-        return [ALL, *sorted({*self.now, *self.new} - {ALL})]
 
 
 Row = tuple[str, str, str]
