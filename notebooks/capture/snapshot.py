@@ -19,6 +19,7 @@ from typing import Any
 
 import cloudpickle
 
+from .rules import Refused, rule_for
 from .store import Blob, Store
 
 FORMAT = 1
@@ -130,6 +131,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._keep = keep
         self._main = _Globals(main=True)
         self.globals_ref[id(main)] = self._main
+
+    def reducer_override(self, item: object) -> Any:
+        """Raises Refused for what must not travel, wherever it is found."""
+        rule = rule_for(item)
+        if rule is not None:
+            raise Refused(item, rule)
+        return super().reducer_override(item)
 
     def persistent_id(self, item: object) -> str | None:
         return _MAIN if item is self._main else None
