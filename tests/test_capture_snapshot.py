@@ -69,7 +69,7 @@ def test_what_a_function_uses_comes_with_it(tmp_path: Path) -> None:
         def inner(x): return scale * x
         def outer(x): return inner(x) + 1
     """
-    assert sent(tmp_path, notebook, "outer", "scale = 5\nprint(outer(2))") == "11"
+    assert sent(tmp_path, notebook, "outer inner scale", "scale = 5\nprint(outer(2))") == "11"
 
 
 def test_two_names_for_one_thing_stay_so(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 One stream for all of them keeps what they share: two names for one array stay two names for one array, an optimizer
 keeps the model that it optimizes. Functions of the notebook keep the notebook's own globals: the stream names these as
 a whole, and whoever loads it says what they are, so ``global counter`` in a function writes the variable that everybody
-reads. The header tells what wrote the stream and is read, and judged, before anything is unpickled.
+reads. What such a function reads is therefore a variable like others, which travels only if it is asked for. The
+header tells what wrote the stream and is read, and judged, before anything is unpickled.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import pickle
 import platform
 import sys
+import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -138,6 +140,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if rule is not None:
             raise Refused(item, rule)
         return super().reducer_override(item)
+
+    def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:
+        """cloudpickle would add the globals that a function reads, and loading it would write them into ours."""
+        reduced = super()._dynamic_function_reduce(function)
+        if self.globals_ref.get(id(function.__globals__)) is self._main:
+            reduced[2][1]["__globals__"] = {}
+        return reduced
 
     def persistent_id(self, item: object) -> str | None:
         return _MAIN if item is self._main else None

@@ -1,0 +1,113 @@
+"""What runs in the job's kernel beside the cell: it brings the variables in and, after the cell, takes them out. The
+runner calls both over the kernel's own protocol."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from ..capture import modules, snapshot
+from ..capture.preflight import judge
+from ..capture.reach import Reached, reach
+from ..capture.store import Store
+from .folder import Folder, Job
+
+EXTRA = "__timeshare_extra__"
+"""The name, in a snapshot, of what travels with every cell beside its variables."""
+_LEFT_OUT = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open"})
+
+
+def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
+    """Loads the job's variables into ``main``; what each of them was, to know afterwards what has changed."""
+    place = Folder(Path(folder))
+    job = place.job()
+    store = Store(Path(job.store))
+    sources = place.path / "modules"
+    modules.unpack(job.modules, store, sources)
+    sys.path[:] = [str(sources), *job.path, *(entry for entry in sys.path if entry not in job.path)]
+    if job.cwd and Path(job.cwd).is_dir():
+        os.chdir(job.cwd)
+    found = snapshot.read(job.snapshot, store, main)
+    _set_extra(found.pop(EXTRA, {}))
+    main.update(found)
+    main.update(job.point)
+    return {name: _digest(main[name], main) for name in [*found, *job.point]}
+
+
+def extra(tops: list[str]) -> dict[str, Any]:
+    """In the notebook: states of random generators, and values that were set in local modules."""
+    found: dict[str, Any] = {"random": random.getstate(), "modules": modules.values(tops)}
+    if "numpy" in sys.modules:
+        found["numpy"] = sys.modules["numpy"].random.get_state()
+    if "torch" in sys.modules:
+        found["torch"] = sys.modules["torch"].get_rng_state()
+    return found
+
+
+def _set_extra(extra: dict[str, Any]) -> None:
+    if "random" in extra:
+        random.setstate(extra["random"])
+    if "numpy" in extra:
+        importlib.import_module("numpy").random.set_state(extra["numpy"])
+    if "torch" in extra:
+        importlib.import_module("torch").set_rng_state(extra["torch"])
+    for name, values in extra.get("modules", {}).items():
+        vars(importlib.import_module(name)).update(values)
+
+
+def finish(folder: str, main: dict[str, Any], before: dict[str, str]) -> None:
+    """Keeps what the cell wrote or changed: all that can travel, and of the rest why it cannot."""
+    place = Folder(Path(folder))
+    job = place.job()
+    store = Store(Path(job.store))
+    changed = {name: main[name] for name in _to_return(job, main, before)}
+    verdicts = judge({name: Reached(name, value) for name, value in changed.items()}, main)
+    going = {verdict.name: changed[verdict.name] for verdict in verdicts if verdict.goes}
+    header = snapshot.write(going, main, store).header
+    left = {
+        v.name: {"kind": v.kind, "why": v.problem, "fix": v.fix, "repr": _repr(changed[v.name])}
+        for v in verdicts
+        if not v.goes
+    }
+    packages = modules.packages({name for verdict in verdicts for name in verdict.modules})
+    body = {"snapshot": json.loads(header.to_json()), "left": left, "packages": packages}
+    place.write("unsigned.json", json.dumps(body))
+
+
+def _to_return(job: Job, main: dict[str, Any], before: dict[str, str]) -> list[str]:
+    found = []
+    for name, value in main.items():
+        if name.startswith("_") or name in _LEFT_OUT or isinstance(value, type(sys)):
+            continue
+        if name in job.returns or name not in before or _digest(value, main) != before[name]:
+            found.append(name)
+    # With functions goes what they use, if the notebook does not have it: imports of the cell, private helpers.
+    used = [name for name in reach(found, main).found if name not in before and name not in found]
+    return found + [name for name in used if name not in _LEFT_OUT]
+
+
+def _digest(value: Any, main: dict[str, Any]) -> str:
+    """Of how it pickles; for what does not, something that is never equal: it counts as changed, and is judged like
+    everything that returns."""
+    stream, buffers = BytesIO(), blake3()
+    try:
+        snapshot.dump(value, main, stream, buffers.update)
+    except Exception:  # somebody's __reduce__ may raise whatever it likes
+        return os.urandom(8).hex()
+    buffers.update(stream.getvalue())
+    return str(buffers.hexdigest())
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)[:500]
+    except Exception as error:  # somebody's __repr__
+        return f"<{type(value).__name__}: no repr, {type(error).__name__}>"

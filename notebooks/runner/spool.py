@@ -1,0 +1,136 @@
+"""The spool: every message that the kernel published, one JSON line each, numbered. It is only ever added to, so any
+number of readers follow it, and a reader that comes late, or comes back, sees the same in the same order.
+
+Progress bars redraw one line some hundred times a second. What they overwrite is never seen by anybody, so of such
+redrawn lines only the newest is written, at most twice a second; the last one always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REDRAW_S = 0.5
+SYNC_S = 1.0
+_BAR = re.compile(r"(?P<what>[^\r\n]*?)\s*(?P<percent>\d+)%\|[^|]*\|\s*(?P<n>[\d.]+\w?)/(?P<total>[\d.]+\w?)")
+Line = dict[str, Any]
+
+
+@dataclass
+class Spool:
+    """Writes. ``clock``: seconds, monotonic."""
+
+    path: Path
+    clock: Callable[[], float] = time.monotonic
+    _seq: int = 0
+    _synced_at: float = 0.0
+    _redrawn: dict[str, tuple[str, Line]] = field(default_factory=dict)
+    _drawn_at: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._seq = _repaired(self.path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        self._descriptor = os.open(self.path, flags, 0o600)
+
+    def add(self, kind: str, content: Line) -> None:
+        """``kind`` and ``content`` of a message as Jupyter's protocol has them."""
+        if kind == "stream":
+            content = self._folded(content)
+        if kind == "update_display_data":
+            self._later(str(content.get("transient", {}).get("display_id")), kind, content)
+            return
+        if kind != "stream":
+            self.flush()
+        if kind != "stream" or content["text"]:
+            self._write(kind, content)
+
+    def tick(self) -> None:
+        """What is due by time: redrawn lines, and the disk."""
+        now = self.clock()
+        for key in [key for key, at in self._drawn_at.items() if now - at >= REDRAW_S and key in self._redrawn]:
+            self._draw(key)
+        if now - self._synced_at >= SYNC_S:
+            os.fsync(self._descriptor)
+            self._synced_at = now
+
+    def flush(self) -> None:
+        """Writes what was held back."""
+        for key in list(self._redrawn):
+            self._draw(key)
+
+    def close(self) -> None:
+        self.flush()
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+    def _folded(self, content: Line) -> Line:
+        """Only what a terminal would still show: of a line that was redrawn the newest state, held back for a while."""
+        name, text = str(content.get("name")), str(content["text"])
+        held = self._redrawn.pop(name, None)
+        text = (held[1]["text"] if held else "") + text
+        head, newline, tail = text.rpartition("\n")
+        first, *others = head.split("\n")
+        # What was drawn of the first line before is to be overwritten.
+        shown = (
+            "\n".join([("\r" if "\r" in first.rstrip("\r") else "") + newest(first), *map(newest, others)]) + newline
+        )
+        if "\r" in tail:
+            self._later(name, "stream", {"name": name, "text": "\r" + newest(tail)})
+            return {"name": name, "text": shown}
+        return {"name": name, "text": shown + tail}
+
+    def _later(self, key: str, kind: str, content: Line) -> None:
+        self._redrawn[key] = (kind, content)
+        if self.clock() - self._drawn_at.setdefault(key, float("-inf")) >= REDRAW_S:
+            self._draw(key)
+
+    def _draw(self, key: str) -> None:
+        kind, content = self._redrawn.pop(key)
+        self._drawn_at[key] = self.clock()
+        self._write(kind, content)
+
+    def _write(self, kind: str, content: Line) -> None:
+        self._seq += 1
+        line = json.dumps({"seq": self._seq, "at": time.time(), "kind": kind, "content": content}) + "\n"
+        os.write(self._descriptor, line.encode())
+        bars = list(_BAR.finditer(content["text"])) if kind == "stream" and "%|" in content["text"] else []
+        if bars:
+            self._write("progress", {"what": bars[-1]["what"].strip(" :\r"), "percent": int(bars[-1]["percent"])})
+
+
+def newest(line: str) -> str:
+    """What a terminal shows of a line that was redrawn."""
+    return line.rstrip("\r").rpartition("\r")[2]
+
+
+def _repaired(path: Path) -> int:
+    """The last number in the spool. A half line that a crash left is cut off: it was never shown to anybody."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+        whole = 0
+        seq = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            seq = int(json.loads(line)["seq"])
+        file.truncate(whole)
+        return seq
+    return 0
+
+
+def read_lines(path: Path, after: int = 0) -> Iterator[Line]:
+    """The whole lines with a number above ``after`` that are there now."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        for raw in file:
+            if not raw.endswith(b"\n"):
+                return
+            line: Line = json.loads(raw)
+            if line["seq"] > after:
+                yield line

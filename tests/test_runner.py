@@ -1,0 +1,212 @@
+"""Jobs for real: a cell in a real kernel, with its outputs and results in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nodes import eventually
+
+from timeshare.notebooks.capture import snapshot
+from timeshare.notebooks.capture.snapshot import Header
+from timeshare.notebooks.capture.store import Store
+from timeshare.notebooks.runner.document import outputs
+from timeshare.notebooks.runner.folder import Folder, Job
+from timeshare.notebooks.runner.signing import verified
+from timeshare.notebooks.runner.spool import Spool, read_lines
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Work:
+    """A job and its folder."""
+
+    def __init__(self, tmp_path: Path, cell: str, notebook: str = "", names: str = "", **fields: Any) -> None:
+        self.store = Store(tmp_path / "store")
+        self.main: dict[str, Any] = {"__name__": "__main__"}
+        exec(compile(notebook, "<notebook>", "exec"), self.main)
+        header = snapshot.write({name: self.main[name] for name in names.split()}, self.main, self.store).header
+        job = Job("job-1", cell, header, str(self.store.folder), str(tmp_path), tuple(sys.path), **fields)
+        self.folder = Folder.make(tmp_path / "job", job)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        # ipykernel takes this one as a sign to leave file descriptors alone.
+        env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        words = [sys.executable, "-m", "timeshare.notebooks.runner", str(self.folder.path)]
+        self.process = subprocess.Popen(words, env=env)
+        return self.process
+
+    def run(self) -> dict[str, Any]:
+        self.start().wait(60)
+        return self.status()
+
+    def status(self) -> dict[str, Any]:
+        found = self.folder.status()
+        assert found is not None
+        return found
+
+    def lines(self) -> list[dict[str, Any]]:
+        return list(read_lines(self.folder.path / "spool.jsonl"))
+
+    def text(self) -> str:
+        return "".join(o["text"] for o in outputs(self.lines()) if o["output_type"] == "stream")
+
+    def results(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        told = verified(self.folder.read("results.json"), "job-1", "")
+        return snapshot.read(Header.from_json(json.dumps(told["snapshot"])), self.store, self.main), told["left"]
+
+
+def test_a_cell_runs_with_its_variables_and_returns_what_it_wrote_and_changed(tmp_path: Path) -> None:
+    notebook = "data = [1, 2]\nsame = 'x' * 10\ncounter = 0\ndef bump():\n    global counter\n    counter += 1"
+    cell = "data.append(3)\nbump()\ntotal = sum(data)\nprint(total, counter)\ntotal"
+    work = Work(tmp_path, cell, notebook, "data same counter bump")
+    assert work.run()["state"] == "completed"
+    assert work.text() == "6 1\n"
+    values, left = work.results()
+    assert values == {"data": [1, 2, 3], "counter": 1, "total": 6}
+    assert left == {}
+
+
+def test_every_kind_of_output_is_kept_in_order_and_the_job_is_a_valid_notebook(tmp_path: Path) -> None:
+    cell = """
+from IPython.display import HTML, clear_output, display
+import os, sys
+print("gone"); clear_output()
+handle = display(HTML("<b>1</b>"), display_id=True)
+handle.update(HTML("<b>2</b>"))
+print("to stderr", file=sys.stderr)
+sys.stdout.flush(); os.write(1, b"from below\\n")
+!echo from the shell
+7
+"""
+    work = Work(tmp_path, cell)
+    assert work.run()["state"] == "completed"
+    document = nbformat.read(work.folder.path / "job.ipynb", as_version=4)
+    nbformat.validate(document)
+    shown = document.cells[0].outputs
+    assert [o.output_type for o in shown if o.output_type != "stream"] == ["display_data", "execute_result"]
+    assert shown[0].data["text/html"] == "<b>2</b>"
+    for text in ("to stderr", "from below", "from the shell"):
+        assert any(text in o.get("text", "") for o in shown)
+    assert "gone" not in work.text()
+    assert [line["seq"] for line in work.lines()] == list(range(1, len(work.lines()) + 1))
+
+
+def test_an_exception_arrives_with_its_traceback_and_what_was_done_before_it(tmp_path: Path) -> None:
+    work = Work(tmp_path, "half = 1\nraise ValueError('on purpose')")
+    process = work.start()
+    assert process.wait(60) == 1
+    assert (work.status()["state"], work.status()["why"]) == ("failed", "ValueError: on purpose")
+    (error,) = [line["content"] for line in work.lines() if line["kind"] == "error"]
+    assert "raise ValueError('on purpose')" in "".join(error["traceback"]).replace("\x1b[0m", "") or error["traceback"]
+    assert work.results()[0] == {"half": 1}
+
+
+def test_a_result_that_cannot_travel_does_not_lose_the_others(tmp_path: Path) -> None:
+    work = Work(tmp_path, "good = 1\nbad = (x for x in [])")
+    assert work.run()["state"] == "completed"
+    values, left = work.results()
+    assert values == {"good": 1}
+    assert left["bad"]["kind"] == "generator"
+    assert "a generator" in left["bad"]["why"]
+
+
+def test_nobody_can_be_asked_anything(tmp_path: Path) -> None:
+    work = Work(tmp_path, "answer = input('well? ')")
+    assert work.run()["state"] == "failed"
+    assert "StdinNotImplementedError" in work.status()["why"]
+
+
+def test_a_stop_interrupts_the_cell_and_keeps_what_it_has(tmp_path: Path) -> None:
+    work = Work(tmp_path, "step = 0\nimport time\nwhile True:\n    step += 1\n    print(step)\n    time.sleep(0.05)")
+    process = work.start()
+    eventually(lambda: "3\n" in work.text(), 60)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 1
+    assert (work.status()["state"], work.status()["why"]) == ("stopped", "KeyboardInterrupt")
+    assert work.results()[0]["step"] >= 3
+
+
+def test_a_kernel_that_is_killed_is_told_in_words_with_what_it_printed(tmp_path: Path) -> None:
+    work = Work(tmp_path, "print('last words', flush=True)\nimport os, time\ntime.sleep(1)\nos.kill(os.getpid(), 9)")
+    assert work.run()["state"] == "crashed"
+    assert "out of memory" in work.status()["why"]
+    assert work.text() == "last words\n"
+
+
+def test_a_runner_that_is_killed_leaves_what_was_spooled_and_no_status(tmp_path: Path) -> None:
+    work = Work(tmp_path, "import time\nfor n in range(1000):\n    print(n, flush=True)\n    time.sleep(0.02)")
+    process = work.start()
+    eventually(lambda: "9\n" in work.text(), 60)
+    kernel = [int(pid) for pid in children(process.pid)]
+    process.kill()
+    process.wait()
+    seen = work.text().split()
+    assert seen[:10] == [str(n) for n in range(10)]
+    assert work.folder.status() is None
+    assert kernel
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in kernel))
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_another_version_is_refused_and_nothing_is_loaded(tmp_path: Path) -> None:
+    work = Work(tmp_path, "print('ran')")
+    path = work.folder.path / "job.json"
+    job = json.loads(path.read_text())
+    job["snapshot"]["python"] = [3, 9, 0]
+    work.folder.write("job.json", json.dumps(job))
+    assert work.start().wait(60) == 2
+    assert work.status()["state"] == "refused"
+    assert "CPython 3.9" in work.status()["why"]
+
+
+# --- the spool
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_redrawn_lines_are_folded_and_the_last_one_is_kept(tmp_path: Path) -> None:
+    clock = Clock()
+    spool = Spool(tmp_path / "spool.jsonl", clock)
+    for n in range(1001):
+        spool.add("stream", {"name": "stderr", "text": f"\rscan: {n // 10}%|##   | {n}/1000 [00:01<00:02]"})
+        clock.now += 0.01
+        spool.tick()
+    spool.add("stream", {"name": "stderr", "text": "\ndone\n"})
+    spool.close()
+    lines = list(read_lines(tmp_path / "spool.jsonl"))
+    assert len(lines) < 60
+    assert [line["content"] for line in lines if line["kind"] == "progress"][-1] == {"what": "scan", "percent": 100}
+    (shown,) = outputs(line for line in lines if line["kind"] != "progress")
+    assert shown["text"] == "scan: 100%|##   | 1000/1000 [00:01<00:02]\ndone\n"
+
+
+def test_a_half_line_that_a_crash_left_is_cut_off_and_counting_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "spool.jsonl"
+    spool = Spool(path)
+    spool.add("stream", {"name": "stdout", "text": "one\n"})
+    spool.close()
+    with path.open("ab") as file:
+        file.write(b'{"seq": 2, "at"')
+    assert [line["seq"] for line in read_lines(path)] == [1]
+    again = Spool(path)
+    again.add("stream", {"name": "stdout", "text": "two\n"})
+    again.close()
+    assert [(line["seq"], line["content"]["text"]) for line in read_lines(path)] == [(1, "one\n"), (2, "two\n")]
+    assert [line["seq"] for line in read_lines(path, after=1)] == [2]
