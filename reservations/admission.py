@@ -51,6 +51,7 @@ def accept(desk: Desk, wish: Submission) -> Reservation:
             purses=standing.purses(wish.owner, desk.running, now),
             weight=standing.weight(wish.request.model),
             requests_waiting=standing.limits.requests_waiting,
+            job=wish.job,
         )
     )
     return Reservation(
@@ -65,4 +66,5 @@ def accept(desk: Desk, wish: Submission) -> Reservation:
         client_key=wish.client_key,
         detail="asked for",
         account=limits.account,
+        job=wish.job,
     )

@@ -15,6 +15,7 @@ from .devices.model import Device, Inventory
 from .enforcement import share_enforcement
 from .errors import PublicError
 from .fleet import Fleet
+from .kind import Kind
 from .ledger import Change, Ledger
 from .ledger import policy as policy_tables
 from .limits.checks import check_extension
@@ -81,8 +82,10 @@ class Pool:
             raise unknown_id(reservation_id)
         return found
 
-    def find(self, owner: str | None, states: Iterable[State], limit: int) -> list[Reservation]:
-        return self._ledger.find(owner, states, limit)
+    def find(
+        self, owner: str | None, states: Iterable[State], limit: int, kind: Kind | None = None
+    ) -> list[Reservation]:
+        return self._ledger.find(owner, states, limit, kind)
 
     def events(self, reservation_id: str) -> list[dict[str, object]]:
         return self._ledger.events(reservation_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from .job import JobSpec
 from .kind import Kind
 from .placement import Holding
 from .queue import Held, Waiting
@@ -60,6 +61,7 @@ class Reservation:
     ``ends_at`` is set at the grant. ``holdings`` is what it has of the devices; after the end, what it had.
     ``reason`` is set when the end begins. ``account``: the group that it is counted with. ``extensions``: how often its
     owner moved the end. ``requeues``: how often it was preempted and went back into the queue.
+    ``job``: what a batch reservation runs; None for one that somebody else starts.
     """
 
     id: str
@@ -87,6 +89,7 @@ class Reservation:
     terms: Terms = Terms()
     extensions: int = 0
     requeues: int = 0
+    job: JobSpec | None = None
 
     @property
     def rate(self) -> float:

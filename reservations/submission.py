@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .clock import rfc3339
 from .errors import PublicError
+from .job import JobSpec
 from .kind import Kind
 from .queue import Forecast
 from .reservation import Reservation, State
@@ -24,6 +25,7 @@ class Submission:
     server_name: str = ""
     client_key: str | None = None
     queue: bool = True
+    job: JobSpec | None = None
 
 
 Answer = tuple[Reservation, bool] | PublicError

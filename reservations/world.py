@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .fleet import Fleet
+from .job import JobSpec
 from .ledger import Change
 from .placement import Holding, gpus_of
 from .policy import Policy
@@ -51,8 +52,11 @@ class World:
         grace = self._grace
         held: list[Held] = []
         waiting: list[Waiting] = []
+        turns = Turns(self.live.values())
         for reservation in self.live.values():
             if reservation.state is State.QUEUED:
+                if not turns.take(reservation.job):
+                    continue  # others of its array come first
                 waiting.append(self.items.get(reservation.id) or reservation.waiting(grace))
             elif reservation.holds:
                 held.append(reservation.held(grace))
@@ -121,6 +125,24 @@ class World:
     def _grace(self) -> float:
         """Seconds that a stop may take: devices are not free before."""
         return self.standing.limits.stop.longest_s
+
+
+class Turns:
+    """How many more of each array may be granted; of an array that limits itself, those after that do not wait yet."""
+
+    def __init__(self, live: Iterable[Reservation]) -> None:
+        self._taken: dict[str, int] = {}
+        for reservation in live:
+            if reservation.job is not None and reservation.job.parallel and reservation.holds:
+                self.take(reservation.job)
+
+    def take(self, job: JobSpec | None) -> bool:
+        """False when ``job`` must wait for another one of its array to end."""
+        if job is None or not job.parallel:
+            return True
+        taken = self._taken.get(job.array, 0)
+        self._taken[job.array] = taken + 1
+        return taken < job.parallel
 
 
 def preempted(reservation: Reservation, why: str, now: float) -> Reservation:

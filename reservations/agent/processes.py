@@ -11,7 +11,8 @@ from pathlib import Path
 
 ID_MARK = b"TIMESHARE_RESERVATION_ID="
 GENERATION_MARK = b"TIMESHARE_GENERATION="
-KERNEL_MARKS = (b"ipykernel_launcher", b"ipykernel")
+KERNEL_MARKS = (b"ipykernel_launcher", b"ipykernel", b"timeshare.notebooks.runner")
+"""Of programs that an interrupt means something to: kernels, and what runs a job and passes it on in its own time."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from .guard import Guard
 from .records import ID_PATTERN, MAX_GENERATION, Order, SharePart
 from .refusals import Refused
 from .sessions import Sessions
+from .spools import read_spool
 from .stopping import StopOrder, Stops
 
 log = logging.getLogger("timeshare.agent")
@@ -49,6 +50,7 @@ class Agent:
             "sessions": self._list_sessions,
             "stop": self._stop,
             "forget": self._forget,
+            "spool": self._spool,
             "events": lambda params: self.events.after(_integer(params, "after")),
         }
 
@@ -107,6 +109,19 @@ class Agent:
 
     def _forget(self, params: dict[str, Any]) -> None:
         self._sessions.forget(_id(params), _integer(params, "generation"))
+
+    def _spool(self, params: dict[str, Any]) -> dict[str, object]:
+        user = params.get("user")
+        if (user is not None) != self._multi_user or not isinstance(user, str | None):
+            raise Refused("invalid", "user must be given in a multi-user deployment, and only there")
+        return read_spool(_absolute(params, "folder"), user, _integer(params, "offset"))
+
+
+def _absolute(params: dict[str, Any], name: str) -> str:
+    value = params[name]
+    if not isinstance(value, str) or not Path(value).is_absolute() or "\0" in value:
+        raise Refused("invalid", f"{name} is {str(value)[:200]!r}: it must be an absolute path")
+    return value
 
 
 def parse_order(params: dict[str, Any], multi_user: bool) -> Order:

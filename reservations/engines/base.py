@@ -14,6 +14,10 @@ class EngineUnknown(Exception):
     """The engine did not answer: nothing is known, so nothing may be freed or ended."""
 
 
+class LaunchRefused(Exception):
+    """The engine will not start it, however often it is asked; the text is for a person."""
+
+
 class SessionState(str, Enum):
     STARTING = "starting"
     RUNNING = "running"
@@ -52,6 +56,13 @@ class Engine(Protocol):
         """Facts about the node: name, device filter, simulated or not."""
 
     async def inventory(self) -> Inventory: ...
+
+    async def submit(self, order: dict[str, Any]) -> str:
+        """Starts a job as the agent's ``launch`` has it, once for each generation; the enforcement level. Raises
+        LaunchRefused."""
+
+    async def logs(self, folder: str, user: str | None, offset: int) -> dict[str, Any]:
+        """``text`` that a job put out, from byte ``offset``, and ``next``. Raises LaunchRefused."""
 
     async def sessions(self) -> list[EngineSession]:
         """All starts the engine knows of, exited ones too until they are forgotten."""

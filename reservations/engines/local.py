@@ -8,7 +8,7 @@ from typing import Any
 from ..agent.client import AgentClient, AgentError, AgentUnreachable
 from ..devices.model import Device, Inventory, MigInstance
 from ..limits.schema import Stop
-from .base import EngineEvent, EngineSession, EngineUnknown, SessionState
+from .base import EngineEvent, EngineSession, EngineUnknown, LaunchRefused, SessionState
 
 
 class LocalEngine:
@@ -28,6 +28,13 @@ class LocalEngine:
             for fields in told["devices"]
         )
         return Inventory(devices, told["driver"], told["cuda"], told["simulated"], told["note"])
+
+    async def submit(self, order: dict[str, Any]) -> str:
+        return str((await self._do("launch", **order))["enforcement"])
+
+    async def logs(self, folder: str, user: str | None, offset: int) -> dict[str, Any]:
+        told: dict[str, Any] = await self._do("spool", folder=folder, user=user, offset=offset)
+        return told
 
     async def sessions(self) -> list[EngineSession]:
         return [
@@ -57,6 +64,17 @@ class LocalEngine:
             EngineEvent(e["seq"], e["kind"], e["message"], e["device_uuid"], e["reservation_id"], bool(e["cordon"]))
             for e in await self._ask("events", after=after)
         ]
+
+    async def _do(self, method: str, **params: Any) -> Any:
+        """As ``_ask``, but here a refusal is an answer, unless it says that nobody knows."""
+        try:
+            return await self._agent.call(method, **params)
+        except AgentError as error:
+            if error.reason in ("unknown", "stopped", "older-generation"):
+                raise EngineUnknown(str(error)) from None
+            raise LaunchRefused(str(error)) from None
+        except AgentUnreachable as error:
+            raise EngineUnknown(str(error)) from None
 
     async def _ask(self, method: str, **params: Any) -> Any:
         """A refusal is no answer either: what the agent cannot say stays unknown."""

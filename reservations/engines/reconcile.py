@@ -64,6 +64,8 @@ def _session(reservation: Reservation | None, session: EngineSession) -> list[Ac
 def _exit(reservation: Reservation, session: EngineSession) -> tuple[Reason, str]:
     if session.message:
         return Reason.FAILED, session.message
+    if reservation.job is not None and session.exit_code is not None:
+        return _job_exit(session.exit_code)
     if reservation.state is State.STARTING:
         return Reason.FAILED, f"the server exited with code {session.exit_code} before it answered; see its log"
     if session.exit_code == 0:
@@ -71,6 +73,17 @@ def _exit(reservation: Reservation, session: EngineSession) -> tuple[Reason, str
     if session.exit_code is None:
         return Reason.LOST, "the server's processes are gone and nobody saw how they ended"
     return Reason.FAILED, f"the server exited with code {session.exit_code}; see its log"
+
+
+def _job_exit(code: int) -> tuple[Reason, str]:
+    """Exit statuses as ``timeshare.notebooks.runner`` has them."""
+    if code == 0:
+        return Reason.COMPLETED, "its cell ran to the end"
+    if code == 1:
+        return Reason.FAILED, "its cell raised an error; its outputs say which"
+    if code < 0:
+        return Reason.FAILED, f"it was ended by signal {-code}; most often 9 means out of memory"
+    return Reason.FAILED, f"it could not be run (exit status {code}); its status and its log say why"
 
 
 def _absent(reservation: Reservation, asked_at: float) -> list[Action]:

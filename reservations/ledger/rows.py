@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..job import JobSpec
 from ..kind import Kind
 from ..placement import Holding
 from ..reservation import Reason, Reservation, State, Terms
@@ -26,6 +27,7 @@ def to_row(reservation: Reservation) -> dict[str, Any]:
     row["reason"] = reservation.reason.value if reservation.reason else None
     row["share"] = json.dumps(reservation.request.as_options())
     row["terms"] = json.dumps(asdict(reservation.terms))
+    row["job"] = None if reservation.job is None else json.dumps(reservation.job.as_json())
     row["placement"] = json.dumps([asdict(holding) for holding in reservation.holdings])
     return row
 
@@ -38,6 +40,7 @@ def from_row(row: Mapping[str, Any]) -> Reservation:
         state=State(row["state"]),
         reason=Reason(row["reason"]) if row["reason"] else None,
         terms=Terms(**json.loads(row["terms"])),
+        job=JobSpec(**json.loads(row["job"])) if row["job"] else None,
         request=parse_share(json.loads(row["share"])),
         holdings=tuple(Holding(**holding) for holding in json.loads(row["placement"])),
     )

@@ -18,6 +18,7 @@ from alembic import command
 from alembic.config import Config
 
 from ..clock import ClockAnchor
+from ..kind import Kind
 from ..reservation import Reservation, State
 from ..usage import Charge
 from . import policy, tables
@@ -152,11 +153,16 @@ class Ledger:
         found = self._select(sa.select(_T).where(_T.c.owner == owner, _T.c.client_key == client_key))
         return found[0] if found else None
 
-    def find(self, owner: str | None, states: Iterable[State], limit: int) -> list[Reservation]:
-        """The newest ``limit`` reservations, of ``owner`` (None: of all), in one of ``states`` (none given: any)."""
+    def find(
+        self, owner: str | None, states: Iterable[State], limit: int, kind: Kind | None = None
+    ) -> list[Reservation]:
+        """The newest ``limit`` reservations, of ``owner`` (None: of all), in one of ``states`` (none given: any), of
+        ``kind`` (None: both)."""
         query = sa.select(_T).order_by(_T.c.seq.desc()).limit(limit)
         if owner is not None:
             query = query.where(_T.c.owner == owner)
+        if kind is not None:
+            query = query.where(_T.c.kind == kind.value)
         values = [state.value for state in states]
         if values:
             query = query.where(_T.c.state.in_(values))

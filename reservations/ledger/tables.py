@@ -48,6 +48,7 @@ reservations = Table(
     Column("terms", Text, nullable=False),
     Column("extensions", Integer, nullable=False),
     Column("requeues", Integer, nullable=False),
+    Column("job", Text),
     UniqueConstraint("owner", "client_key", name="one_request_a_key"),
     Index("by_state", "state"),
     Index("by_owner", "owner", "seq"),

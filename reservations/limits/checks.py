@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..clock import duration_text, rfc3339
 from ..errors import PublicError, invalid
+from ..job import JobSpec
 from ..kind import Kind
 from ..placement import Slot, need
 from ..policy import TINY, Policy, may_use
@@ -37,6 +38,7 @@ class Asking:
     purses: Sequence[Purse]
     weight: float
     requests_waiting: int
+    job: JobSpec | None = None
 
 
 def check_time(limits: Effective, kind: Kind, seconds: int | None) -> int:
@@ -66,20 +68,41 @@ def _check_queue(asking: Asking) -> None:
         raise PublicError("queue-full", message, 429, details)
     mine = [other for other in asking.live if other.owner == asking.owner and other.kind is asking.kind]
     most = asking.limits.at_once(asking.kind)
-    if len(mine) >= most:
+    have = _at_once(mine, one_more=False)
+    if _at_once(mine, asking.job) > most:
         message = (
-            f"you have {len(mine)} {asking.kind.plural} running or waiting and the limit is {amount_text(most)}: "
+            f"you have {have} {asking.kind.plural} running or waiting and the limit is {amount_text(most)}: "
             "stop one, or leave the queue, and ask again"
         )
         code = "too-many-sessions" if asking.kind is Kind.SESSION else "too-many-jobs"
-        raise PublicError(code, message, 429, {"have": len(mine), "limit": most})
+        raise PublicError(code, message, 429, {"have": have, "limit": most})
     most = float(asking.limits.values["waiting"])
-    have = sum(1 for other in waiting if other.owner == asking.owner)
-    if have >= most:
+    queued = [other for other in waiting if other.owner == asking.owner]
+    have = _requests(queued, one_more=False)
+    if _requests(queued, asking.job) > most:
         message = (
             f"you have {have} requests waiting and the limit is {amount_text(most)}: leave the queue with one first"
         )
         raise PublicError("too-many-waiting", message, 429, {"have": have, "limit": most})
+
+
+def _at_once(jobs: Sequence[Reservation], further: JobSpec | None = None, *, one_more: bool = True) -> int:
+    """How many of ``jobs`` may run together, with one more for ``further``: of an array never more than it says."""
+    arrays: dict[str, list[JobSpec]] = {}
+    single = 0
+    for spec in [*(job.job for job in jobs), *([further] if one_more else [])]:
+        if spec is not None and spec.parallel:
+            arrays.setdefault(spec.array, []).append(spec)
+        else:
+            single += 1
+    return single + sum(min(len(tasks), tasks[0].parallel) for tasks in arrays.values())
+
+
+def _requests(queued: Sequence[Reservation], further: JobSpec | None = None, *, one_more: bool = True) -> int:
+    """Requests that wait, with one more for ``further``; an array is one request."""
+    specs = [*(job.job for job in queued), *([further] if one_more else [])]
+    arrays = {spec.array for spec in specs if spec is not None and spec.array}
+    return len(arrays) + sum(1 for spec in specs if spec is None or not spec.array)
 
 
 def _check_share(asking: Asking) -> None:

@@ -17,6 +17,7 @@ from ..limits.load import LimitsError
 from .auth import HubTokens, TokenChecker
 from .base import READ_AND_DROP, Context
 from .handlers import make_app
+from .job_starts import JobStarts
 from .people import HubPeople, People
 from .runtime import Runtime
 from .settings import Settings
@@ -35,6 +36,8 @@ def settings_of(deployment: Deployment) -> Settings:
         agent_socket=Path(deployment.agent_socket),
         hub_api_url=deployment.hub_api_url,
         hub_token=deployment.service_token,
+        multi_user=deployment.multi_user,
+        log_dir=Path(deployment.state_dir) / "logs" / "sessions",
     )
 
 
@@ -43,6 +46,7 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
     assert settings.agent_socket is not None
     runtime = Runtime(settings, LocalEngine(settings.agent_socket), people)
     await runtime.start()
+    starts = asyncio.create_task(JobStarts(runtime).run())
     server = HTTPServer(make_app(Context(settings, runtime, tokens)), max_body_size=READ_AND_DROP)
     server.listen(settings.port, settings.address)
     stop = asyncio.Event()
@@ -50,6 +54,7 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
     server.stop()
+    starts.cancel()
     await runtime.stop()
 
 

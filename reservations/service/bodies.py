@@ -159,22 +159,26 @@ def parse_cordon(body: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class ListQuery:
-    """``owner`` None: everybody's. ``states`` empty: any."""
+    """``owner`` None: everybody's. ``states`` empty: any. ``kind`` None: both."""
 
     owner: str | None
     states: tuple[State, ...]
     limit: int
+    kind: Kind | None = None
 
 
 def parse_list(query: Mapping[str, str], caller: Caller) -> ListQuery:
-    known_fields(query, ("owner", "state", "limit"))
+    known_fields(query, ("owner", "state", "limit", "kind"))
     owner = query.get("owner")
     if owner is not None and not caller.may_see(text("owner", owner)):
         raise PublicError("forbidden", f"owner is {owner!r}: only administrators and operators see others", 403)
     if owner is None and not caller.sees_all:
         owner = caller.name
+    kind = _kind(query["kind"]) if "kind" in query else None
     words = [word for word in query.get("state", "").split(",") if word]
-    return ListQuery(owner, tuple(parse_state("state", word) for word in words), parse_limit(query.get("limit", "100")))
+    return ListQuery(
+        owner, tuple(parse_state("state", word) for word in words), parse_limit(query.get("limit", "100")), kind
+    )
 
 
 def parse_limit(value: str) -> int:

@@ -11,7 +11,7 @@ from tornado import httputil, iostream, web
 
 from ..errors import PublicError
 from ..reservation import State
-from . import bodies, limits_handlers, views
+from . import bodies, job_handlers, limits_handlers, views
 from .base import Base, Context, public_error
 from .offers import offers_view
 from .openapi import describe
@@ -42,7 +42,7 @@ class Reservations(Base):
         pool = self.runtime.pool
 
         def listed() -> list[dict[str, Any]]:
-            found = pool.find(query.owner, query.states, query.limit)
+            found = pool.find(query.owner, query.states, query.limit, query.kind)
             return [views.reservation_view(pool, reservation) for reservation in found]
 
         self.answer({"reservations": await self.runtime.call(listed)})
@@ -178,6 +178,7 @@ def make_app(context: Context) -> web.Application:
         (f"{base}/devices/([^/]+)/(cordon|uncordon)", Cordon),
         (f"{base}/health", Health),
         (f"{base}/openapi.json", OpenApi),
+        *job_handlers.routes(base),
         *limits_handlers.routes(base),
         (".*", NotFound),
     ]

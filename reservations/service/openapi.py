@@ -9,7 +9,7 @@ from ..enforcement import MEANING
 from ..kind import Kind
 from ..reservation import Reason, State
 from ..shares import MAX_COUNT, MAX_MEMORY_GIB, MODEL_PATTERN, PROFILE_PATTERN
-from . import bodies, openapi_limits
+from . import bodies, openapi_jobs, openapi_limits
 from .openapi_parts import (
     COUNT,
     FLAG,
@@ -101,6 +101,7 @@ def reservation_schema() -> Schema:
             "gpus": {**NUMBER, "description": "what it counts in GPUs; a part counts as a part"},
             "limits_version": {"type": "string", "description": "of the limits in force when it was granted"},
             "requeues": {**COUNT, "description": "how often it was preempted and went back into the queue"},
+            "job": openapi_jobs.job_schema(),
             "why_waiting": {"type": "string", "description": "the rule and the numbers, while it waits"},
             "firm": {"type": "boolean", "description": "latest_start can only come earlier"},
             "position": {"type": ["integer", "null"], "minimum": 1, "description": "place in the queue, 1 is next"},
@@ -216,6 +217,7 @@ def paths() -> Schema:
     one_state = "|".join(state.value for state in State)
     states = {"type": "string", "pattern": f"^(({one_state})(,({one_state}))*)?$"}
     listing = [owner, query("state", states, "states, separated by commas"), query("limit", _range(500), "default 100")]
+    listing.append(query("kind", {"enum": [kind.value for kind in Kind]}, "default: both"))
     waiting = [
         query("unlike", {"enum": [s.value for s in State]}, "with wait_s: the state that is known already"),
         query("wait_s", {"type": "number", "minimum": 0, "maximum": 60}, "how long to wait for a change"),
@@ -275,6 +277,7 @@ def paths() -> Schema:
         "/devices/{uuid}/uncordon": {
             "post": operation("Back in service", "Devices", 404, 413, parameters=device, requestBody=empty)
         },
+        **openapi_jobs.paths(),
         **openapi_limits.paths(),
         "/health": {"get": operation("Is it serving", "Health", login=False, security=[])},
         "/openapi.json": {"get": operation("This description", None, login=False, security=[])},
@@ -325,6 +328,7 @@ def describe(base: str) -> dict[str, Any]:
                 "Active": active_schema(),
                 "End": end_schema(),
                 "Health": record(health),
+                **openapi_jobs.schemas(),
                 **openapi_limits.schemas(),
                 "Error": error_schema(),
             },

@@ -12,8 +12,9 @@ class Settings:
 
     ``admin_token``: the deployment's own token, which may act for any user. ``hub_api_url`` and ``hub_token``: how
     other tokens are checked with JupyterHub; empty means that only the deployment's own token is known.
-    ``engine_period_s``: how often engine and ledger are compared. ``stale_after_s``: devices not seen for this long get
-    nothing new.
+    ``engine_period_s``: how often engine and ledger are compared. ``stale_after_s``: devices not seen for this long
+    get nothing new. ``multi_user``: jobs run as the account of their owner. ``log_dir``: where the logs of their
+    runners go.
     """
 
     port: int
@@ -27,3 +28,5 @@ class Settings:
     hub_token: str = ""
     engine_period_s: float = 2.0
     stale_after_s: float = 20.0
+    multi_user: bool = False
+    log_dir: Path | None = None

@@ -50,14 +50,29 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         "gpus": reservation.terms.gpus,
         "limits_version": reservation.terms.limits_version,
         "requeues": reservation.requeues,
+        "job": job_view(reservation),
         "position": told.position if told else None,
-        "why_waiting": told.why if told else "",
+        "why_waiting": told.why if told else _held_back(reservation),
         "firm": told.firm if told else True,
         "latest_start": rfc3339(told.latest_start) if told else None,
         "latest_start_in_s": round(told.latest_start - now) if told and told.latest_start is not None else None,
         "extension": extension_view(pool, reservation),
         "notices": notice_views(pool, reservation, now),
     }
+
+
+def job_view(reservation: Reservation) -> dict[str, Any] | None:
+    """What a batch reservation runs; its key is told by an address of its own."""
+    job = reservation.job
+    if job is None:
+        return None
+    return {"name": job.name, "folder": job.folder, "array": job.array, "index": job.index, "parallel": job.parallel}
+
+
+def _held_back(reservation: Reservation) -> str:
+    if reservation.state is not State.QUEUED or reservation.job is None or not reservation.job.parallel:
+        return ""
+    return f"{reservation.job.parallel} of its array run at a time"
 
 
 def notice_views(pool: Pool, reservation: Reservation, now: float) -> list[dict[str, Any]]:

@@ -1,0 +1,113 @@
+"""Jobs over HTTP: submit, estimate, the key of their results and what they put out. Their state, end and extension are
+those of any reservation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..clock import rfc3339
+from ..engines.base import EngineUnknown, LaunchRefused
+from ..errors import PublicError
+from ..job import JobSpec
+from ..pool import Pool
+from ..reservation import Reason, Reservation
+from ..usage import HOUR
+from . import job_bodies, views
+from .base import Base
+from .limits_views import purse_view
+
+
+class Jobs(Base):
+    async def post(self) -> None:
+        """All of them or none."""
+        self.no_query()
+        made: list[tuple[Reservation, bool]] = []
+        try:
+            for wish in job_bodies.parse_submit(self.json_body(), self.caller):
+                made.append(await self.runtime.submit(wish))
+        except PublicError:
+            for reservation, new in made:
+                if new:
+                    why = "another job of its array was refused"
+                    await self.runtime.call(self.runtime.pool.end, reservation.id, Reason.CANCELLED, why)
+            raise
+        pool = self.runtime.pool
+        shown = await self.runtime.call(lambda: [views.reservation_view(pool, pool.get(r.id)) for r, _ in made])
+        self.answer({"jobs": shown, "key": spec_of(made[0][0]).key}, 201 if made[0][1] else 200)
+
+
+class Estimate(Base):
+    async def post(self) -> None:
+        self.no_query()
+        asked = job_bodies.parse_estimate(self.json_body(), self.caller)
+        await self.runtime.know(asked.wish.owner)
+        self.answer(await self.runtime.call(estimate_view, self.runtime.pool, asked))
+
+
+class Key(Base):
+    """Of the job's results. For its owner only: whoever has it can write results that she will load."""
+
+    async def get(self, reservation_id: str) -> None:
+        self.no_query()
+        self.answer({"key": spec_of(await own(self, reservation_id)).key})
+
+
+class Lines(Base):
+    """What the job put out, as it stands in its spool; for its owner only."""
+
+    async def get(self, reservation_id: str) -> None:
+        offset = job_bodies.parse_offset(self.query())
+        reservation = await own(self, reservation_id)
+        user = reservation.owner if self.runtime.settings.multi_user else None
+        try:
+            told = await self.runtime.engine.logs(spec_of(reservation).folder, user, offset)
+        except EngineUnknown:
+            message = "the node that ran this job does not answer: try again, or read the job's own folder"
+            raise PublicError("engine-unreachable", message, 503) from None
+        except LaunchRefused as error:
+            raise PublicError("not-found", str(error), 404) from None
+        self.answer(told)
+
+
+async def own(handler: Base, reservation_id: str) -> Reservation:
+    """The caller's own job. Raises PublicError."""
+    reservation = await handler.seen(reservation_id)
+    if not handler.caller.deployment and reservation.owner != handler.caller.name:
+        raise PublicError("forbidden", "only its owner may read what is in a job", 403)
+    return reservation
+
+
+def spec_of(reservation: Reservation) -> JobSpec:
+    if reservation.job is None:
+        raise PublicError("not-found", "this reservation is not a job", 404)
+    return reservation.job
+
+
+def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
+    """When it could start, what it would cost at most, and what of it is allowed."""
+    wish, now = asked.wish, pool.clock()
+    refusal = pool.refusal(wish)
+    limits = pool.standing.effective(wish.owner, now)
+    seconds = wish.time_limit_s or limits.default_time(wish.kind)
+    least = pool.world().policy([wish.owner]).least_gpus(pool.slots, wish.request, tuple(limits.values["models"]))
+    (told,) = pool.latest_starts([wish]) if refusal is None else (None,)
+    start = told.latest_start if told else None
+    return {
+        "possible": refusal is None,
+        "why": refusal.message if refusal else told.why if told else "",
+        "latest_start": rfc3339(start),
+        "latest_start_in_s": None if start is None else max(0, round(start - now)),
+        "firm": told.firm if told else True,
+        "time_limit_s": seconds,
+        "gpu_hours": round(least * seconds * asked.count / HOUR, 3),
+        "budgets": [purse_view(purse, now) for purse in pool.purses(wish.owner)],
+    }
+
+
+def routes(base: str) -> list[tuple[str, type[Base]]]:
+    return [
+        (f"{base}/jobs", Jobs),
+        (f"{base}/jobs/estimate", Estimate),
+        (f"{base}/jobs/([^/]+)/key", Key),
+        (f"{base}/jobs/([^/]+)/lines", Lines),
+    ]

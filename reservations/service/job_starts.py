@@ -1,0 +1,92 @@
+"""Starts jobs whose turn has come. It keeps nothing: what is to be started stands in the ledger, and the engine starts
+each generation once, however often it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from ..clock import rfc3339
+from ..engines.base import EngineUnknown, LaunchRefused
+from ..errors import PublicError
+from ..reservation import Reason, Reservation, State
+from .runtime import Runtime
+
+log = logging.getLogger("timeshare.service")
+RUNNER = "timeshare.notebooks.runner"
+PERIOD_S = 1.0
+
+
+class JobStarts:
+    """``run`` until it is cancelled."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def run(self) -> None:
+        while True:
+            version = self._runtime.pool.version
+            try:
+                await self.step()
+            except Exception:
+                log.exception("starting jobs failed; it is tried again")
+                await asyncio.sleep(PERIOD_S)
+            await self._runtime.next_change(version, PERIOD_S)
+
+    async def step(self) -> None:
+        """One look at the ledger, and the starts that follow."""
+        pool = self._runtime.pool
+        due = await self._runtime.call(
+            lambda: [r for r in pool.live() if r.job is not None and r.state in (State.GRANTED, State.STARTING)]
+        )
+        await asyncio.gather(*(self._start(reservation) for reservation in due))
+
+    async def _start(self, reservation: Reservation) -> None:
+        pool, call = self._runtime.pool, self._runtime.call
+        try:
+            if reservation.state is State.GRANTED:
+                reservation = await call(pool.starting, reservation.id)
+            level = await self._runtime.engine.submit(self._order(reservation))
+            await call(pool.active, reservation.id, reservation.generation, level)
+        except LaunchRefused as error:
+            await call(pool.end, reservation.id, Reason.FAILED, f"it could not be started: {error}")
+            self._runtime.hurry()
+        except EngineUnknown as error:
+            log.warning("job %s is not started yet: %s", reservation.id, error)
+            await asyncio.sleep(PERIOD_S)
+        except PublicError as error:
+            log.info("job %s was not started: %s", reservation.id, error.message)
+
+    def _order(self, reservation: Reservation) -> dict[str, Any]:
+        job, settings = reservation.job, self._runtime.settings
+        assert job is not None
+        log_path = settings.log_dir / f"{reservation.id}.log" if settings.log_dir else None
+        return {
+            "reservation_id": reservation.id,
+            "generation": reservation.generation,
+            "owner": reservation.owner,
+            "user": reservation.owner if settings.multi_user else None,
+            "argv": [job.python, "-m", RUNNER, job.folder, "--digest", job.digest],
+            "env": self._environment(reservation),
+            "cwd": job.folder,
+            "log_path": None if log_path is None else str(log_path),
+            "share": [
+                {name: getattr(h, name) for name in ("device_uuid", "instance_uuid", "memory_mib", "compute", "whole")}
+                for h in reservation.holdings
+            ],
+            "share_text": reservation.request.describe(),
+            "ends_at": rfc3339(reservation.ends_at),
+        }
+
+    def _environment(self, reservation: Reservation) -> dict[str, str]:
+        """What the runner needs; the environment of the cell is in the job. The key is taken out before it begins."""
+        job = reservation.job
+        assert job is not None
+        grace = self._runtime.pool.stop_of(reservation).save_grace
+        path = f"{Path(job.python).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        found = {"PATH": path, "TIMESHARE_JOB_KEY": job.key, "TIMESHARE_STOP_GRACE_S": f"{grace:g}"}
+        kept = ("LANG", "LC_ALL", "TZ") if self._runtime.settings.multi_user else ("LANG", "LC_ALL", "TZ", "HOME")
+        return {**{name: os.environ[name] for name in kept if name in os.environ}, **found}
