@@ -18,8 +18,9 @@ from . import bodies
 from .auth import Caller
 
 MAX_TASKS = 256
-TASK_FIELDS = ("folder", "digest")
-SUBMIT_FIELDS = ("share", "time_limit_s", "name", "python", "tasks", "max_parallel", "client_key", "owner")
+TASK_FIELDS = ("subfolder", "digest")
+_SUBFOLDER = re.compile(r"[0-9A-Za-z_-]{0,40}")
+SUBMIT_FIELDS = ("share", "time_limit_s", "name", "python", "folder", "tasks", "max_parallel", "client_key", "owner")
 ESTIMATE_FIELDS = ("share", "time_limit_s", "count", "owner")
 
 
@@ -29,6 +30,7 @@ def parse_submit(body: Mapping[str, Any], caller: Caller) -> list[Submission]:
     owner, request, seconds = _asked(body, caller)
     name = bodies.text("name", body.get("name", ""), empty=True)
     python = absolute_path("python", body.get("python"))
+    folder = absolute_path("folder", body.get("folder"))
     tasks = _tasks(body.get("tasks"))
     parallel = _count("max_parallel", body.get("max_parallel", 0), 0, MAX_TASKS)
     client_key = body.get("client_key")
@@ -42,9 +44,9 @@ def parse_submit(body: Mapping[str, Any], caller: Caller) -> list[Submission]:
             time_limit_s=seconds,
             kind=Kind.BATCH,
             client_key=None if client_key is None else f"{client_key}#{index}",
-            job=JobSpec(name, python, folder, wanted, key, array, index, parallel),
+            job=JobSpec(name, python, _inside(folder, subfolder), wanted, key, array, index, parallel),
         )
-        for index, (folder, wanted) in enumerate(tasks)
+        for index, (subfolder, wanted) in enumerate(tasks)
     ]
 
 
@@ -84,14 +86,23 @@ def _asked(body: Mapping[str, Any], caller: Caller) -> tuple[str, ShareRequest, 
 def _tasks(value: Any) -> list[tuple[str, str]]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_TASKS:
         count = len(value) if isinstance(value, list) else value
-        raise invalid("tasks", count, f"must be a list of 1 to {MAX_TASKS} objects with folder and digest")
+        raise invalid("tasks", count, f"must be a list of 1 to {MAX_TASKS} objects with subfolder and digest")
     found = []
     for task in value:
         if not isinstance(task, dict):
-            raise invalid("tasks", task, "each must be an object with folder and digest")
+            raise invalid("tasks", task, "each must be an object with subfolder and digest")
         bodies.known_fields(task, TASK_FIELDS)
-        found.append((absolute_path("folder", task.get("folder")), digest("digest", task.get("digest"))))
+        subfolder = task.get("subfolder", "")
+        if not isinstance(subfolder, str) or not _SUBFOLDER.fullmatch(subfolder):
+            raise invalid(
+                "subfolder", subfolder, "must be at most 40 letters, digits, '-' and '_'; empty: the folder itself"
+            )
+        found.append((subfolder, digest("digest", task.get("digest"))))
     return found
+
+
+def _inside(folder: str, subfolder: str) -> str:
+    return f"{folder.rstrip('/')}/{subfolder}" if subfolder else folder
 
 
 def _count(name: str, value: Any, least: int, most: int) -> int:

@@ -84,9 +84,12 @@ def spec_of(reservation: Reservation) -> JobSpec:
 
 
 def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
-    """When it could start, what it would cost at most, and what of it is allowed."""
+    """When it could start, what it would cost at most, and what of it is allowed. Raises PublicError for what nobody
+    could ever have."""
     wish, now = asked.wish, pool.clock()
     refusal = pool.refusal(wish)
+    if refusal is not None and refusal.status == 400:
+        raise refusal
     limits = pool.standing.effective(wish.owner, now)
     seconds = wish.time_limit_s or limits.default_time(wish.kind)
     least = pool.world().policy([wish.owner]).least_gpus(pool.slots, wish.request, tuple(limits.values["models"]))

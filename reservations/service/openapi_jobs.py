@@ -42,13 +42,19 @@ def job_schema() -> Schema:
 
 
 def schemas() -> Schema:
-    task = record({"folder": _PATH, "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$"}})
+    subfolder = {
+        "type": "string",
+        "pattern": "^[0-9A-Za-z_-]{0,40}$",
+        "description": "of folder, where this one's file is; default: folder itself",
+    }
+    task = record({"subfolder": subfolder, "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$"}}, ("digest",))
     owner = line(null=True, description="for administrators: whose it shall be")
     submit = {
         "share": ref("Share"),
         "time_limit_s": _TIME_LIMIT,
         "name": line(empty=True, description="for lists"),
         "python": {**_PATH, "description": "the interpreter that runs it"},
+        "folder": {**_PATH, "description": "where the jobs are, as their owner sees it"},
         "tasks": {"type": "array", "items": task, "minItems": 1, "maxItems": MAX_TASKS},
         "max_parallel": {"type": "integer", "minimum": 0, "maximum": MAX_TASKS, "description": "0: as limits allow"},
         "client_key": {**line(null=True, description="a second request with it gets the same jobs"), "maxLength": 200},
@@ -61,7 +67,7 @@ def schemas() -> Schema:
         "owner": owner,
     }
     return {
-        "SubmitJobs": record(submit, ("share", "python", "tasks")),
+        "SubmitJobs": record(submit, ("share", "python", "folder", "tasks")),
         "Jobs": record({"jobs": {"type": "array", "items": ref("Reservation")}, "key": TEXT}),
         "EstimateJobs": record(wanted, ("share",)),
         "Estimate": record(

@@ -1,0 +1,1 @@
+"""Handing cells over: from the notebook to a job of the reservations service, and back."""

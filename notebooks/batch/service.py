@@ -1,0 +1,114 @@
+"""The reservations service as a notebook speaks to it: plain HTTP, with the token of her own session."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import ProxyHandler, Request, build_opener
+
+Json = dict[str, Any]
+URL_VARIABLE = "TIMESHARE_SERVICE_URL"
+TOKEN_VARIABLES = ("TIMESHARE_TOKEN", "JUPYTERHUB_API_TOKEN")
+LIVE = ("queued", "granted", "starting", "active", "ending")
+
+
+class Refused(Exception):
+    """The service said no; the text is for a person and says what would work."""
+
+
+class Unreachable(Exception):
+    """The service did not answer: nothing is known about any job."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """``url``: of the service with its prefix. ``owner``: whose jobs they are; only a deployment's own token names one.
+
+    Every method raises Refused and Unreachable.
+    """
+
+    url: str
+    token: str
+    owner: str = ""
+    timeout_s: float = 15.0
+
+    @staticmethod
+    def of_session() -> Service:
+        """As the environment has it. Raises Refused outside of a session."""
+        url = os.environ.get(URL_VARIABLE, "")
+        token = next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), "")
+        if not url or not token:
+            missing = URL_VARIABLE if not url else TOKEN_VARIABLES[0]
+            raise Refused(
+                f"this is not a session of timeshare ({missing} is not set): start one from the hub, or set "
+                f"{URL_VARIABLE} to the service's address and {TOKEN_VARIABLES[0]} to a token from the hub's Token page"
+            )
+        return Service(url, token)
+
+    def submit(self, body: Json) -> Json:
+        return self._ask("POST", "jobs", {**body, **self._whose()})
+
+    def estimate(self, body: Json) -> Json:
+        return self._ask("POST", "jobs/estimate", {**body, **self._whose()})
+
+    def get(self, reservation_id: str) -> Json:
+        return self._ask("GET", _one("reservations", reservation_id))
+
+    def wait(self, reservation_id: str, unlike: str, seconds: int) -> Json:
+        """The reservation once its state is not ``unlike``, or after ``seconds``."""
+        query = urlencode({"unlike": unlike, "wait_s": seconds})
+        return self._ask("GET", f"{_one('reservations', reservation_id)}?{query}", more_s=seconds)
+
+    def jobs(self, limit: int = 500) -> list[Json]:
+        """Her batch reservations, the newest first."""
+        query = urlencode({"kind": "batch", "limit": limit, **self._whose()})
+        found: list[Json] = self._ask("GET", f"reservations?{query}")["reservations"]
+        return found
+
+    def end(self, reservation_id: str) -> Json:
+        body = {"reason": "cancelled", "detail": "cancelled by its owner"}
+        return self._ask("POST", f"{_one('reservations', reservation_id)}/end", body)
+
+    def key(self, reservation_id: str) -> str:
+        """Of the job's results."""
+        return str(self._ask("GET", f"{_one('jobs', reservation_id)}/key")["key"])
+
+    def lines(self, reservation_id: str, offset: int) -> Json:
+        """``text`` of the spool from byte ``offset``, and ``next``."""
+        return self._ask("GET", f"{_one('jobs', reservation_id)}/lines?offset={offset}")
+
+    def _whose(self) -> Json:
+        return {"owner": self.owner} if self.owner else {}
+
+    def _ask(self, method: str, path: str, body: Json | None = None, more_s: float = 0) -> Json:
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(f"{self.url.rstrip('/')}/api/v1/{path}", data, headers, method=method)
+        # Straight there: a proxy of the site's for web pages would see the token, and cannot reach the service.
+        opener = build_opener(ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=self.timeout_s + more_s) as response:
+                answer: Json = json.loads(response.read())
+        except HTTPError as error:
+            raise _refusal(error) from None
+        except (URLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise Unreachable(f"the reservations service does not answer ({reason}); try again in a minute") from None
+        return answer
+
+
+def _refusal(error: HTTPError) -> Exception:
+    try:
+        told = json.loads(error.read())["error"]
+        message = str(told["message"])
+    except (ValueError, KeyError, TypeError, OSError):
+        message = f"the service answered with status {error.code}"
+    return Unreachable(message) if error.code >= 500 else Refused(message)
+
+
+def _one(what: str, name: str) -> str:
+    return f"{what}/{quote(name, safe='')}"
