@@ -1,9 +1,8 @@
-"""The command ``timeshare``."""
+"""The commands of ``timeshare``, but for ``batch``, which belongs to the notebooks."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from . import doctor, limits_command, ls, up, usage
@@ -43,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
     limits_command.add(commands, _state)
     usage.add(commands, _state)
+    commands.add_parser("batch", help="jobs that cells were handed over to: timeshare batch --help")
     return main
 
 
@@ -51,13 +51,8 @@ def _state(command: argparse.ArgumentParser) -> None:
     command.add_argument("--state", default="", metavar="DIR", help=text)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    options = parser().parse_args(argv)
-    try:
-        sys.exit(options.run(options))
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()
+def run(words: Sequence[str]) -> int:
+    """The exit status."""
+    options = parser().parse_args(words)
+    status: int = options.run(options)
+    return status

@@ -13,6 +13,9 @@ from ..reservations.agent.client import AgentClient, AgentError, AgentUnreachabl
 from ..reservations.client import Json
 from .base import GpuSpawner, LaunchError
 
+STARTUP = Path(__file__).resolve().parent.parent / "notebooks" / "startup.py"
+"""Gives every notebook of a session its magic; by path, for nothing here may import the notebooks' room."""
+
 
 class LocalGpuSpawner(GpuSpawner):
     """Entry point ``timeshare-local``. Two modes: everybody's server runs as the agent's own user (one person), or as
@@ -64,6 +67,9 @@ class LocalGpuSpawner(GpuSpawner):
 
     def get_env(self) -> dict[str, str]:
         env: dict[str, str] = super().get_env()
+        if self.service_url:
+            env["TIMESHARE_SERVICE_URL"] = self.service_url
+            env.setdefault("PYTHONSTARTUP", str(STARTUP))
         env.setdefault("PATH", os.environ.get("PATH", os.defpath))
         if not self.multi_user and "HOME" in os.environ:
             env.setdefault("HOME", os.environ["HOME"])

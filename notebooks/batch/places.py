@@ -101,13 +101,15 @@ def _pieces(path: Path) -> Iterator[tuple[str, int]]:
     """Of the snapshots of a job's folder: its variables, its modules and its results."""
     try:
         folder = Folder(path)
-        texts = [folder.read_if_there(name) for name in ("job.json", "results.json", "unsigned.json")]
+        texts = [
+            folder.read_if_there(name) for name in ("job.json", "results.json", "unsigned.json", "checkpoint.json")
+        ]
     except Untrusted:
         return
     for text in texts:
         data = _body(text)
-        snapshot = data.get("snapshot") or {}
-        pieces = [snapshot.get("stream"), *snapshot.get("buffers", ()), *data.get("modules", {}).values()]
+        snapshot = data.get("snapshot") or data  # a checkpoint is a snapshot
+        pieces = [snapshot.get("stream"), *snapshot.get("buffers", ()), *dict(data.get("modules") or {}).values()]
         yield from ((str(piece[0]), int(piece[1])) for piece in pieces if piece)
 
 

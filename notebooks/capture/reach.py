@@ -38,19 +38,27 @@ class Reach:
     unknown: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def reach(reads: Iterable[str], namespace: Mapping[str, Any]) -> Reach:
-    """Everything of ``namespace`` (the notebook's globals) that a cell which reads ``reads`` may come to use."""
+def reach(
+    reads: Iterable[str],
+    namespace: Mapping[str, Any],
+    *,
+    more: Mapping[str, Any] | None = None,
+    without: frozenset[str] = frozenset(),
+) -> Reach:
+    """Everything of ``namespace`` (the notebook's globals) that a cell which reads ``reads`` may come to use. ``more``:
+    variables that the notebook does not have. ``without``: names that the job has by itself."""
+    more = more or {}
     result = Reach()
     todo: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in sorted(reads)]
     while todo:
         name, by = todo.pop(0)
-        if name in result.found or name in result.unknown:
+        if name in result.found or name in result.unknown or name in without:
             continue
-        if name not in namespace:
+        if name not in namespace and name not in more:
             if not hasattr(builtins, name):
                 result.unknown[name] = by
             continue
-        value = namespace[name]
+        value = more[name] if name in more else namespace[name]
         result.found[name] = Reached(name, value, by)
         todo += [(further, (*by, name)) for further in sorted(_globals_read(value, namespace))]
     return result

@@ -88,6 +88,15 @@ def write(variables: Mapping[str, Any], main: dict[str, Any], store: Store) -> W
     return Written(header, sum(p.size for p in pieces), sum(p.size for p in pieces if p.new))
 
 
+def measure(variables: Mapping[str, Any], main: dict[str, Any], store: Store) -> tuple[int, int]:
+    """What ``write`` would come to, in bytes: in all, and new; nothing is kept."""
+    sizes: list[tuple[int, bool]] = []
+    stream = io.BytesIO()
+    dump(dict(variables), main, stream, lambda view: sizes.append((view.nbytes, store.has(view))))
+    sizes.append((len(stream.getbuffer()), False))
+    return sum(size for size, _ in sizes), sum(size for size, there in sizes if not there)
+
+
 def read(header: Header, store: Store, main: dict[str, Any]) -> dict[str, Any]:
     """The variables of a snapshot; their functions get ``main`` as their globals. Raises VersionMismatch, Untrusted,
     and what unpickling raises."""

@@ -63,6 +63,11 @@ class Store:
             raise
         return Blob(digest, view.nbytes, new=True)
 
+    def has(self, data: memoryview) -> bool:
+        """Whether ``data`` is kept already."""
+        digest = blake3(data.cast("B"), max_threads=blake3.AUTO).hexdigest()
+        return _size(self.path(digest)) == data.nbytes
+
     def get(self, digest: str, size: int) -> memoryview:
         """The bytes of ``digest``, as memory that may be written without changing the store. Raises Untrusted."""
         path = self.path(digest)

@@ -95,7 +95,8 @@ class Runner:
         if not begun.ok:
             return Ending("failed", f"its variables could not be loaded: {begun.name}: {begun.value}")
         outcome = Outcome(False, "KeyboardInterrupt") if self._interrupted else self._cell(kernel)
-        saved = kernel.quietly(f"__timeshare_inside.finish({path!r}, globals(), __timeshare_before)")
+        failed = not outcome.ok
+        saved = kernel.quietly(f"__timeshare_inside.finish({path!r}, globals(), __timeshare_before, {failed})")
         if not saved.ok:
             return Ending("failed", f"its results could not be kept: {saved.name}: {saved.value}")
         self._sign()

@@ -33,7 +33,7 @@ class Job:
     ``store``: where the pieces of ``snapshot`` are kept. ``path``: the notebook's import path, in its order.
     ``environment``: variables that the cell is to see. ``modules``: local source files, by relative path, as digest
     and size; ``packages``: the versions that the notebook has of what the snapshot imports. ``point``: what a sweep
-    sets."""
+    sets. ``trials``: which way a trial's value is better; empty when it is none."""
 
     id: str
     cell: str
@@ -46,6 +46,7 @@ class Job:
     modules: dict[str, tuple[str, int]] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     point: dict[str, Any] = field(default_factory=dict)
+    trials: str = ""
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "snapshot": json.loads(self.snapshot.to_json())}, indent=1)
@@ -58,7 +59,7 @@ class Job:
             raise ValueError("this is not a job")
         try:
             return Job(
-                **{name: str(data[name]) for name in ("id", "cell", "store", "cwd")},
+                **{name: str(data[name]) for name in ("id", "cell", "store", "cwd", "trials")},
                 snapshot=Header.from_json(json.dumps(data["snapshot"])),
                 path=tuple(map(str, data["path"])),
                 returns=tuple(map(str, data["returns"])),

@@ -18,11 +18,13 @@ from ..capture import modules, snapshot
 from ..capture.preflight import judge
 from ..capture.reach import Reached, reach
 from ..capture.store import Store
+from . import failure, trials
 from .folder import Folder, Job
+from .staging import fetched
 
 EXTRA = "__timeshare_extra__"
 """The name, in a snapshot, of what travels with every cell beside its variables."""
-_LEFT_OUT = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open"})
+_LEFT_OUT = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open", "trial", "staged"})
 
 
 def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
@@ -36,15 +38,25 @@ def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
     if job.cwd and Path(job.cwd).is_dir():
         os.chdir(job.cwd)
     found = snapshot.read(job.snapshot, store, main)
-    _set_extra(found.pop(EXTRA, {}))
+    more = found.pop(EXTRA, {})
+    _set_extra(more)
+    if "stage" in more:
+        main["staged"] = fetched(more["stage"], place.path / "staged")
     main.update(found)
     main.update(job.point)
+    if job.trials:
+        main["trial"] = trials.begin(place, job)
     return {name: _digest(main[name], main) for name in [*found, *job.point]}
 
 
 def extra(tops: list[str]) -> dict[str, Any]:
     """In the notebook: states of random generators, and values that were set in local modules."""
-    found: dict[str, Any] = {"random": random.getstate(), "modules": modules.values(tops)}
+    return {**random_states(), "modules": modules.values(tops)}
+
+
+def random_states() -> dict[str, Any]:
+    """Of every random generator that is a part of the process, as far as its package is in use."""
+    found: dict[str, Any] = {"random": random.getstate()}
     if "numpy" in sys.modules:
         found["numpy"] = sys.modules["numpy"].random.get_state()
     if "torch" in sys.modules:
@@ -52,23 +64,33 @@ def extra(tops: list[str]) -> dict[str, Any]:
     return found
 
 
+def set_random_states(states: dict[str, Any]) -> None:
+    """As ``random_states`` gave them."""
+    if "random" in states:
+        random.setstate(states["random"])
+    if "numpy" in states:
+        importlib.import_module("numpy").random.set_state(states["numpy"])
+    if "torch" in states:
+        importlib.import_module("torch").set_rng_state(states["torch"])
+
+
 def _set_extra(extra: dict[str, Any]) -> None:
-    if "random" in extra:
-        random.setstate(extra["random"])
-    if "numpy" in extra:
-        importlib.import_module("numpy").random.set_state(extra["numpy"])
-    if "torch" in extra:
-        importlib.import_module("torch").set_rng_state(extra["torch"])
+    set_random_states(extra)
     for name, values in extra.get("modules", {}).items():
         vars(importlib.import_module(name)).update(values)
+    failure.remember(extra.get("sources", {}))
 
 
-def finish(folder: str, main: dict[str, Any], before: dict[str, str]) -> None:
-    """Keeps what the cell wrote or changed: all that can travel, and of the rest why it cannot."""
+def finish(folder: str, main: dict[str, Any], before: dict[str, str], failed: bool) -> None:
+    """Keeps what the cell wrote or changed: all that can travel, and of the rest why it cannot. ``failed``: by the last
+    exception that the shell showed, which is kept too."""
     place = Folder(Path(folder))
     job = place.job()
     store = Store(Path(job.store))
     changed = {name: main[name] for name in _to_return(job, main, before)}
+    error = getattr(sys, "last_value", None) if failed else None
+    if error is not None:
+        changed[failure.NAME] = failure.packed(error)
     verdicts = judge({name: Reached(name, value) for name, value in changed.items()}, main)
     going = {verdict.name: changed[verdict.name] for verdict in verdicts if verdict.goes}
     header = snapshot.write(going, main, store).header
@@ -79,6 +101,8 @@ def finish(folder: str, main: dict[str, Any], before: dict[str, str]) -> None:
     }
     packages = modules.packages({name for verdict in verdicts for name in verdict.modules})
     body = {"snapshot": json.loads(header.to_json()), "left": left, "packages": packages}
+    if job.trials:
+        body["trial"] = trials.end(place, job, main, error)
     place.write("unsigned.json", json.dumps(body))
 
 

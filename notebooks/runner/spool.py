@@ -134,3 +134,29 @@ def read_lines(path: Path, after: int = 0) -> Iterator[Line]:
             line: Line = json.loads(raw)
             if line["seq"] > after:
                 yield line
+
+
+@dataclass
+class SpoolReader:
+    """Follows a spool that may not be there yet; reads each line once."""
+
+    path: Path
+    _offset: int = 0
+    _seq: int = 0
+
+    def new(self) -> list[Line]:
+        """The whole lines since the last call."""
+        found: list[Line] = []
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < self._offset:
+                self._offset = 0  # a half line was cut off; numbers tell what was read before
+            file.seek(self._offset)
+            for raw in file:
+                if not raw.endswith(b"\n"):
+                    break
+                self._offset += len(raw)
+                line: Line = json.loads(raw)
+                if line["seq"] > self._seq:
+                    self._seq = line["seq"]
+                    found.append(line)
+        return found

@@ -214,6 +214,17 @@ class Stop(Section):
         return self.save_grace + self.term_grace + 5
 
 
+class JobFiles(Section):
+    """Of jobs: outputs, variables and results, among the files of whoever submitted them."""
+
+    keep: Duration = Field(
+        default=14 * 86400, description="After its end a job's files are kept this long. Default 14d."
+    )
+    space_gib: Amount = Field(
+        default=100, description="What somebody's jobs may take in all before a new one is refused. Default 100."
+    )
+
+
 class Limits(Section):
     """The whole file."""
 
@@ -243,6 +254,7 @@ class Limits(Section):
         default=100, ge=0, description="How far down the queue overtaking is considered. Default 100. 0: never."
     )
     stop: Stop = Stop()
+    job_files: JobFiles = JobFiles()
 
     @field_validator("timezone")
     @classmethod

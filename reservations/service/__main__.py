@@ -46,6 +46,8 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
     assert settings.agent_socket is not None
     runtime = Runtime(settings, LocalEngine(settings.agent_socket), people)
     await runtime.start()
+    if settings.log_dir is not None:
+        settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     starts = asyncio.create_task(JobStarts(runtime).run())
     server = HTTPServer(make_app(Context(settings, runtime, tokens)), max_body_size=READ_AND_DROP)
     server.listen(settings.port, settings.address)

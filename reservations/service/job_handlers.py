@@ -9,6 +9,7 @@ from ..clock import rfc3339
 from ..engines.base import EngineUnknown, LaunchRefused
 from ..errors import PublicError
 from ..job import JobSpec
+from ..limits.values import UNLIMITED
 from ..pool import Pool
 from ..reservation import Reason, Reservation
 from ..usage import HOUR
@@ -90,7 +91,7 @@ def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
     refusal = pool.refusal(wish)
     if refusal is not None and refusal.status == 400:
         raise refusal
-    limits = pool.standing.effective(wish.owner, now)
+    limits, files = pool.standing.effective(wish.owner, now), pool.limits.job_files
     seconds = wish.time_limit_s or limits.default_time(wish.kind)
     least = pool.world().policy([wish.owner]).least_gpus(pool.slots, wish.request, tuple(limits.values["models"]))
     (told,) = pool.latest_starts([wish]) if refusal is None else (None,)
@@ -104,6 +105,10 @@ def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
         "time_limit_s": seconds,
         "gpu_hours": round(least * seconds * asked.count / HOUR, 3),
         "budgets": [purse_view(purse, now) for purse in pool.purses(wish.owner)],
+        "space": {
+            "keep_s": files.keep,
+            "bytes": None if files.space_gib == UNLIMITED else int(files.space_gib * 1024**3),
+        },
     }
 
 

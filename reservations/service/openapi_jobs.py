@@ -80,6 +80,15 @@ def schemas() -> Schema:
                 "time_limit_s": COUNT,
                 "gpu_hours": {**NUMBER, "description": "at most, of all jobs together"},
                 "budgets": {"type": "array", "items": budget_schema()},
+                "space": record(
+                    {
+                        "keep_s": {**COUNT, "description": "how long a job's files are kept after its end"},
+                        "bytes": {
+                            "type": ["integer", "null"],
+                            "description": "what all of them may take; null: no end",
+                        },
+                    }
+                ),
             }
         ),
         "JobKey": record({"key": {"type": "string", "description": "signs the results"}}),

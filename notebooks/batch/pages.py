@@ -1,0 +1,89 @@
+"""What people read: lists of jobs, and the offer before a submission."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ..capture.preflight import size_text
+from .job import Job
+from .options import Options
+from .places import Places
+from .preparation import Prepared
+from .service import Json
+from .states import duration
+
+HEADS = ("JOB", "NAME", "STATE", "SUBMITTED", "SIZE")
+
+
+def listing(jobs: Sequence[Job], places: Places) -> str:
+    """Of ``jobs``, the newest first, with what each takes on the disk."""
+    if not jobs:
+        return "No jobs. %%gpu_batch as the first line of a cell makes one."
+    counted: set[str] = set()
+    rows = [HEADS]
+    for job in jobs:
+        pieces = {digest: size for digest, size in places.pieces(job.id).items() if digest not in counted}
+        counted |= set(pieces)
+        size = places.size(job.id) + sum(pieces.values())
+        when = time.strftime("%m-%d %H:%M", time.localtime(job.request.at))
+        rows.append((job.id, job.request.name[:30], _state(job), when, size_text(size)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, f"{size_text(places.total())} in all, in {places.root}"])
+
+
+def _state(job: Job) -> str:
+    status = job.status()
+    progress = "" if job.is_sweep or status.ended else job.tasks[0].progress()
+    left = f", {duration(status.left_s)} left" if status.left_s is not None else ""
+    return f"{status.state}{left}" + (f", {progress}" if progress else "")
+
+
+def offer(options: Options, estimate: Json) -> str:
+    """When it starts and what it costs at most, in one line."""
+    count = max(1, len(options.points) or options.trials)
+    what = f"{count} × {share_text(options.share)}" if count > 1 else share_text(options.share)
+    start = estimate["latest_start_in_s"]
+    soon = (
+        "now" if start == 0 else f"within {duration(start)}" if start is not None else "at a time nobody can tell yet"
+    )
+    sure = "" if estimate["firm"] or start in (0, None) else ", if nobody comes before"
+    hours = estimate["gpu_hours"]
+    purse = _budget(estimate["budgets"], hours)
+    cost = f"at most {hours:g} GPU-hours{purse}" if hours else "no GPU-hours"
+    return f"{what} for {duration(estimate['time_limit_s'])}: starts {soon}{sure}, {cost}"
+
+
+def _budget(budgets: Sequence[Json], hours: float) -> str:
+    """The tightest budget: what share of its rest this would take."""
+    open_budgets = [budget for budget in budgets if budget["left"] is not None and "batch" in budget["kinds"]]
+    if not open_budgets:
+        return ""
+    tightest = min(open_budgets, key=lambda budget: float(budget["left"]))
+    left = float(tightest["left"])
+    return f", {100 * hours / left:.0f} % of the {left:g} left in your budget" if left else ", and your budget is empty"
+
+
+def share_text(share: Json) -> str:
+    """``{"gpus": 2, "model": "t4"}`` -> ``2 t4``."""
+    model = share.get("model", "")
+    if "memory_gib" in share:
+        return f"{share['memory_gib']:g} GiB of {model or 'a GPU'}"
+    if "mig_profile" in share:
+        return f"{share['mig_profile']} of {model or 'a GPU'}"
+    if "cpu_only" in share:
+        return "no GPU"
+    return f"{share['gpus']} {model or ('GPU' if share['gpus'] == 1 else 'GPUs')}"
+
+
+def pre_flight(prepared: Prepared, estimate: Json, moved: str) -> str:
+    """For ``--dry-run``."""
+    lines = [prepared.table(), *(f"Note: {text}" for text in prepared.warnings)]
+    if prepared.local_modules:
+        lines.append(f"Local modules that go as files: {', '.join(prepared.local_modules)}")
+    lines.append(f"{moved}.")
+    lines.append(
+        offer(prepared.options, estimate) + "." if estimate["possible"] else f"Not possible: {estimate['why']}"
+    )
+    return "\n".join([*lines, "Nothing was submitted (--dry-run)."])
