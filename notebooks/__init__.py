@@ -14,7 +14,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(handing, name)
     if name == "resumable":
-        from .resumable import resumable
+        from .checkpoints import resumable
 
         return resumable
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 WAITING, STARTING, RUNNING, UNKNOWN = "waiting", "starting", "running", "unknown"
-COMPLETED, FAILED, OVER_TIME, CANCELLED = "completed", "failed", "over time", "cancelled"
+COMPLETED, FAILED, OVER_TIME, OVER_BUDGET, CANCELLED = "completed", "failed", "over time", "over budget", "cancelled"
 OUT_OF_MEMORY, CRASHED, PREEMPTED, LOST, REFUSED = "out of memory", "crashed", "preempted", "lost", "refused"
 _FINAL = frozenset({COMPLETED, FAILED, OUT_OF_MEMORY, REFUSED})
 """Words of a runner after which nothing is started again, whoever asks."""
 _LIVE = {"queued": WAITING, "granted": STARTING, "starting": STARTING, "active": RUNNING, "ending": RUNNING}
-_REASONS = {"time limit": OVER_TIME, "cancelled": CANCELLED, "preempted": PREEMPTED, "lost": LOST, "refused": REFUSED}
+_REASONS = {
+    "time_limit": OVER_TIME,
+    "budget": OVER_BUDGET,
+    "idle": CANCELLED,
+    "cancelled": CANCELLED,
+    "preempted": PREEMPTED,
+    "lost": LOST,
+    "refused": REFUSED,
+}
 
 
 @dataclass(frozen=True)
@@ -54,14 +62,17 @@ def status_of(reservation: Mapping[str, Any] | None, told: Mapping[str, Any] | N
 
 def _ended(reservation: Mapping[str, Any], told: Mapping[str, Any] | None, attempt: int) -> Status:
     reason, detail = str(reservation["reason"]), str(reservation["detail"])
+    if told is not None and told["state"] == COMPLETED:  # its end and the limit met
+        return Status(COMPLETED, "", True, attempt)
     if reason in _REASONS:
         return Status(_REASONS[reason], detail, True, attempt)
     if told is not None and told["state"] in (*_FINAL, CRASHED):
         return Status(str(told["state"]), str(told["why"]), True, attempt)
-    word = COMPLETED if reason == "completed" else OUT_OF_MEMORY if "memory" in detail else FAILED
-    if word == FAILED and told is None and "signal" in detail:
-        word = CRASHED
-    return Status(word, detail, True, attempt)
+    if reason == "completed":
+        return Status(COMPLETED, detail, True, attempt)
+    if told is None and "signal" in detail:
+        return Status(CRASHED, detail, True, attempt)
+    return Status(OUT_OF_MEMORY if "memory" in detail else FAILED, detail, True, attempt)
 
 
 def _waiting_why(reservation: Mapping[str, Any]) -> str:

@@ -24,6 +24,8 @@ from .kernel import Kernel, KernelDied, Outcome
 from .signing import signed
 from .spool import Spool, read_lines
 
+OUT_OF_MEMORY = "out of memory"
+_MEMORY_ERRORS = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")
 _INSIDE = "import timeshare.notebooks.runner.inside as __timeshare_inside"
 SAVE_SHARE = 0.6
 """Of the time that a stop leaves, how much a resumable loop gets to come to the end of its step."""
@@ -31,8 +33,8 @@ SAVE_SHARE = 0.6
 
 @dataclass
 class Ending:
-    """``state``: ``completed``, ``failed`` (it raised), ``stopped`` (interrupted from outside), ``crashed`` (the kernel
-    died) or ``refused`` (it was not begun)."""
+    """``state``: ``completed``, ``failed`` (it raised), ``stopped`` (interrupted from outside), ``out of memory``,
+    ``crashed`` (the kernel died) or ``refused`` (it was not begun)."""
 
     state: str
     why: str = ""
@@ -75,10 +77,13 @@ class Runner:
         if self._settings.attempt > 1:
             text = f"timeshare: started again, attempt {self._settings.attempt}\n"
             self._spool.add("stream", {"name": "stderr", "text": text})
+        killed_before = oom_kills()
         try:
             self._kernel = Kernel(self._job.cwd, _environment(self._job, self._folder))
             return self._run(self._kernel)
         except KernelDied as died:
+            if died.killed and oom_kills() > killed_before:
+                return Ending(OUT_OF_MEMORY, "its kernel was killed because the machine's memory was used up")
             return Ending("crashed", str(died))
         finally:
             if self._kernel is not None:
@@ -102,13 +107,20 @@ class Runner:
         self._sign()
         if outcome.ok:
             return Ending("completed")
+        if outcome.name in _MEMORY_ERRORS:
+            return Ending(OUT_OF_MEMORY, f"{outcome.name}: {outcome.value}")
         stopped = self._stop_at is not None and outcome.name in ("KeyboardInterrupt", "JobStopped")
         return Ending("stopped" if stopped else "failed", f"{outcome.name}: {outcome.value}".rstrip(": "))
 
     def _cell(self, kernel: Kernel) -> Outcome:
-        outcome = kernel.run(self._job.cell, self._spool.add, self._tick)
+        outcome = kernel.run(self._job.cell, self._published, self._tick)
         self._spool.flush()
         return outcome
+
+    def _published(self, kind: str, content: dict[str, Any]) -> None:
+        if kind == "error" and content["ename"] == "JobStopped":  # as intended: its traceback tells nobody anything
+            kind, content = "stream", {"name": "stderr", "text": f"timeshare: stopped {content['evalue']}\n"}
+        self._spool.add(kind, content)
 
     def _sign(self) -> None:
         body = json.loads(self._folder.read("unsigned.json"))
@@ -133,6 +145,15 @@ class Runner:
         resumable = (self._folder.path / "resumable").exists()
         self._stop_at = time.monotonic() + (SAVE_SHARE * self._settings.grace_s if first and resumable else 0.0)
         (self._folder.path / "stop").touch(mode=0o600)
+
+
+def oom_kills() -> int:
+    """How many processes Linux has killed since it started because memory was used up; 0 where it does not say."""
+    try:
+        text = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
 
 
 def _environment(job: Job, folder: Folder) -> dict[str, str]:

@@ -24,7 +24,9 @@ PUBLISHED = frozenset({"stream", "display_data", "update_display_data", "execute
 
 
 class KernelDied(Exception):
-    """The kernel's process ended by itself; the text says how, as far as it can be known."""
+    """The kernel's process ended by itself; the text says how, as far as it can be known. ``killed``: by signal 9."""
+
+    killed = False
 
 
 @dataclass
@@ -127,7 +129,10 @@ class Kernel:
             return
         provisioner = self._manager.provisioner
         process = getattr(provisioner, "process", None)
-        raise KernelDied(_how(None if process is None else process.returncode))
+        code = None if process is None else process.returncode
+        died = KernelDied(_how(code))
+        died.killed = code == -signal.SIGKILL
+        raise died
 
 
 def _how(code: int | None) -> str:
