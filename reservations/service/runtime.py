@@ -263,9 +263,8 @@ class Runtime:
             if action is not None:
                 await self.engine.stop(action.reservation_id, self.pool.limits.stop, False)
             return
-        gentle = reservation.reason in (Reason.TIME_LIMIT, Reason.BUDGET, Reason.IDLE, Reason.PREEMPTED)
         rules = self.pool.stop_of(reservation)
-        state = await self.engine.stop(reservation.id, rules, gentle, self._last_start(reservation))
+        state = await self.engine.stop(reservation.id, rules, _gentle(reservation), self._last_start(reservation))
         if state is SessionState.EXITED and reservation.state is State.ENDING:
             await self.call(
                 self.pool.gone,
@@ -274,3 +273,10 @@ class Runtime:
                 reservation.detail,
                 reservation.generation,
             )
+
+
+def _gentle(reservation: Reservation) -> bool:
+    """Whether it gets an interrupt and time to save first. A job always does: nobody sits at it who could have saved
+    before cancelling. Who ends a session by hand has."""
+    unasked = (Reason.TIME_LIMIT, Reason.BUDGET, Reason.IDLE, Reason.PREEMPTED)
+    return reservation.kind is Kind.BATCH or reservation.reason in unasked
