@@ -241,6 +241,14 @@ class Job:
 
         return pandas.DataFrame(rows(self))
 
+    def study(self) -> Any:
+        """Of trials, the optuna.Study that they share, as far as it is. Raises Refused for other jobs."""
+        if not self.request.trials:
+            raise Refused(f"{self.id} has no study: %%gpu_batch --trials N makes one")
+        from ..runner.trials import study
+
+        return study(Folder(self.folder).path, self.request.direction)
+
     # --- what to do with it
 
     def cancel(self) -> None:

@@ -63,7 +63,7 @@ def status_of(reservation: Mapping[str, Any] | None, told: Mapping[str, Any] | N
 def _ended(reservation: Mapping[str, Any], told: Mapping[str, Any] | None, attempt: int) -> Status:
     reason, detail = str(reservation["reason"]), str(reservation["detail"])
     if told is not None and told["state"] == COMPLETED:  # its end and the limit met
-        return Status(COMPLETED, "", True, attempt)
+        return Status(COMPLETED, str(told["why"]), True, attempt)
     if reason in _REASONS:
         return Status(_REASONS[reason], detail, True, attempt)
     if told is not None and told["state"] in (*_FINAL, CRASHED):

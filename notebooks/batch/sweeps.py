@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runner.folder import Folder
+from ..runner.trials import JOURNAL
 from .places import Places
 from .service import Refused, Service
 from .states import COMPLETED
@@ -80,7 +81,7 @@ def copy_of(job: Job, places: Places) -> Request:
             if text is not None:
                 folder.write(name, text)
         tasks.append((subfolder, folder.digest()))
-    journal = job.folder / "study.journal"
+    journal = job.folder / JOURNAL
     if journal.exists():
         shutil.copyfile(journal, places.jobs / new_id / journal.name)
     request = replace(job.request, id=new_id, tasks=tuple(tasks), at=os.stat(places.jobs / new_id).st_mtime)

@@ -23,10 +23,13 @@ from .folder import Folder, Job
 from .kernel import Kernel, KernelDied, Outcome
 from .signing import signed
 from .spool import Spool, read_lines
+from .trials import PRUNED
 
 OUT_OF_MEMORY = "out of memory"
 _MEMORY_ERRORS = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")
 _INSIDE = "import timeshare.notebooks.runner.inside as __timeshare_inside"
+_AS_INTENDED = {"JobStopped": "stopped", "TrialPruned": PRUNED}
+"""Exceptions whose traceback tells nobody anything, and the word for them."""
 SAVE_SHARE = 0.6
 """Of the time that a stop leaves, how much a resumable loop gets to come to the end of its step."""
 
@@ -104,7 +107,11 @@ class Runner:
         saved = kernel.quietly(f"__timeshare_inside.finish({path!r}, globals(), __timeshare_before, {failed})")
         if not saved.ok:
             return Ending("failed", f"its results could not be kept: {saved.name}: {saved.value}")
-        self._sign()
+        trial = self._sign().get("trial", {})
+        if trial.get("state") == PRUNED:
+            return Ending("completed", PRUNED)
+        if outcome.ok and trial.get("state") == "failed":
+            return Ending("failed", "the cell's last line is no number: it is the trial's value")
         if outcome.ok:
             return Ending("completed")
         if outcome.name in _MEMORY_ERRORS:
@@ -118,14 +125,17 @@ class Runner:
         return outcome
 
     def _published(self, kind: str, content: dict[str, Any]) -> None:
-        if kind == "error" and content["ename"] == "JobStopped":  # as intended: its traceback tells nobody anything
-            kind, content = "stream", {"name": "stderr", "text": f"timeshare: stopped {content['evalue']}\n"}
+        if kind == "error" and content["ename"] in _AS_INTENDED:
+            text = f"timeshare: {_AS_INTENDED[content['ename']]} {content['evalue']}".rstrip()
+            kind, content = "stream", {"name": "stderr", "text": f"{text}\n"}
         self._spool.add(kind, content)
 
-    def _sign(self) -> None:
-        body = json.loads(self._folder.read("unsigned.json"))
+    def _sign(self) -> dict[str, Any]:
+        """What the cell left."""
+        body: dict[str, Any] = json.loads(self._folder.read("unsigned.json"))
         self._folder.write("results.json", signed(self._job.id, body, self._settings.key))
         (self._folder.path / "unsigned.json").unlink()
+        return body
 
     def _tick(self) -> None:
         self._spool.tick()

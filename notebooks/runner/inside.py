@@ -102,7 +102,7 @@ def finish(folder: str, main: dict[str, Any], before: dict[str, str], failed: bo
     packages = modules.packages({name for verdict in verdicts for name in verdict.modules})
     body = {"snapshot": json.loads(header.to_json()), "left": left, "packages": packages}
     if job.trials:
-        body["trial"] = trials.end(place, job, main, error)
+        body["trial"] = trials.end(main, error)
     place.write("unsigned.json", json.dumps(body))
 
 

@@ -4,31 +4,32 @@ on any node may write; no server is needed."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from .folder import Folder, Job
 
-JOURNAL = "study.journal"
+JOURNAL, STUDY = "study.journal", "trials"
+PRUNED = "pruned"
 
 
-def study(folder: Folder, job: Job) -> Any:
-    """Of the sweep that ``job`` is a part of; made by whoever comes first."""
+def study(folder: Path, direction: str) -> Any:
+    """Of the sweep whose folder this is; made by whoever comes first."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path = str(folder.path.parent / JOURNAL)
+    path = str(folder / JOURNAL)
     storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-    name, direction = job.id.partition("/")[0], optuna.study.StudyDirection[job.trials.upper()]
-    return optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+    return optuna.create_study(storage=storage, study_name=STUDY, direction=direction, load_if_exists=True)
 
 
 def begin(folder: Folder, job: Job) -> Any:
     """A new trial; for a job that was preempted, the one that it had."""
     import optuna
 
-    made = study(folder, job)
+    made = study(folder.path.parent, job.trials)
     known = folder.read_if_there("trial.json")
     if known is not None:
         number = int(json.loads(known)["number"])
@@ -40,23 +41,28 @@ def begin(folder: Folder, job: Job) -> Any:
     return trial
 
 
-def end(folder: Folder, job: Job, main: dict[str, Any], error: BaseException | None) -> dict[str, Any]:
+def end(main: dict[str, Any], error: BaseException | None) -> dict[str, Any]:
     """Tells the study; a summary of the trial for lists. The value is that of the cell's last line."""
     import optuna
 
-    trial, value = main["trial"], main.get("_")
+    trial = main["trial"]
+    value = None if error is not None else _number(main.get("_"))
     if isinstance(error, optuna.TrialPruned):
         trial.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        state = "pruned"
-    elif error is not None or not isinstance(value, int | float):
+        state = PRUNED
+    elif value is None:
         trial.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         state = "failed"
     else:
-        trial.study.tell(trial, float(value))
+        trial.study.tell(trial, value)
         state = "complete"
-    return {
-        "number": trial.number,
-        "state": state,
-        "value": value if state == "complete" else None,
-        "params": trial.params,
-    }
+    return {"number": trial.number, "state": state, "value": value, "params": trial.params}
+
+
+def _number(value: Any) -> float | None:
+    """Of numbers of any package: Python's, numpy's, a tensor's."""
+    try:
+        found = None if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if found == found else None  # not of "not a number"
