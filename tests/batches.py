@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hubs import Hub
 from nodes import eventually
-from services import ADMIN, running_service
 from services import Service as TestService
+from services import running_service
 
 from timeshare.notebooks.batch.handing import Handed, check, hand_over
 from timeshare.notebooks.batch.job import Job
@@ -32,11 +33,16 @@ stop: {save_grace: 3s, term_grace: 2s}
 class Notebook:
     """``main``: its globals. ``hand`` submits a cell."""
 
-    def __init__(self, server: TestService, folder: Path, owner: str = "ada") -> None:
-        self.server, self.owner = server, owner
+    def __init__(self, server: TestService | Hub, folder: Path, owner: str = "ada") -> None:
+        self.place, self.owner = server, owner
         self.places = Places(folder)
-        self.service = Service(f"{server.deployment.service_url}", ADMIN, owner)
+        self.service = Service(server.deployment.service_url, server.deployment.admin_token, owner)
         self.main: dict[str, Any] = {"__name__": "__main__"}
+
+    @property
+    def server(self) -> TestService:
+        assert isinstance(self.place, TestService)
+        return self.place
 
     def run(self, source: str) -> None:
         exec(compile(source, "<notebook>", "exec"), self.main)

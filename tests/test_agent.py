@@ -23,7 +23,7 @@ import pytest
 from nodes import Node, all_marked, deployment, eventually, marked, order, part, running_node
 
 from timeshare.reservations.agent.client import AgentError, AgentUnreachable
-from timeshare.reservations.agent.handover import Report, compiled_launcher, pack, start_launcher
+from timeshare.reservations.agent.handover import Hidden, Report, compiled_launcher, pack, start_launcher
 from timeshare.reservations.agent.records import Records, Tombstone, durable_write
 from timeshare.reservations.agent.server import parse_order
 from timeshare.reservations.deployment import VARIABLE
@@ -581,7 +581,7 @@ def test_a_launcher_that_finds_a_tombstone_starts_nothing(tmp_path: Path) -> Non
     record = records.create(wanted)
     records.bury(record.reservation_id, Tombstone("any-boot", False, 0, 0))
     tombstone = records.stops / f"{record.reservation_id}.json"
-    started = start_launcher(program, record, tombstone, pack(wanted, {"PATH": os.environ["PATH"]}), ())
+    started = start_launcher(program, record, tombstone, pack(wanted, Hidden({"PATH": os.environ["PATH"]})), ())
     assert started.report() == Report(stopped=True)
     assert started.process.wait() == 1
     assert record.exit() == {"code": None, "message": "it was stopped before it started"}
@@ -594,7 +594,7 @@ def test_a_launcher_that_was_given_up_starts_nothing(tmp_path: Path) -> None:
     wanted = parse_order(order(str(uuid.uuid4()), ["touch", str(out)]), False)
     record = records.create(wanted)
     assert record.abandon_unless_started()
-    started = start_launcher(program, record, tmp_path / "none", pack(wanted, {"PATH": os.environ["PATH"]}), ())
+    started = start_launcher(program, record, tmp_path / "none", pack(wanted, Hidden({"PATH": os.environ["PATH"]})), ())
     assert started.report() == Report()
     assert started.process.wait() == 1
     assert not out.exists()

@@ -185,6 +185,18 @@ def test_a_python_program_hands_over_calls(kernel: NotebookKernel) -> None:
     assert kernel.value("attach(job.id).done()") == "True"
 
 
+def test_nobody_else_can_see_or_end_a_job(hub: Hub, kernel: NotebookKernel) -> None:
+    kernel.run("%%gpu_batch --memory 1\nimport time; time.sleep(5)")
+    name = kernel.value("_job.reservation_ids()[0]").strip("'")
+    ben, ada = hub.login("ben"), hub.login("ada")
+    for path in (f"jobs/{name}/key", f"jobs/{name}/lines", f"reservations/{name}"):
+        assert ben.service("GET", path).status_code == 404
+        assert ada.service("GET", path).status_code == 200
+    assert ben.service("POST", f"reservations/{name}/end", json={}).status_code == 404
+    assert name not in ben.service("GET", "reservations").text
+    assert name in ada.service("GET", "reservations").text
+
+
 def test_the_same_in_a_terminal(hub: Hub, environment: dict[str, str], tmp_path: Path) -> None:
     import os
     import subprocess

@@ -32,7 +32,8 @@ def test_a_cell_goes_out_and_its_variables_come_back(notebook: Notebook) -> None
     assert job.result(60) == {"data": [1, 2, 3], "answer": 6}
     assert job.tasks[0].text() == "the sum is 6\n"
     assert job.bring() == ["back: answer, data"] or notebook.main["answer"] == 6
-    assert (notebook.reservation(job)["state"], notebook.reservation(job)["reason"]) == ("ended", "completed")
+    eventually(lambda: notebook.reservation(job)["state"] == "ended")
+    assert notebook.reservation(job)["reason"] == "completed"
     assert notebook.reservation(job)["kind"] == "batch"
 
 

@@ -1,6 +1,6 @@
-"""``python -m timeshare.notebooks.runner FOLDER [--digest D]``: runs the job in FOLDER. The exit status is 0 if the
-cell ran to its end, 1 if it raised, was stopped or crashed, 2 if it could not be run at all; status.json tells the
-rest."""
+"""``python -m timeshare.notebooks.runner FOLDER [--digest D] [--key-stdin]``: runs the job in FOLDER. The exit status
+is 0 if the cell ran to its end, 1 if it raised, was stopped or crashed, 2 if it could not be run at all; status.json
+tells the rest."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Settings:
     grace_s: float
 
     @staticmethod
-    def taken() -> Settings:
-        """From the environment; the key is taken out of it."""
-        take = os.environ.pop
-        key, grace = take("TIMESHARE_JOB_KEY", ""), take("TIMESHARE_STOP_GRACE_S", "30")
+    def taken(*, key_stdin: bool) -> Settings:
+        """From the environment; the key, which is no part of that, from standard input if it is there."""
+        key = sys.stdin.readline().strip() if key_stdin else ""
+        grace = os.environ.pop("TIMESHARE_STOP_GRACE_S", "30")
         return Settings(int(os.environ.get("TIMESHARE_GENERATION", "1")), key, float(grace))
 
 
@@ -183,13 +183,14 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m timeshare.notebooks.runner")
     parser.add_argument("folder")
     parser.add_argument("--digest", default="", help="what job.json must be")
+    parser.add_argument("--key-stdin", action="store_true", help="standard input has the key that signs the results")
     return parser.parse_args(words)
 
 
 def main(words: list[str]) -> int:
     """See the module."""
     options = _parse(words)
-    settings = Settings.taken()
+    settings = Settings.taken(key_stdin=options.key_stdin)
     try:
         folder = Folder(Path(options.folder).absolute())
         job = folder.job(options.digest)

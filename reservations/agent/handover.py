@@ -17,6 +17,18 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 REPORT_WAIT_S = 30.0
 
 
+MAX_STDIN = 4096
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What the program is given and no file keeps. ``stdin``: text for its standard input, for secrets that are not
+    to stand in its environment; at most MAX_STDIN bytes, empty: it has none."""
+
+    env: Mapping[str, str]
+    stdin: str = ""
+
+
 @dataclass(frozen=True)
 class Report:
     """What a launcher told. ``pid``: the server's, 0 when it does not run. Neither ``failed`` (the reason) nor
@@ -27,16 +39,19 @@ class Report:
     stopped: bool = False
 
 
-def pack(order: Order, env: Mapping[str, str]) -> bytes:
+def pack(order: Order, hidden: Hidden) -> bytes:
     """The order as the launcher reads it: fields with a NUL between. Raises ValueError for text that no process can
     be given."""
     groups = [order.filter.get("cgroups", ()), order.filter.get("prefix", ()), order.argv]
-    fields = [order.log_path or "", order.user or "", order.cwd or ""]
+    env = hidden.env
+    fields = [order.log_path or "", order.user or "", order.cwd or "", hidden.stdin]
     fields += [str(len(group)) for group in groups]
     fields += [word for group in groups for word in group]
     fields += [f"{name}={value}" for name, value in env.items()]
     if any("\0" in field for field in fields) or any("=" in name or not name for name in env):
         raise ValueError("words and variables must not hold NUL, and names of variables no '='")
+    if len(hidden.stdin.encode(errors="replace")) > MAX_STDIN:
+        raise ValueError(f"standard input must be at most {MAX_STDIN} bytes")
     try:
         return "\0".join(fields).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -36,13 +36,14 @@ class Failed(Exception):
 
 
 class Order:
-    """What to run, out of ``handover.pack``. Empty ``log_path``, ``user``, ``cwd``: dropped, the agent's own, home."""
+    """What to run, out of ``handover.pack``. Empty ``log_path``, ``user``, ``cwd``, ``stdin``: dropped, the agent's
+    own, home, nothing to read."""
 
     def __init__(self, packed: bytes) -> None:
         fields = packed.decode("utf-8", "surrogateescape").split("\0")
-        self.log_path, self.user, self.cwd = fields[:3]
-        counts = [int(field) for field in fields[3:6]]
-        rest = iter(fields[6:])
+        self.log_path, self.user, self.cwd, self.stdin = fields[:4]
+        counts = [int(field) for field in fields[4:7]]
+        rest = iter(fields[7:])
         self.cgroups, self.prefix, self.argv = ([next(rest) for _ in range(count)] for count in counts)
         self.env = dict(item.split("=", 1) for item in rest)
 
@@ -175,7 +176,7 @@ def become(order: Order) -> None:
     """In the child: turns into the server. Whatever fails here is told to the parent and ends it."""
     os.setsid()
     handle((SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ), SIG_DFL)
-    redirect(order.log_path)
+    redirect(order.log_path, order.stdin)
     account = account_of(order.user)
     env = order.env
     if order.user:
@@ -217,11 +218,16 @@ def enter_folder(wanted: str, home: str) -> None:
     raise Failed("no working folder can be entered")
 
 
-def redirect(log_path: str) -> None:
+def redirect(log_path: str, stdin: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
+    reader = null
+    if stdin:  # it fits into the pipe, so nobody has to read before all is written
+        reader, writer = os.pipe()
+        os.write(writer, stdin.encode("utf-8", "surrogateescape"))
+        os.close(writer)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     log = os.open(log_path, flags, 0o600) if log_path else null
-    os.dup2(null, 0)
+    os.dup2(reader, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
 

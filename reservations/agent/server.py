@@ -19,6 +19,7 @@ from ..clock import read_boot_id
 from ..devices.model import DeviceError, DeviceSource
 from .events import Events
 from .guard import Guard
+from .handover import Hidden
 from .records import ID_PATTERN, MAX_GENERATION, Order, SharePart
 from .refusals import Refused
 from .sessions import Sessions
@@ -86,11 +87,14 @@ class Agent:
         return asdict(self._source.inventory())
 
     def _launch(self, params: dict[str, Any]) -> dict[str, Any]:
-        env = params["env"]
+        env, stdin = params["env"], params.get("stdin", "")
         if not isinstance(env, dict) or not all(isinstance(v, str) and "\0" not in v for v in env.values()):
             raise Refused("invalid", "env must hold text only")
+        if not isinstance(stdin, str):
+            raise Refused("invalid", "stdin must be text")
         # The devices as they are now: one may have vanished since it was given out.
-        return self._sessions.launch(parse_order(params, self._multi_user), env, self._source.inventory)
+        order = parse_order(params, self._multi_user)
+        return self._sessions.launch(order, Hidden(env, stdin), self._source.inventory)
 
     def _list_sessions(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         memory = self.guard.memory_mib

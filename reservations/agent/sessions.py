@@ -6,7 +6,7 @@ import logging
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -15,7 +15,7 @@ from typing import Any
 from ..clock import read_boot_id
 from ..devices.model import Inventory
 from .environment import session_environment
-from .handover import Report, compiled_launcher, pack, start_launcher
+from .handover import Hidden, Report, compiled_launcher, pack, start_launcher
 from .isolation import Way, group_pids
 from .processes import Process, read_processes, send, session_pids
 from .records import Order, Record, Records
@@ -65,7 +65,7 @@ class Sessions:
 
     # --- launch
 
-    def launch(self, order: Order, env: Mapping[str, str], inventory: Callable[[], Inventory]) -> dict[str, Any]:
+    def launch(self, order: Order, hidden: Hidden, inventory: Callable[[], Inventory]) -> dict[str, Any]:
         """Starts it, unless it was started already. Raises Refused; then nothing of this order runs, but for reason
         ``unknown``. ``inventory`` is asked only when devices are needed; it may raise DeviceError."""
         with self.lock(order.reservation_id):
@@ -80,7 +80,7 @@ class Sessions:
             for record in known:
                 self._end(record)
             self.records.exhume(order.reservation_id)
-            return self._start(order, env, inventory() if order.share else Inventory())
+            return self._start(order, hidden, inventory() if order.share else Inventory())
 
     def _already(self, record: Record) -> dict[str, Any]:
         """The answer to a launch that was begun before, perhaps by an agent that died meanwhile."""
@@ -99,14 +99,15 @@ class Sessions:
                 raise Refused("unknown", "the start takes unusually long; nobody can say yet how it ends")
             time.sleep(0.02)
 
-    def _start(self, order: Order, env: Mapping[str, str], inventory: Inventory) -> dict[str, Any]:
+    def _start(self, order: Order, hidden: Hidden, inventory: Inventory) -> dict[str, Any]:
         key = f"{order.reservation_id}.{order.generation}"
         sight = sight_of(order, inventory, self._device_root, self.simulated)
         filter_ = sight.filter(self.way, key)
         level = sight.enforcement(self.way, filter_)
         order = replace(order, enforcement=level, filter=filter_, started_at=time.time())
         try:
-            packed = pack(order, {**env, **session_environment(order, self.simulated)})
+            env = {**hidden.env, **session_environment(order, self.simulated)}
+            packed = pack(order, replace(hidden, env=env))
         except ValueError as error:
             raise Refused("invalid", str(error)) from None
         under_way = (order.reservation_id, order.generation)

@@ -69,8 +69,9 @@ class JobStarts:
             "generation": reservation.generation,
             "owner": reservation.owner,
             "user": reservation.owner if settings.multi_user else None,
-            "argv": [job.python, "-m", RUNNER, job.folder, "--digest", job.digest],
+            "argv": [job.python, "-m", RUNNER, job.folder, "--digest", job.digest, "--key-stdin"],
             "env": self._environment(reservation),
+            "stdin": job.key,
             "cwd": job.folder,
             "log_path": None if log_path is None else str(log_path),
             "share": [
@@ -82,11 +83,11 @@ class JobStarts:
         }
 
     def _environment(self, reservation: Reservation) -> dict[str, str]:
-        """What the runner needs; the environment of the cell is in the job. The key is taken out before it begins."""
+        """What the runner needs; the environment of the cell is in the job."""
         job = reservation.job
         assert job is not None
         grace = self._runtime.pool.stop_of(reservation).save_grace
         path = f"{Path(job.python).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        found = {"PATH": path, "TIMESHARE_JOB_KEY": job.key, "TIMESHARE_STOP_GRACE_S": f"{grace:g}"}
+        found = {"PATH": path, "TIMESHARE_STOP_GRACE_S": f"{grace:g}"}
         kept = ("LANG", "LC_ALL", "TZ") if self._runtime.settings.multi_user else ("LANG", "LC_ALL", "TZ", "HOME")
         return {**{name: os.environ[name] for name in kept if name in os.environ}, **found}
