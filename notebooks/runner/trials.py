@@ -13,7 +13,7 @@ JOURNAL, STUDY = "study.journal", "trials"
 PRUNED = "pruned"
 
 
-def study(folder: Path, direction: str) -> Any:
+def study(folder: Path, direction: Any) -> Any:
     """Of the sweep whose folder this is; made by whoever comes first."""
     import optuna
     from optuna.storages import JournalStorage
