@@ -60,8 +60,9 @@ class CellScreen:
     def status(self, text: str, *, ended: bool) -> None:
         mark = "■" if ended else "▶"
         first = self._status is None
+        shown = f"<pre style='margin:0;padding:0'>{mark} {html.escape(text)}</pre>"
         self._status = {
-            "data": {"text/plain": f"{mark} {text}", "text/html": f"<pre>{mark} {html.escape(text)}</pre>"},
+            "data": {"text/plain": f"{mark} {text}", "text/html": shown},
             "metadata": {},
             "transient": {"display_id": self._display_id},
         }

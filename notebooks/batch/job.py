@@ -21,7 +21,8 @@ from .service import Json, Refused, Service, Unreachable
 from .states import COMPLETED, UNKNOWN, Status, status_of, summary
 from .submission import REQUEST, SUBMITTED, Request, send
 
-POLL_S = 1.0
+FIRST_POLL_S, POLL_S = 0.1, 1.0
+"""How often a job is looked at that somebody waits for: ever more seldom."""
 LONG_POLL_S = 20
 
 
@@ -175,11 +176,13 @@ class Job:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether it has ended, within ``timeout`` seconds (None: as long as it takes)."""
-        until = None if timeout is None else time.monotonic() + timeout
+        until = float("inf") if timeout is None else time.monotonic() + timeout
+        pause = FIRST_POLL_S
         while not self.done():
-            if until is not None and time.monotonic() >= until:
+            if time.monotonic() >= until:
                 return False
-            time.sleep(POLL_S if until is None else min(POLL_S, max(0.0, until - time.monotonic())))
+            time.sleep(min(pause, max(0.0, until - time.monotonic())))
+            pause = min(POLL_S, 1.2 * pause)
         return True
 
     # --- what came of it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..capture.preflight import size_text
 from .job import Job
@@ -30,14 +31,19 @@ def listing(jobs: Sequence[Job], places: Places) -> str:
         rows.append((job.id, job.request.name[:30], _state(job), when, size_text(size)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, f"{size_text(places.total())} in all, in {places.root}"])
+    return "\n".join([*lines, f"{size_text(places.total())} in all, in {_short(places.root)}"])
+
+
+def _short(path: Path) -> str:
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
 def _state(job: Job) -> str:
     status = job.status()
+    where = f" on {status.placement}" if status.placement else ""
     progress = "" if job.is_sweep or status.ended else job.tasks[0].progress()
     left = f", {duration(status.left_s)} left" if status.left_s is not None else ""
-    return f"{status.state}{left}" + (f", {progress}" if progress else "")
+    return f"{status.state}{where}{left}" + (f", {progress}" if progress else "")
 
 
 def offer(options: Options, estimate: Json) -> str:

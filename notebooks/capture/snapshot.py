@@ -16,6 +16,7 @@ import platform
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ from .store import Blob, Store
 FORMAT = 1
 OUT_OF_BAND = 1024 * 1024
 """Buffers of this many bytes and more are kept beside the stream, each once for all snapshots."""
+WRITERS = 2
+"""Threads: a digest keeps one processor busy, and the disk waits for none."""
 _MAIN = "timeshare: the globals of the notebook"
 
 
@@ -78,10 +81,12 @@ class Written:
 
 def write(variables: Mapping[str, Any], main: dict[str, Any], store: Store) -> Written:
     """Keeps ``variables``, whose functions have ``main`` as their globals. Raises what pickling raises."""
-    blobs: list[Blob] = []
     stream = io.BytesIO()
-    dump(dict(variables), main, stream, lambda view: blobs.append(store.put(view)))
-    body = store.put(stream.getbuffer())
+    with ThreadPoolExecutor(WRITERS) as pool:
+        puts: list[Future[Blob]] = []
+        dump(dict(variables), main, stream, lambda view: puts.append(pool.submit(store.put, view)))
+        body = store.put(stream.getbuffer())
+        blobs = [put.result() for put in puts]
     buffers = tuple((blob.digest, blob.size) for blob in blobs)
     header = Header(tuple(variables), (body.digest, body.size), buffers)
     pieces = [*blobs, body]

@@ -6,18 +6,22 @@ file's owner, that it is a plain file, and that its bytes have the digest they a
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import re
 import secrets
 import stat
+import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from blake3 import blake3
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-CHUNK = 16 * 1024 * 1024
+CHUNK = 4 * 1024 * 1024
+"""Bytes that are written at once."""
 
 
 class Untrusted(Exception):
@@ -40,33 +44,41 @@ class Store:
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_own(folder, os.lstat(folder), stat.S_ISDIR)
+        self._placing = threading.Lock()
 
     def put(self, data: memoryview | bytes) -> Blob:
-        """Keeps ``data``. It is on the disk, whole, when this returns; an interrupted one leaves no blob."""
+        """Keeps ``data``. It is on the disk, whole, when this returns; an interrupted one leaves no blob. Several
+        threads may put at once."""
         view = memoryview(data).cast("B")
-        digest = blake3(view, max_threads=blake3.AUTO).hexdigest()
-        path = self.path(digest)
-        if _size(path) == view.nbytes:
-            os.utime(path)  # it is in use again: not to be swept now
-            return Blob(digest, view.nbytes)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        draft = path.with_name(f".{digest[:16]}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        if view.nbytes < CHUNK or view.nbytes in self._sizes:
+            # It may well be there: to read it is faster than to write it.
+            digest = _digest(view)
+            if _size(self.path(digest)) == view.nbytes:
+                os.utime(self.path(digest))  # it is in use again: not to be swept now
+                return Blob(digest, view.nbytes)
+        drafts = self.folder / "drafts"
+        drafts.mkdir(mode=0o700, exist_ok=True)
+        draft = drafts / secrets.token_hex(16)
         try:
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
-                for begin in range(0, view.nbytes, CHUNK):
-                    _write_all(file.fileno(), view[begin : begin + CHUNK])
-                os.fsync(file.fileno())
-            draft.replace(path)
+            digest = _written(view, draft)
+            path = self.path(digest)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            with self._placing:
+                new = _size(path) != view.nbytes
+                draft.replace(path)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        return Blob(digest, view.nbytes, new=True)
+        return Blob(digest, view.nbytes, new)
+
+    @cached_property
+    def _sizes(self) -> set[int]:
+        """Of everything that was kept before: data of another size is certainly new."""
+        return {path.lstat().st_size for path in self.folder.glob("*/*")}
 
     def has(self, data: memoryview) -> bool:
         """Whether ``data`` is kept already."""
-        digest = blake3(data.cast("B"), max_threads=blake3.AUTO).hexdigest()
-        return _size(self.path(digest)) == data.nbytes
+        return data.nbytes in self._sizes and _size(self.path(_digest(data.cast("B")))) == data.nbytes
 
     def get(self, digest: str, size: int) -> memoryview:
         """The bytes of ``digest``, as memory that may be written without changing the store. Raises Untrusted."""
@@ -81,7 +93,7 @@ class Store:
             if status.st_size != size:
                 raise Untrusted(f"{path.name} has {status.st_size} bytes and should have {size}: submit the cell again")
             view = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)) if size else memoryview(b"")
-        if blake3(view, max_threads=blake3.AUTO).hexdigest() != digest:
+        if _digest(view) != digest:
             raise Untrusted(f"{path.name} was changed since it was written: submit the cell again")
         return view
 
@@ -110,6 +122,30 @@ def _size(path: Path) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
-def _write_all(descriptor: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _digest(view: memoryview) -> str:
+    return str(blake3(view, max_threads=blake3.AUTO).hexdigest())
+
+
+def _written(view: memoryview, path: Path) -> str:
+    """Writes it; its digest. Both in one pass over the memory, and the disk begins before the end."""
+    digest = blake3()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        for begin in range(0, view.nbytes, CHUNK):
+            chunk = view[begin : begin + CHUNK]
+            digest.update(chunk)
+            while chunk:
+                chunk = chunk[os.write(descriptor, chunk) :]
+            if _begin_to_store is not None:
+                _begin_to_store(descriptor, begin, CHUNK, _WRITE)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return str(digest.hexdigest())
+
+
+_WRITE = 2
+"""SYNC_FILE_RANGE_WRITE of sync_file_range(2)."""
+_begin_to_store = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _begin_to_store is not None:
+    _begin_to_store.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]

@@ -1,0 +1,135 @@
+"""A cell handed over in JupyterLab, whose notebook then loses its tab, its kernel and its hub.
+
+With ``SCREENSHOTS=DIR`` the notebook is photographed for the documentation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browsers import Person, chromium, chromium_path
+from hubs import Hub, running_hub
+from nodes import all_marked, eventually
+from playwright.sync_api import Browser, Page, TimeoutError
+from test_browser import photograph
+
+from timeshare.hub_config.supervisor import leftovers
+
+pytestmark = [pytest.mark.browser, pytest.mark.hub, pytest.mark.timeout(600)]
+if chromium_path() is None:
+    pytestmark.append(pytest.mark.skip(reason="no Chromium is installed: run `make system`"))
+
+EPOCHS = 50
+TRAINING = f"""%%gpu_batch --memory 4 --time 30m
+import matplotlib.pyplot as plt, time
+losses = []
+for epoch in range({EPOCHS}):
+    losses.append(start / (1 + epoch))
+    if epoch % 10 == 9: print("epoch", epoch + 1, "loss", round(losses[-1], 3), flush=True)
+    time.sleep(.5)
+figure = plt.figure(figsize=(5, 2)); plt.plot(losses); plt.ylabel("loss"); plt.show()"""
+LINES = [f"epoch {n} loss {round(3 / n, 3)}" for n in range(10, EPOCHS + 1, 10)]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # kernels take it as a sign to leave file descriptors alone
+    with running_hub(tmp_path, "--simulate", "a100-40gb:2,t4:1") as found:
+        yield found
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+def open_notebook(person: Person) -> Page:
+    page = person.page
+    page.goto(f"{person.url}user/{person.name}/lab?reset")
+    page.click(".jp-LauncherCard[data-category=Notebook]")
+    page.wait_for_selector(".jp-Notebook .jp-Cell .cm-content")
+    page.wait_for_timeout(1500)  # Lab draws the first cell twice
+    page.locator(".jp-Notebook .cm-content").first.click()
+    return page
+
+
+def quieten(page: Page) -> None:
+    """Nothing but the notebook: no side bar, no question about news."""
+    with contextlib.suppress(TimeoutError):
+        page.get_by_role("button", name="No", exact=True).click(timeout=8000)
+    page.keyboard.press("Control+b")
+    page.locator(".jp-Notebook .cm-content").first.click()
+
+
+def run(page: Page, code: str) -> None:
+    """In the cell that has the cursor, then goes to the next."""
+    page.keyboard.insert_text(code)
+    page.keyboard.press("Shift+Enter")
+
+
+def output(page: Page, number: int) -> str:
+    return page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-OutputArea").inner_text()
+
+
+def until(page: Page, number: int, text: str, seconds: int = 60) -> None:
+    for _ in range(seconds * 4):
+        if text in output(page, number):
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError(f"{text!r} did not appear; there is {output(page, number)!r}")
+
+
+def notebook_kernels() -> list[int]:
+    """Of sessions; those of jobs are none."""
+    found = []
+    for pids in all_marked().values():
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                found += [pid] if b"ipykernel_launcher" in words else []
+    return found
+
+
+def test_a_job_survives_tab_kernel_and_hub_and_is_attached_to_afterwards(hub: Hub, browser: Browser) -> None:
+    ada = Person(browser, hub.url, "ada", hub.deployment.password)
+    ada.open_form()
+    ada.start("1 whole t4")
+    ada.wait_for_lab()
+    page = open_notebook(ada)
+    quieten(page)
+    run(page, "start = 3")
+    run(page, TRAINING)
+    until(page, 1, "starts now, at most")
+    until(page, 1, LINES[0])
+    job_id = re.findall(r"\d{4}-[0-9a-f]{8}", output(page, 1))[0]
+    page.close()
+    ada.context.close()
+    (kernel,) = notebook_kernels()
+    os.kill(kernel, signal.SIGKILL)
+    (hub_pid,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == "hub"]
+    os.kill(hub_pid, signal.SIGKILL)
+    eventually(lambda: hub_pid not in leftovers(hub.deployment.path) and hub.is_healthy(), 60)
+
+    back = Person(browser, hub.url, "ada", hub.deployment.password)
+    page = open_notebook(back)
+    quieten(page)
+    run(page, "%gpu_batch ls")
+    until(page, 0, job_id)
+    run(page, "%gpu_batch attach")
+    until(page, 1, "completed")
+    assert [line for line in output(page, 1).splitlines() if line.startswith("epoch")] == LINES
+    page.wait_for_selector(".jp-OutputArea-output img")
+    run(page, "%gpu_batch result")
+    until(page, 2, "back: ")
+    run(page, f"losses == [3 / (1 + n) for n in range({EPOCHS})], epoch")
+    until(page, 3, f"(True, {EPOCHS - 1})")
+    page.wait_for_timeout(500)
+    photograph(page, "batch")
+    back.close()
