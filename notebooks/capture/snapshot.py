@@ -24,6 +24,7 @@ import cloudpickle
 
 from .rules import Refused, rule_for
 from .store import Blob, Store
+from .tensors import Tensors
 
 FORMAT = 1
 OUT_OF_BAND = 1024 * 1024
@@ -145,6 +146,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, file: io.BytesIO, main: dict[str, Any], keep: Callable[[memoryview], object] | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=None if keep is None else self._offered)
         self._keep = keep
+        self._tensors = Tensors()
         self._main = _Globals(main=True)
         self.globals_ref[id(main)] = self._main
 
@@ -153,6 +155,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         rule = rule_for(item)
         if rule is not None:
             raise Refused(item, rule)
+        tensor = self._tensors.reduced(item)
+        if tensor is not None:
+            return tensor
         return super().reducer_override(item)
 
     def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:

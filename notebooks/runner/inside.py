@@ -60,7 +60,10 @@ def random_states() -> dict[str, Any]:
     if "numpy" in sys.modules:
         found["numpy"] = sys.modules["numpy"].random.get_state()
     if "torch" in sys.modules:
-        found["torch"] = sys.modules["torch"].get_rng_state()
+        torch = sys.modules["torch"]
+        found["torch"] = torch.get_rng_state()
+        if torch.cuda.is_initialized():
+            found["cuda"] = torch.cuda.get_rng_state_all()
     return found
 
 
@@ -71,7 +74,10 @@ def set_random_states(states: dict[str, Any]) -> None:
     if "numpy" in states:
         importlib.import_module("numpy").random.set_state(states["numpy"])
     if "torch" in states:
-        importlib.import_module("torch").set_rng_state(states["torch"])
+        torch = importlib.import_module("torch")
+        torch.set_rng_state(states["torch"])
+        for number, state in enumerate(states.get("cuda", ())[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, number)
 
 
 def _set_extra(extra: dict[str, Any]) -> None:
