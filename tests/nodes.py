@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from timeshare.reservations.agent.client import AgentClient, AgentUnreachable
 from timeshare.reservations.deployment import VARIABLE, Deployment
+from timeshare.reservations.devices.model import Inventory
+from timeshare.reservations.devices.nvml import NvmlSource
 
 T = TypeVar("T")
 MARK = b"TIMESHARE_RESERVATION_ID="
@@ -177,3 +179,12 @@ def running_node(state_dir: Path, **changes: Any) -> Iterator[Node]:
         yield node
     finally:
         node.close()
+
+
+def gpus_here() -> Inventory:
+    """The real ones of this machine; without any, the reason."""
+    source = NvmlSource()
+    try:
+        return source.inventory()
+    finally:
+        source.close()

@@ -126,9 +126,10 @@ def test_a_job_trains_the_model_of_the_notebook(tmp_path: Path) -> None:
         torch.manual_seed(1)
         exec(compile(MODEL, "<notebook>", "exec"), notebook.main)
         kept, weights = notebook.main["net"], next(notebook.main["net"].parameters())
-        job = notebook.hand(
+        cell = (
             "losses = [step() for _ in range(5)]\nshared = opt.param_groups[0]['params'][0] is next(net.parameters())"
         )
+        job = notebook.hand(cell)
         here = [notebook.main["step"]() for _ in range(5)]
         result = job.result(120)
         assert result["losses"] == pytest.approx(here)

@@ -21,7 +21,7 @@ class Tensors:
     def __init__(self) -> None:
         self._storages: dict[int, Any] = {}
 
-    def reduced(self, item: object) -> Any:
+    def reduced(self, item: Any) -> Any:
         """As ``__reduce__`` would; None for what is none of its business."""
         torch = sys.modules.get("torch")
         if torch is None or not hasattr(torch, "UntypedStorage"):  # not in use, or being imported

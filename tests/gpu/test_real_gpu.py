@@ -9,23 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import Node, eventually, running_node
-
-from timeshare.reservations.devices.model import Inventory
-from timeshare.reservations.devices.nvml import NvmlSource
+from nodes import Node, eventually, gpus_here, running_node
 
 PROGRAM = Path(__file__).with_name("cuda_program.py")
 
 
-def look() -> Inventory:
-    source = NvmlSource()
-    try:
-        return source.inventory()
-    finally:
-        source.close()
-
-
-FOUND = look()
+FOUND = gpus_here()
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not FOUND.devices, reason=f"needs a real NVIDIA GPU: {FOUND.note}"),

@@ -68,15 +68,8 @@ def test_what_comes_from_a_gpu_is_loaded_on_the_cpu_of_a_machine_without(noteboo
     notebook.run(MODEL)
     main = notebook.main
     written = snapshot.write({"net": main["net"], "opt": main["opt"]}, main, notebook.places.store)
-    words = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        WITHOUT_A_GPU,
-        written.header.to_json(),
-        str(notebook.places.store.folder),
-    ]
+    store = str(notebook.places.store.folder)
+    words = [sys.executable, "-W", "ignore", "-c", WITHOUT_A_GPU, written.header.to_json(), store]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
