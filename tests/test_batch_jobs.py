@@ -108,6 +108,19 @@ def test_in_place_the_objects_that_are_here_take_the_new_state(notebook: Noteboo
     assert notebook.main["table"] == {"a": 1, "b": 2}
 
 
+def test_in_place_goes_into_what_containers_and_objects_hold(notebook: Notebook) -> None:
+    notebook.run(
+        "import numpy as np\nclass Model:\n    pass\nmodel = Model()\nmodel.weights = np.zeros(3)\nmodel.itself = model"
+        "\nweights = model.weights\nstate = {'epoch': 0, 'model': model}"
+    )
+    job = finished(notebook, "model.weights += 1\nmodel.new = 5\nstate['epoch'] = 7")
+    model, weights = notebook.main["model"], notebook.main["weights"]
+    job.bring(in_place=True)
+    assert notebook.main["state"] == {"epoch": 7, "model": model}
+    assert model.weights is weights
+    assert (list(weights), model.new, model.itself is model) == ([1, 1, 1], 5, True)
+
+
 def test_the_second_submission_of_the_same_arrays_moves_almost_nothing(notebook: Notebook) -> None:
     notebook.run("import numpy as np\nbig = np.random.default_rng(1).random(8_000_000)")
     first = notebook.handed("a = big.sum()")

@@ -3,7 +3,6 @@ notebook's variables."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -69,13 +68,15 @@ def bring(values: Mapping[str, Any], main: dict[str, Any], *, in_place: bool) ->
 _VALUES = (int, float, complex, str, bytes, bool, tuple, frozenset, type(None), type)
 
 
-def updated(old: Any, new: Any) -> bool:
-    """Whether ``old`` took the state of ``new``."""
+def updated(old: Any, new: Any, _under_way: frozenset[int] = frozenset()) -> bool:
+    """Whether ``old`` took the state of ``new``. What it holds takes it too, as far as it can."""
     if type(old) is not type(new):
         return False
+    if id(old) in _under_way:  # it holds itself, by and by
+        return True
+    under_way = _under_way | {id(old)}
     if isinstance(old, dict):
-        old.clear()
-        old.update(new)
+        _update_items(old, new, under_way)
     elif isinstance(old, list):
         old[:] = new
     elif isinstance(old, set):
@@ -83,16 +84,26 @@ def updated(old: Any, new: Any) -> bool:
         old |= new
     elif hasattr(old, "load_state_dict") and hasattr(new, "state_dict"):
         old.load_state_dict(new.state_dict())
+    elif type(old).__module__ == "torch" and hasattr(old, "copy_") and old.shape == new.shape:
+        old.data.copy_(new.data)
     elif type(old).__module__ == "numpy" and getattr(old, "shape", None) == getattr(new, "shape", ()):
         if old.dtype != new.dtype or not old.flags.writeable:
             return False
         old[...] = new
     elif type(old).__module__ == "__main__" and hasattr(old, "__dict__"):
-        vars(old).clear()
-        vars(old).update(copy.copy(vars(new)))
+        _update_items(vars(old), vars(new), under_way)
     else:
         return False
     return True
+
+
+def _update_items(old: dict[Any, Any], new: Mapping[Any, Any], under_way: frozenset[int]) -> None:
+    def kept(key: Any, value: Any) -> Any:
+        return old[key] if key in old and updated(old[key], value, under_way) else value
+
+    items = {key: kept(key, value) for key, value in new.items()}
+    old.clear()
+    old.update(items)
 
 
 def _who_holds(old: Any, name: str, values: Mapping[str, Any], main: Mapping[str, Any]) -> list[str]:
