@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +222,46 @@ def test_a_half_line_that_a_crash_left_is_cut_off_and_counting_goes_on(tmp_path:
     again.close()
     assert [(line["seq"], line["content"]["text"]) for line in read_lines(path)] == [(1, "one\n"), (2, "two\n")]
     assert [line["seq"] for line in read_lines(path, after=1)] == [2]
+
+
+CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))
+
+
+@contextlib.contextmanager
+def memory_limited_to(mebibytes: int) -> Iterator[Path]:
+    """A memory cgroup; whatever is in it and needs more is killed by Linux."""
+    folder = new_cgroup(mebibytes)
+    if folder is None:
+        pytest.skip("memory cgroups cannot be made here: nothing can be killed for its memory")
+    try:
+        yield folder
+    finally:
+        eventually(lambda: not (folder / "cgroup.procs").read_text())
+        folder.rmdir()
+
+
+def new_cgroup(mebibytes: int) -> Path | None:
+    for root, name in CGROUPS:
+        folder = Path(root) / f"timeshare-test-{os.getpid()}"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            (folder / name).write_text(str(mebibytes * 2**20))
+            return folder
+        except OSError:
+            folder.rmdir()
+    return None
+
+
+def test_a_kernel_that_linux_kills_for_its_memory_is_out_of_memory_with_its_last_words(tmp_path: Path) -> None:
+    cell = "print('so far', flush=True)\nimport time; time.sleep(.3)\nkept = [bytearray(10**7) for _ in range(100)]"
+    work = Work(tmp_path, cell)
+    with memory_limited_to(300) as group:
+        process = work.start()
+        (group / "cgroup.procs").write_text(str(process.pid))
+        assert process.wait(60) == 1
+    assert work.status()["state"] == "out of memory"
+    assert "memory was used up" in work.status()["why"]
+    assert work.text() == "so far\n"
