@@ -166,6 +166,21 @@ def test_local_modules_travel_as_they_are_now(
     assert str(job.folder) in job.result()["file"]
 
 
+def test_functions_that_were_set_in_a_local_module_go_with_what_they_use(
+    notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "my_patched.py"
+    file.write_text("def select(x):\n    return False\n")
+    notebook.run("import my_patched\nlimit = 3\ndef mine(x):\n    return x > limit\nmy_patched.select = mine")
+    handed = notebook.handed("kept = [x for x in range(6) if my_patched.select(x)]")
+    assert handed.job.result(60)["kept"] == [4, 5]
+    assert "my_patched" not in " ".join(handed.warnings)
+    notebook.run("import importlib\nimportlib.reload(my_patched)")
+    file.write_text("def select(x):\n    return True\n")
+    assert "my_patched.py was edited after it was imported here" in " ".join(notebook.handed("my_patched").warnings)
+
+
 def test_asked_for_variables_go_and_return_though_nothing_shows_why(notebook: Notebook) -> None:
     notebook.run("hidden = 4\nsame = 1")
     job = finished(notebook, "seen = eval('hid' + 'den')", "--memory 1 --with hidden,same --out same")

@@ -17,7 +17,7 @@ from .places import Places
 from .service import Service
 from .states import COMPLETED
 
-_HISTORY = re.compile(r"run\s+(?:In\[(\d+)\]|(\d+))\s*(.*)")
+_HISTORY = re.compile(r"run\s+(?:In\[(\d+)\]|(\d+))\s*(.*)", re.IGNORECASE)
 LAST = "_job"
 """The newest job, as a variable of the notebook."""
 

@@ -95,7 +95,8 @@ def parser(prog: str = "%%gpu_batch") -> Parser:
     add("--max-parallel", "--parallel", default="0", metavar="N", help="of a sweep, at most N at once; default: limits")
     add("--trials", default="0", metavar="N", help="N trials by Optuna; the cell has `trial`, its last line the value")
     add("--maximize", action="store_true", help="the larger a trial's value, the better; default: the smaller")
-    add("--stage", action="append", default=[], metavar="URL", help="fetched before the cell; its path is staged[URL]")
+    stage = "files fetched before the cell; staged[URL] is the path of each; may repeat"
+    add("--stage", action="extend", nargs="+", default=[], metavar="URL", help=stage)
     add("--env", action="append", default=[], metavar="NAME", help="an environment variable that goes too; may repeat")
     return made
 

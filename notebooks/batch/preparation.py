@@ -5,15 +5,16 @@ from __future__ import annotations
 import linecache
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..capture.magics import names_of_transformed
-from ..capture.modules import local_tops
+from ..capture.modules import edited_since, local_tops, patched
 from ..capture.preflight import Verdict, judge, report, size_text
-from ..capture.reach import Reached, reach
+from ..capture.reach import Reach, Reached, reach
+from ..runner.inside import PATCHED
 from .options import Options
 
 SHELLS_OWN = frozenset({"get_ipython", "display", "exit", "quit", "In", "Out", "_ih", "_oh", "_dh"})
@@ -70,7 +71,7 @@ def prepare(cell: str, options: Options, main: dict[str, Any], more: Mapping[str
     if absent:
         raise CannotGo(f"--with names {', '.join(absent)}, which the notebook does not have")
     reads = names.names.reads | set(options.with_names)
-    found = reach(reads, main, more=more, without=given | SHELLS_OWN)
+    found, verdicts = _reached(reads, main, dict(more or {}), given | SHELLS_OWN)
     warnings = [
         f"{name} is not defined here" + (f" ({' → '.join(by)} uses it)" if by else "")
         for name, by in found.unknown.items()
@@ -80,17 +81,34 @@ def prepare(cell: str, options: Options, main: dict[str, Any], more: Mapping[str
         f"the cell uses {what}, through which it may use names that cannot be seen: name them with --with"
         for what in names.names.hidden
     ]
-    verdicts = judge(found.found, main)
     stopped = [verdict for verdict in verdicts if not verdict.goes]
     if stopped:
         raise CannotGo(_refusal(stopped))
     warnings += _shared_memory(found.found)
-    prepared = Prepared(cell, options, found.found, verdicts, tuple(warnings))
+    prepared = Prepared(cell, options, found.found, verdicts)
+    warnings += [
+        f"{file} was edited after it was imported here: the job gets the file as it is now"
+        for file in edited_since(prepared.local_modules)
+    ]
+    prepared = replace(prepared, warnings=tuple(warnings))
     if prepared.size > WARN_BYTES:
         largest = max(verdicts, key=lambda verdict: verdict.size)
         text = f"{size_text(prepared.size)} go, most of it {largest.name}: a path and a read in the cell may be faster"
-        return Prepared(cell, options, found.found, verdicts, (*warnings, text))
+        return replace(prepared, warnings=(*warnings, text))
     return prepared
+
+
+def _reached(
+    reads: set[str] | frozenset[str], main: dict[str, Any], more: dict[str, Any], without: frozenset[str]
+) -> tuple[Reach, list[Verdict]]:
+    """What the cell comes to use; with local modules also what the notebook has set in them."""
+    found = reach(reads, main, more=more, without=without)
+    verdicts = judge(found.found, main)
+    changed = patched(local_tops({name for verdict in verdicts for name in verdict.modules}))
+    if not changed:
+        return found, verdicts
+    found = reach({*reads, PATCHED}, main, more={**more, PATCHED: changed}, without=without)
+    return found, judge(found.found, main)
 
 
 def supplied(options: Options) -> frozenset[str]:

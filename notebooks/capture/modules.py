@@ -7,7 +7,7 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,52 @@ def values(tops: Iterable[str]) -> dict[str, dict[str, Any]]:
                 plain = {k: v for k, v in vars(module).items() if not k.startswith("__") and _is_plain(v, DEEPEST)}
                 if plain:
                     found[name] = plain
+    return found
+
+
+def patched(tops: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Functions and classes of the notebook that were set in local modules: they are in no file."""
+    found = {}
+    for top in tops:
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == top and isinstance(module, types.ModuleType):
+                ours = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == "__main__"}
+                if ours:
+                    found[name] = ours
+    return found
+
+
+def edited_since(tops: Iterable[str]) -> list[str]:
+    """Files of local modules whose code is not what this interpreter has loaded from them."""
+    found = []
+    for top in tops:
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == top and str(getattr(module, "__file__", "")).endswith(".py"):
+                file = Path(str(module.__file__))
+                loaded = [code for code in _codes_of(module) if code.co_filename == str(file)]
+                if loaded and not set(loaded) <= _codes_in(file):
+                    found.append(str(file))
+    return found
+
+
+def _codes_of(module: types.ModuleType) -> Iterator[types.CodeType]:
+    """Of its functions, and of the methods of its classes."""
+    for value in vars(module).values():
+        members = vars(value).values() if isinstance(value, type) else (value,)
+        yield from (member.__code__ for member in members if isinstance(member, types.FunctionType))
+
+
+def _codes_in(file: Path) -> set[types.CodeType]:
+    """Of everything that is defined in it now; nothing if it cannot be compiled."""
+    try:
+        todo = [compile(file.read_bytes(), str(file), "exec", dont_inherit=True)]
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    found: set[types.CodeType] = set()
+    while todo:
+        code = todo.pop()
+        found.add(code)
+        todo += [part for part in code.co_consts if isinstance(part, types.CodeType)]
     return found
 
 

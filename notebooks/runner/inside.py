@@ -3,6 +3,7 @@ runner calls both over the kernel's own protocol."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -24,6 +25,8 @@ from .staging import fetched
 
 EXTRA = "__timeshare_extra__"
 """The name, in a snapshot, of what travels with every cell beside its variables."""
+PATCHED = "functions set in modules"
+"""The name, in a snapshot, of what the notebook has set in local modules; no name that a cell could use."""
 _LEFT_OUT = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open", "trial", "staged"})
 
 
@@ -40,6 +43,7 @@ def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
     found = snapshot.read(job.snapshot, store, main)
     more = found.pop(EXTRA, {})
     _set_extra(more)
+    _set_in_modules(found.pop(PATCHED, {}))
     if "stage" in more:
         main["staged"] = fetched(more["stage"], place.path / "staged")
     main.update(found)
@@ -82,9 +86,15 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 def _set_extra(extra: dict[str, Any]) -> None:
     set_random_states(extra)
-    for name, values in extra.get("modules", {}).items():
-        vars(importlib.import_module(name)).update(values)
+    _set_in_modules(extra.get("modules", {}))
     failure.remember(extra.get("sources", {}))
+
+
+def _set_in_modules(values: dict[str, dict[str, Any]]) -> None:
+    for name, found in values.items():
+        # A module that cannot be imported may never be used; if it is, the cell's own import says why it cannot.
+        with contextlib.suppress(Exception):
+            vars(importlib.import_module(name)).update(found)
 
 
 def finish(folder: str, main: dict[str, Any], before: dict[str, str], failed: bool) -> None:
