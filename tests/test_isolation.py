@@ -18,6 +18,7 @@ import pytest
 from nodes import eventually, marked, order
 
 from timeshare.reservations.agent.bpf import device_program
+from timeshare.reservations.agent.handover import Hidden
 from timeshare.reservations.agent.isolation import Rule, Way, gpu_majors, probe, ways
 from timeshare.reservations.agent.refusals import Refused
 from timeshare.reservations.agent.server import parse_order
@@ -93,7 +94,7 @@ def launch(sessions: Sessions, *argv: str, **changes: object) -> tuple[str, str]
     """The session's id and enforcement level."""
     name = str(uuid.uuid4())
     told = sessions.launch(
-        parse_order(order(name, list(argv), **changes), False), {"PATH": os.environ["PATH"]}, inventory
+        parse_order(order(name, list(argv), **changes), False), Hidden({"PATH": os.environ["PATH"]}), inventory
     )
     return name, told["enforcement"]
 
@@ -222,7 +223,9 @@ def test_a_session_without_a_gpu_starts_while_the_driver_does_not_answer(tmp_pat
 
     made = Sessions(tmp_path / "agent", None, False, devices)
     name = str(uuid.uuid4())
-    told = made.launch(parse_order(order(name, ["true"], share=[]), False), {"PATH": os.environ["PATH"]}, broken)
+    told = made.launch(
+        parse_order(order(name, ["true"], share=[]), False), Hidden({"PATH": os.environ["PATH"]}), broken
+    )
     assert told["enforcement"] == "cooperative"  # without a filter it sees GPUs that it does not hold
     eventually(lambda: made.all()[0].state == "exited" and marked(name) == [])
     made.reap()

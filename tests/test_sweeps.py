@@ -38,9 +38,7 @@ def most_at_once(starts: list[dict[str, float]]) -> int:
 def test_a_scan_of_96_points_over_8_slots_names_the_3_that_crash_and_a_rerun_fixes_them(
     notebook: Notebook, tmp_path: Path
 ) -> None:
-    notebook.run(
-        "import numpy as np\nevents = np.arange(200_000.)\ndef significance(cut):\n    return events[cut:].sum()"
-    )
+    notebook.run("import numpy as np\nevents = np.arange(200_000.)\ndef count(cut):\n    return events[cut:].sum()")
     cell = f"""
 import os, time
 print("point", mass, width, flush=True)
@@ -51,7 +49,7 @@ result = count(mass) * width
     job = notebook.hand(cell, "--gpus 1 --sweep mass=0:16 width=0:6 --max-parallel 8")
     assert len(job) == 96
     assert job.wait(500)
-    assert job.state == "93 completed, 3 crashed"
+    assert job.state == "93 completed, 3 crashed", {status.why for status in job.statuses()}
     outcomes = job.result()
     failed = {str(found) for found in outcomes if isinstance(found, JobFailed)}
     assert len(failed) == 3
