@@ -50,6 +50,7 @@ bench: setup
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/grants.py
 	$(BIN)/python benchmarks/placement.py
+	$(BIN)/python benchmarks/batch.py
 
 # The pictures of the documentation, taken anew.
 screenshots: setup
