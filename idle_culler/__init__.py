@@ -1,1 +1,2 @@
-"""Gives idle GPUs back. Empty until the idle rules land; time limits live in ``timeshare.reservations``."""
+"""Gives idle GPUs back, and says why. So far: what activity is, and the rules; the service around them follows. Time
+limits live in ``timeshare.reservations``."""

@@ -1,0 +1,93 @@
+"""What follows from a session's activity: it is kept, warned, or gives its GPU back. Pure: time is a parameter.
+
+Nobody loses work without having been told: what is done to a session is done only if its owner could read the warning
+for the whole time that it promised, and if the session was measured, and idle, all that time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .activity import Idle, Sample, Thresholds, idle
+
+
+class Action(str, Enum):
+    """``give_back``: its GPU goes back to the pool."""
+
+    KEEP = "keep"
+    WARN = "warn"
+    GIVE_BACK = "give back"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Seconds. ``after``: idle for so long, 0: never; ``grace``: nothing counts so long after the start; ``warn``: told
+    so long before, the longest first; empty: told when the time is over, and a minute is waited."""
+
+    after: float
+    grace: float = 900.0
+    warn: tuple[float, ...] = (600.0, 120.0)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    @property
+    def lead(self) -> float:
+        """How long a warning must have been there before anything is done."""
+        return max((lead for lead in self.warn if lead < self.after), default=min(60.0, self.after))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """About one session. ``kept_until``: its owner protects it till then. ``warned_at``: since when she could read the
+    last warning, as it is written down; None: there is none, or it could not be shown."""
+
+    started_at: float
+    samples: Sequence[Sample]
+    kept_until: float = 0.0
+    warned_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``why`` for people. ``idle_since``: None when it is not idle. ``at``: when its GPU goes back if nothing
+    happens."""
+
+    action: Action
+    why: str
+    idle_since: float | None = None
+    at: float | None = None
+
+
+def decide(facts: Facts, rules: Rules, now: float) -> Decision:
+    """What to do now with a session."""
+    if not rules.after:
+        return Decision(Action.KEEP, "no idle limit holds for it")
+    if now < facts.kept_until:
+        return Decision(Action.KEEP, f"its owner protects it for another {_text(facts.kept_until - now)}")
+    found = idle(facts.samples, now, rules.thresholds)
+    since = max(found.since, facts.started_at + rules.grace, facts.kept_until)
+    if since >= now:
+        why = found.why if found.since >= now else "it has just begun, or was protected until now"
+        return Decision(Action.KEEP, why)
+    # What was done after a warning makes it void: the next idle time has one of its own.
+    warned_at = facts.warned_at if facts.warned_at is not None and since <= facts.warned_at <= now else None
+    due = since + rules.after
+    if warned_at is not None and now >= max(due, warned_at + rules.lead):
+        return Decision(Action.GIVE_BACK, _reason(found, since, now, rules), since, now)
+    if now < due - rules.lead:
+        return Decision(Action.KEEP, f"idle for {_text(now - since)} of {_text(rules.after)}", since, due)
+    at = max(due, (now if warned_at is None else warned_at) + rules.lead)
+    why = f"{_reason(found, since, now, rules)}; its GPU goes back in {_text(at - now)}"
+    return Decision(Action.WARN, why, since, at)
+
+
+def _reason(found: Idle, since: float, now: float, rules: Rules) -> str:
+    return f"idle for {_text(now - since)} (the limit is {_text(rules.after)}); before that, {found.why}"
+
+
+def _text(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else "less than a minute"
