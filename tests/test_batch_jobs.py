@@ -292,6 +292,22 @@ def test_logs_and_state_are_told_by_the_api_too(notebook: Notebook) -> None:
     assert notebook.service.lines(name, told["next"])["text"] == ""
 
 
+def test_without_an_id_the_one_that_was_submitted_last_is_meant(notebook: Notebook) -> None:
+    first = notebook.hand("import time; time.sleep(3)")
+    second = notebook.hand("2")
+    assert first.wait(60)
+    assert second.wait(60)
+    assert notebook.places.ids()[:2] == [second.id, first.id]
+
+
+@pytest.mark.parametrize("module", ["tqdm", "tqdm.auto", "tqdm.notebook", "tqdm.autonotebook"])
+def test_progress_bars_of_every_kind_are_text_that_anybody_can_read(notebook: Notebook, module: str) -> None:
+    cell = f"from {module} import tqdm, trange\nfor n in tqdm(range(5), desc='epoch'):\n    pass"
+    text = finished(notebook, cell).tasks[0].text()
+    assert "epoch: 100%" in text
+    assert "Warning" not in text
+
+
 def test_a_removed_job_leaves_nothing_and_listings_know_sizes(notebook: Notebook) -> None:
     from timeshare.notebooks.batch.pages import listing
 

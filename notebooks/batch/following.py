@@ -4,7 +4,6 @@ publishes each message again, as a child of that cell's own."""
 from __future__ import annotations
 
 import contextlib
-import html
 import sys
 import threading
 import time
@@ -60,9 +59,8 @@ class CellScreen:
     def status(self, text: str, *, ended: bool) -> None:
         mark = "■" if ended else "▶"
         first = self._status is None
-        shown = f"<pre style='margin:0;padding:0'>{mark} {html.escape(text)}</pre>"
         self._status = {
-            "data": {"text/plain": f"{mark} {text}", "text/html": shown},
+            "data": {"text/plain": f"{mark} {text}"},
             "metadata": {},
             "transient": {"display_id": self._display_id},
         }

@@ -15,11 +15,11 @@ from ..capture.store import Untrusted
 from ..runner.document import outputs
 from ..runner.folder import Folder
 from ..runner.spool import read_lines
-from .places import Places
+from .places import REQUEST, Places
 from .results import Results, bring, read_results
 from .service import Json, Refused, Service, Unreachable
 from .states import COMPLETED, UNKNOWN, Status, status_of, summary
-from .submission import REQUEST, SUBMITTED, Request, send
+from .submission import SUBMITTED, Request, send
 
 FIRST_POLL_S, POLL_S = 0.1, 1.0
 """How often a job is looked at that somebody waits for: ever more seldom."""

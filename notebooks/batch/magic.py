@@ -52,7 +52,7 @@ class GpuBatch(Magics):
         handed = hand_over(cell, options, main, places, service)
         for warning in handed.warnings:
             print(f"Note: {warning}.")
-        print(f"{handed.job.id}: {handed.text}.")
+        print(f"{handed.job.id}: {handed.text}.", flush=True)  # above what the job puts out
         main[LAST] = handed.job
         self._follow(handed, options.wait)
 

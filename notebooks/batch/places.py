@@ -17,6 +17,8 @@ from ..capture.store import Store, Untrusted, check_own
 from ..runner.folder import Folder
 
 VARIABLE = "TIMESHARE_DATA"
+REQUEST = "request.json"
+"""In a job's folder, what the service was asked for."""
 SETTLED_S = 3600.0
 """A piece that nothing refers to is kept this long: its job may just be about to be written."""
 
@@ -52,7 +54,7 @@ class Places:
     def ids(self) -> list[str]:
         """Of all jobs, the newest first."""
         folders = [entry for entry in os.scandir(self.jobs) if entry.is_dir(follow_symlinks=False)]
-        dated = sorted(((entry.stat().st_mtime, entry.name) for entry in folders), reverse=True)
+        dated = sorted(((_submitted_at(Path(entry.path)), entry.name) for entry in folders), reverse=True)
         return [name for _, name in dated if not name.startswith(".")]
 
     def folders(self, job_id: str) -> list[Path]:
@@ -95,6 +97,14 @@ class Places:
         for path in self.jobs.glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
         return freed
+
+
+def _submitted_at(folder: Path) -> float:
+    """The request is written once, before the job is submitted."""
+    try:
+        return (folder / REQUEST).lstat().st_mtime
+    except FileNotFoundError:
+        return folder.lstat().st_mtime
 
 
 def _pieces(path: Path) -> Iterator[tuple[str, int]]:

@@ -14,7 +14,7 @@ from ..capture.preflight import size_text
 from ..runner.folder import Folder, Job
 from ..runner.inside import EXTRA, extra
 from .options import BadOption, Options
-from .places import Places
+from .places import REQUEST, Places
 from .preparation import CannotGo, Prepared, sources
 from .service import Json, Service
 
@@ -25,7 +25,7 @@ CHOSEN = (
 )
 """Environment variables that every job gets as the notebook has them. None of them holds a secret."""
 SECRET = ("JUPYTERHUB_", "TIMESHARE_", "JPY_")
-REQUEST, SUBMITTED = "request.json", "submitted.json"
+SUBMITTED = "submitted.json"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..runner.folder import Folder
 from ..runner.trials import JOURNAL
-from .places import Places
+from .places import REQUEST, Places
 from .service import Refused, Service
 from .states import COMPLETED
-from .submission import REQUEST, Request, send
+from .submission import Request, send
 
 if TYPE_CHECKING:
     from .job import Job

@@ -9,6 +9,8 @@ import json
 import os
 import random
 import sys
+import types
+from importlib import util
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
     place = Folder(Path(folder))
     job = place.job()
     store = Store(Path(job.store))
+    _bars_as_text()
     sources = place.path / "modules"
     modules.unpack(job.modules, store, sources)
     sys.path[:] = [str(sources), *job.path, *(entry for entry in sys.path if entry not in job.path)]
@@ -51,6 +54,17 @@ def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
     if job.trials:
         main["trial"] = trials.begin(place, job)
     return {name: _digest(main[name], main) for name in [*found, *job.point]}
+
+
+def _bars_as_text() -> None:
+    """Progress bars of tqdm that would be widgets are drawn as text: widgets need a page that talks to this kernel, and
+    what is written is seen by whoever attaches, at any time."""
+    if util.find_spec("tqdm") is None:
+        return
+    for name in ("tqdm.autonotebook", "tqdm.notebook"):
+        stands_in = types.ModuleType(name)
+        vars(stands_in)["__getattr__"] = lambda wanted: getattr(importlib.import_module("tqdm.std"), wanted)
+        sys.modules[name] = stands_in
 
 
 def extra(tops: list[str]) -> dict[str, Any]:
