@@ -111,7 +111,7 @@ def test_what_cannot_travel_beside_it_travels_in_it(tmp_path: Path, array: Any) 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"python": (3, 9, 1)}, "Python CPython 3.9 and this is CPython 3."),
+        ({"python": (3, 9, 1)}, "written by CPython 3.9 and this is CPython 3."),
         ({"cloudpickle": "2.0.0"}, "cloudpickle 2.0 and this is 3."),
         ({"format": 99}, "format 99"),
     ],

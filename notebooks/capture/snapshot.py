@@ -121,11 +121,11 @@ def check_versions(header: Header) -> None:
             f"this snapshot has format {header.format} and this timeshare reads {FORMAT}: use the other"
         )
     for what, theirs, ours in (
-        ("Python", (header.implementation, header.python[:2]), (here.implementation, here.python[:2])),
-        ("cloudpickle", _minor(header.cloudpickle), _minor(here.cloudpickle)),
+        ("", (header.implementation, header.python[:2]), (here.implementation, here.python[:2])),
+        ("cloudpickle ", _minor(header.cloudpickle), _minor(here.cloudpickle)),
     ):
         if theirs != ours:
-            message = f"it was written by {what} {_text(theirs)} and this is {_text(ours)}: use the same environment"
+            message = f"it was written by {what}{_text(theirs)} and this is {_text(ours)}: use the same environment"
             raise VersionMismatch(f"{message}; functions and classes of one crash the other")
 
 
