@@ -17,8 +17,8 @@ from pathlib import Path
 
 from idle import Run, reserved_hours, sessions
 
-from timeshare.idle_culler.activity import Sample
 from timeshare.idle_culler.rules import Action, Facts, Rules, decide
+from timeshare.reservations.activity import Sample, Thresholds, Watched, watch
 
 STEP, MINUTE = 3, 60.0
 FIXED = (15, 30, 60, 120, 240)
@@ -43,14 +43,13 @@ def rules_of(minutes: float) -> Rules:
 
 def given_back_after(gap: int, rules: Rules) -> int | None:
     """Minutes after a run, with ``gap`` minutes to the next one; None: it is held until then."""
-    samples: list[Sample] = []
+    watched: Watched | None = None
     warned_at: float | None = None
     for minute in range(0, gap + 1, STEP):
         now = minute * MINUTE
-        samples.append(Sample(now, kernel_busy_s=0.0, gpu=0.0, cpu=0.0, terminal=False, input_at=0.0))
-        if now < rules.after - rules.lead:
-            continue  # nothing is due: the rules would look at every sample to say so
-        decision = decide(Facts(0.0, samples, warned_at=warned_at), rules, now)
+        sample = Sample(now, kernel_busy_s=0.0, gpu=0.0, cpu=0.0, terminal=False, input_at=0.0)
+        watched = watch(watched, sample, Thresholds(), now)
+        decision = decide(Facts(0.0, watched, warned_at=warned_at), rules, now)
         if decision.action is Action.GIVE_BACK:
             return minute
         if decision.action is Action.WARN and warned_at is None:
@@ -60,12 +59,13 @@ def given_back_after(gap: int, rules: Rules) -> int | None:
 
 def killed(run: Run, rules: Rules) -> bool:
     """Whether the rules would take the GPU of a run: its kernel is busy, and its GPU works every third minute."""
-    samples = [
-        Sample(n * MINUTE, n * MINUTE + 1, 90.0 if n % 9 == 0 else 0.0, 0.0, False, 0.0)
-        for n in range(max(0, run.ended - run.began - 300), run.ended - run.began + 1, STEP)
-    ]
-    now = samples[-1].at
-    return decide(Facts(0.0, samples, warned_at=0.0), rules, now).action is Action.GIVE_BACK
+    watched: Watched | None = None
+    now = 0.0
+    for n in range(max(0, run.ended - run.began - 300), run.ended - run.began + 1, STEP):
+        now = n * MINUTE
+        sample = Sample(now, now + 1, 90.0 if n % 9 == 0 else 0.0, 0.0, False, 0.0)
+        watched = watch(watched, sample, Thresholds(), now)
+    return decide(Facts(0.0, watched, warned_at=0.0), rules, now).action is Action.GIVE_BACK
 
 
 def measure(of: list[list[Run]], name: str, minutes: Callable[[int], float]) -> Point:

@@ -9,7 +9,7 @@ from ..reservations.client import Json, ServiceClient
 from ..reservations.clock import duration_text
 from .console import columns, with_service
 
-LIVE = "queued,granted,starting,active,ending"
+LIVE = "queued,granted,starting,active,parked,ending"
 HEADS = ("OWNER", "SESSION", "STATE", "SHARE", "ON", "HELD BY", "TIME")
 
 

@@ -161,6 +161,7 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
         service_token=secrets.token_hex(32),
         admin_token=secrets.token_hex(32),
         starter_token=secrets.token_hex(32),
+        culler_token=secrets.token_hex(32),
         simulate=options.simulate,
         multi_user=options.multi_user,
         password="" if options.multi_user else secrets.token_urlsafe(12),
@@ -170,7 +171,9 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
     if last is None:
         return made
     kept = ("proxy_token", "service_token", "admin_token", "starter_token")
-    made = replace(made, **{name: getattr(last, name) for name in kept})
+    made = replace(
+        made, **{name: getattr(last, name) for name in kept}, culler_token=last.culler_token or made.culler_token
+    )
     return replace(made, password=last.password) if last.password and made.password else made
 
 
@@ -218,6 +221,7 @@ def components(deployment: Deployment) -> list[Component]:
         Component("agent", [*python, "timeshare.reservations.agent"]),
         Component("service", [*python, "timeshare.reservations.service"]),
         Component("hub", [*python, "jupyterhub", "-f", config]),
+        Component("culler", [*python, "timeshare.idle_culler"]),
         Component("starter", [*python, "timeshare.spawners.starter"]),
     ]
 
@@ -287,7 +291,7 @@ async def answers(address: str) -> bool:
 async def end_sessions(deployment: Deployment, asked: asyncio.Queue[signal.Signals]) -> None:
     """Ends every reservation, until all are gone, the time is up, or somebody presses Ctrl-C again."""
     service = ServiceClient(deployment.service_url, deployment.admin_token)
-    states = "queued,granted,starting,active,ending"
+    states = "queued,granted,starting,active,parked,ending"
     try:
         live = await service.list(states=states, limit=500)
         if live:

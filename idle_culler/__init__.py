@@ -1,2 +1,2 @@
-"""Gives idle GPUs back, and says why. So far: what activity is, and the rules; the service around them follows. Time
-limits live in ``timeshare.reservations``."""
+"""Gives idle GPUs back, and says why: pure rules, and a small service that carries them out. What is known of sessions
+is told by ``timeshare.reservations``; time limits live there too."""

@@ -6,15 +6,14 @@ for the whole time that it promised, and if the session was measured, and idle, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
-from .activity import Idle, Sample, Thresholds, idle
+from ..reservations.activity import Idle, Watched, idle
 
 
 class Action(str, Enum):
-    """``give_back``: its GPU goes back to the pool."""
+    """``give_back``: its GPU goes back to the pool, or it is stopped."""
 
     KEEP = "keep"
     WARN = "warn"
@@ -24,12 +23,13 @@ class Action(str, Enum):
 @dataclass(frozen=True)
 class Rules:
     """Seconds. ``after``: idle for so long, 0: never; ``grace``: nothing counts so long after the start; ``warn``: told
-    so long before, the longest first; empty: told when the time is over, and a minute is waited."""
+    so long before, the longest first; empty: told when the time is over, and a minute is waited. ``stops``: it is
+    stopped instead of giving its GPU back."""
 
     after: float
     grace: float = 900.0
     warn: tuple[float, ...] = (600.0, 120.0)
-    thresholds: Thresholds = field(default_factory=Thresholds)
+    stops: bool = False
 
     @property
     def lead(self) -> float:
@@ -43,7 +43,7 @@ class Facts:
     last warning, as it is written down; None: there is none, or it could not be shown."""
 
     started_at: float
-    samples: Sequence[Sample]
+    watched: Watched | None
     kept_until: float = 0.0
     warned_at: float | None = None
 
@@ -65,7 +65,7 @@ def decide(facts: Facts, rules: Rules, now: float) -> Decision:
         return Decision(Action.KEEP, "no idle limit holds for it")
     if now < facts.kept_until:
         return Decision(Action.KEEP, f"its owner protects it for another {_text(facts.kept_until - now)}")
-    found = idle(facts.samples, now, rules.thresholds)
+    found = idle(facts.watched, now)
     since = max(found.since, facts.started_at + rules.grace, facts.kept_until)
     if since >= now:
         why = found.why if found.since >= now else "it has just begun, or was protected until now"

@@ -71,6 +71,28 @@ class ServiceClient:
     async def end(self, reservation_id: str, reason: str, detail: str) -> Json:
         return await self.call("POST", f"{_one(reservation_id)}/end", {"reason": reason, "detail": detail})
 
+    async def activity(self, reservation_id: str) -> Json:
+        """What is known of what a session does, and what follows from it."""
+        return await self.call("GET", f"{_one(reservation_id)}/activity")
+
+    async def keep(self, reservation_id: str, key: str, seconds: float, why: str) -> Json:
+        """Protects it from the idle rules; ``seconds`` 0 ends the protection of that key."""
+        return await self.call("POST", f"{_one(reservation_id)}/keep", {"key": key, "seconds": seconds, "why": why})
+
+    async def give_back(self, reservation_id: str) -> Json:
+        return await self.call("POST", f"{_one(reservation_id)}/give_back", {})
+
+    async def ask_again(self, reservation_id: str) -> Json:
+        return await self.call("POST", f"{_one(reservation_id)}/ask_again", {})
+
+    async def all_activity(self) -> Json:
+        """Of every session that runs; for the idle culler."""
+        return await self.call("GET", "activity")
+
+    async def judge(self, reservation_id: str, judgement: Json) -> Json:
+        """What the idle culler decided: ``action``, ``why``, ``quiet_since``, ``act_in_s``."""
+        return await self.call("POST", f"activity/{quote(reservation_id, safe='')}", judgement)
+
     async def events(self, reservation_id: str) -> AsyncIterator[Json]:
         """Every change of it until it has ended, by long polls; the first one at once."""
         seen = await self.get(reservation_id)

@@ -21,7 +21,7 @@ def due(reservation: Reservation, limits: Limits, now: float) -> Reservation | N
     if state is State.STARTING and now >= (reservation.starting_at or now) + limits.start_timeout:
         detail = f"the server did not start within {duration_text(limits.start_timeout)}"
         return reservation.ending(Reason.FAILED, detail, now)
-    if state in (State.STARTING, State.ACTIVE) and now >= (reservation.ends_at or now + 1):
+    if state in (State.STARTING, State.ACTIVE, State.PARKED) and now >= (reservation.ends_at or now + 1):
         detail = f"its time limit of {duration_text(reservation.time_limit_s)} was reached"
         return reservation.ending(Reason.TIME_LIMIT, detail, now)
     return None

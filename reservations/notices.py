@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .clock import duration_text
 from .limits.schema import Limits
 from .reservation import Reservation, State
+from .watching import Warned
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def time_notice(
     if reservation.state is State.ENDING:
         at = reservation.ending_at or now
         return Notice("danger", f"This session is being stopped: {reservation.detail}.", at)
-    if reservation.state not in (State.STARTING, State.ACTIVE) or reservation.ends_at is None:
+    if reservation.state not in (State.STARTING, State.ACTIVE, State.PARKED) or reservation.ends_at is None:
         return None
     ends_at, do = reservation.ends_at, "Extend it, or save your work"
     if budget_ends_at is not None and budget_ends_at < ends_at:
@@ -44,3 +45,9 @@ def time_notice(
         f"interrupted, and {grace} later everything in it is stopped."
     )
     return Notice("danger" if lead == min(limits.notices) else "warning", text, ends_at - lead)
+
+
+def idle_notice(warned: Warned, now: float) -> Notice:
+    """The warning of an idle session as it is told at ``now``."""
+    left = max(0.0, warned.act_at - now)
+    return Notice("danger" if left <= 120 else "warning", f"{warned.text} In {duration_text(left)}.", warned.at)

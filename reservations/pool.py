@@ -19,6 +19,7 @@ from .kind import Kind
 from .ledger import Change, Ledger
 from .ledger import policy as policy_tables
 from .limits.checks import check_extension
+from .limits.idle import IdleSettings
 from .limits.schema import Limits, Stop
 from .notices import Notice
 from .placement import Slot
@@ -28,7 +29,11 @@ from .shares import ShareRequest
 from .standing import Purse, Standing
 from .submission import Answer, Submission, check_server_free, no_capacity, one_per_owner, unknown_id, wrong_state
 from .usage import Charge, Charges
+from .watching import Warned
 from .world import World
+
+EXTENDABLE = (State.GRANTED, State.STARTING, State.ACTIVE, State.PARKED)
+"""States in which the end of a reservation may be moved."""
 
 
 class Pool:
@@ -41,6 +46,10 @@ class Pool:
         self.changed: Callable[[], None] = lambda: None
         self.device_filter: str | None = None
         self.notices: dict[str, tuple[Notice, ...]] = {}
+        self.can_give_back = True
+        """Whether the node can take the devices of a session that runs on."""
+        self.idle_warnings: dict[str, Warned] = {}
+        """Those in force, by session; the monitor sets them."""
         self.version = 0
         self._paused = False
         self._fleet = Fleet(ledger.read_meta("cordons") or {})
@@ -111,6 +120,12 @@ class Pool:
             return error
         return None
 
+    def idle_rules(self, reservation: Reservation) -> IdleSettings:
+        """The idle rules that hold for ``reservation``; where its GPU cannot be taken alone, the session is stopped."""
+        slots = {slot.key: slot for slot in self.slots}
+        found = self.standing.idle_of(reservation, slots, self.clock())
+        return found if self.can_give_back else replace(found, then="stop")
+
     def budget_ends_at(self, reservation: Reservation) -> float | None:
         """When a budget that ends it will be empty, if everything goes on; None when none will be before it refills."""
         now = self.clock()
@@ -170,7 +185,7 @@ class Pool:
         reservation = self.get(reservation_id)
         if reservation.state not in (State.GRANTED, State.STARTING):
             raise wrong_state(reservation, "be started")
-        return self._change(reservation, reservation.starting(self.clock()))
+        return self.change(reservation, reservation.starting(self.clock()))
 
     def active(self, reservation_id: str, generation: int, enforcement: str) -> Reservation:
         """The server answers. A report of an older generation is refused."""
@@ -186,12 +201,12 @@ class Pool:
             return reservation
         if reservation.state is not State.STARTING:
             raise wrong_state(reservation, "become active")
-        return self._change(reservation, reservation.active(enforcement, self.clock()))
+        return self.change(reservation, reservation.active(enforcement, self.clock()))
 
     def extend(self, reservation_id: str, seconds: int) -> Reservation:
         """Moves the end. Refused beyond the limits, and when somebody who waits would start later for it."""
         reservation = self.get(reservation_id)
-        if reservation.state not in (State.GRANTED, State.STARTING, State.ACTIVE):
+        if reservation.state not in EXTENDABLE:
             raise wrong_state(reservation, "be extended")
         effective = self.standing.effective(reservation.owner, self.clock())
         check_extension(effective, reservation, seconds, self.purses(reservation.owner))
@@ -204,18 +219,18 @@ class Pool:
             )
             raise PublicError("others-wait", message, 409, {"seconds": seconds, "waiting": delayed})
         detail = f"extended by {duration_text(seconds)}"
-        return self._change(reservation, replace(longer, detail=detail))
+        return self.change(reservation, replace(longer, detail=detail))
 
     def end(self, reservation_id: str, reason: Reason, detail: str) -> Reservation:
         """Begins the end; one that has no process ends at once. Idempotent."""
         reservation = self.get(reservation_id)
         if reservation.goes_back:  # it was to be started again; now it is not
-            return self._change(reservation, replace(reservation, reason=reason, detail=detail))
+            return self.change(reservation, replace(reservation, reason=reason, detail=detail))
         if reservation.state in (State.ENDING, State.ENDED):
             return reservation
         if reservation.state in (State.QUEUED, State.GRANTED):
-            return self._change(reservation, reservation.ended(reason, detail, self.clock()))
-        return self._change(reservation, reservation.ending(reason, detail, self.clock()))
+            return self.change(reservation, reservation.ended(reason, detail, self.clock()))
+        return self.change(reservation, reservation.ending(reason, detail, self.clock()))
 
     def gone(self, reservation_id: str, reason: Reason, detail: str, generation: int = 0) -> Reservation:
         """Every process of it was seen gone: it has ended, its devices are free. What was preempted waits again.
@@ -228,8 +243,8 @@ class Pool:
         if generation and generation != reservation.generation:
             return reservation  # told of an earlier start: it was requeued meanwhile
         if reservation.goes_back:
-            return self._change(reservation, reservation.requeued())
-        return self._change(reservation, reservation.ended(reason, detail, self.clock()))
+            return self.change(reservation, reservation.requeued())
+        return self.change(reservation, reservation.ended(reason, detail, self.clock()))
 
     def tick(self) -> list[Reservation]:
         """What time alone brings: ends, starts that were given up, and grants. Returns those that begin to end."""
@@ -255,7 +270,7 @@ class Pool:
         """Other limits from now on; what runs keeps what it was granted."""
         self.standing = standing
         grace = self.limits.stop.longest_s
-        self._waiting = {r.id: r.waiting(grace) for r in self._live.values() if r.state is State.QUEUED}
+        self._waiting = {r.id: r.waiting(grace) for r in self._live.values() if r.waits}
         self.touch()
 
     def cut_to_limits(self) -> None:
@@ -382,9 +397,10 @@ class Pool:
         """``changes`` and what follows from them, unless nobody knows how the devices are."""
         return changes if self.inventory is None or self._paused else self.world().decided(changes)
 
-    def _change(self, before: Reservation, after: Reservation) -> Reservation:
+    def change(self, before: Reservation, after: Reservation) -> Reservation:
+        """Writes ``after`` in place of ``before``, and what follows from it."""
         changes = [Change(after, before)]
-        if before.holds and not after.holds:
+        if (before.holds and not after.holds) or (after.waits and not before.waits):
             changes = self._decide(changes)
         self._commit(changes)
         return after
@@ -396,7 +412,7 @@ class Pool:
         for change in changes:
             if change.charge is not None:
                 self.standing.books.close(change.charge)
-            if change.after.state is State.QUEUED:
+            if change.after.waits:
                 self._waiting[change.after.id] = change.after.waiting(self.limits.stop.longest_s)
             else:
                 self._waiting.pop(change.after.id, None)

@@ -14,18 +14,26 @@ from .usage import Charge
 
 
 class State(str, Enum):
-    """In order; a reservation never goes back, but for batch that is requeued when it was preempted. ``starting`` may
-    repeat with a higher generation."""
+    """In order; a reservation never goes back, but for batch that is requeued when it was preempted, and for
+    ``parked``, from which a session becomes active again. ``starting`` may repeat with a higher generation.
+    ``parked``: it runs on and holds nothing, its devices were given back."""
 
     QUEUED = "queued"
     GRANTED = "granted"
     STARTING = "starting"
     ACTIVE = "active"
+    PARKED = "parked"
     ENDING = "ending"
     ENDED = "ended"
 
 
 ORDER = {state: position for position, state in enumerate(State)}
+
+
+RETURNING = "returning"
+"""Its devices are being given back: once nothing of it uses them, it is parked."""
+RESUMING = "resuming"
+"""It holds devices again; its node does not know of them yet."""
 
 
 class Reason(str, Enum):
@@ -61,7 +69,9 @@ class Reservation:
     ``ends_at`` is set at the grant. ``holdings`` is what it has of the devices; after the end, what it had.
     ``reason`` is set when the end begins. ``account``: the group that it is counted with. ``extensions``: how often its
     owner moved the end. ``requeues``: how often it was preempted and went back into the queue.
-    ``job``: what a batch reservation runs; None for one that somebody else starts.
+    ``job``: what a batch reservation runs; None for one that somebody else starts. ``handling``: what its node must do
+    yet (``RETURNING``, ``RESUMING``); empty: nothing. ``asked_again_at``: since when it waits for devices while it is
+    parked.
     """
 
     id: str
@@ -90,6 +100,8 @@ class Reservation:
     extensions: int = 0
     requeues: int = 0
     job: JobSpec | None = None
+    handling: str = ""
+    asked_again_at: float | None = None
 
     @property
     def rate(self) -> float:
@@ -99,11 +111,18 @@ class Reservation:
     @property
     def holds(self) -> bool:
         """True while its devices are taken."""
-        return self.state not in (State.QUEUED, State.ENDED)
+        return self.state not in (State.QUEUED, State.PARKED, State.ENDED)
+
+    @property
+    def waits(self) -> bool:
+        """True while it is in the queue: to begin, or to hold devices again."""
+        return self.state is State.QUEUED or (self.state is State.PARKED and self.asked_again_at is not None)
 
     def waiting(self, stop_grace_s: float) -> Waiting:
-        seconds = self.time_limit_s + stop_grace_s
-        return Waiting(self.id, self.owner, self.request, seconds, self.submitted_at, self.kind)
+        seconds, since = float(self.time_limit_s), self.submitted_at
+        if self.asked_again_at is not None and self.ends_at is not None:
+            seconds, since = max(0.0, self.ends_at - self.asked_again_at), self.asked_again_at
+        return Waiting(self.id, self.owner, self.request, seconds + stop_grace_s, since, self.kind)
 
     def held(self, stop_grace_s: float) -> Held:
         """What it holds, and until when at the latest: a stop that began, early or late, takes its grace from then."""
@@ -146,6 +165,24 @@ class Reservation:
     def active(self, enforcement: str, now: float) -> Reservation:
         return self._to(State.ACTIVE, enforcement=enforcement, started_at=now, detail="running")
 
+    def parked(self, detail: str) -> Reservation:
+        """Nothing of it uses its devices any more: they are given back."""
+        return self._to(
+            State.PARKED, holdings=(), terms=Terms(limits_version=self.terms.limits_version), handling="", detail=detail
+        )
+
+    def resumed(self, holdings: tuple[Holding, ...], now: float, terms: Terms) -> Reservation:
+        """It holds devices again."""
+        return self._to(
+            State.ACTIVE,
+            holdings=holdings,
+            terms=terms,
+            granted_at=now,
+            handling=RESUMING,
+            asked_again_at=None,
+            detail="it has a GPU again",
+        )
+
     def extended(self, seconds: int) -> Reservation:
         assert self.ends_at is not None
         return replace(
@@ -156,7 +193,7 @@ class Reservation:
         )
 
     def ending(self, reason: Reason, detail: str, now: float) -> Reservation:
-        return self._to(State.ENDING, reason=reason, detail=detail, ending_at=now)
+        return self._to(State.ENDING, reason=reason, detail=detail, ending_at=now, handling="", asked_again_at=None)
 
     def ended(self, reason: Reason, detail: str, now: float) -> Reservation:
         """The end. A reason given when the end began stands."""
@@ -184,7 +221,7 @@ class Reservation:
         )
 
     def _to(self, state: State, **changes: object) -> Reservation:
-        repeated = state is self.state is State.STARTING
+        repeated = state is self.state is State.STARTING or (self.state, state) == (State.PARKED, State.ACTIVE)
         if ORDER[state] <= ORDER[self.state] and not repeated:
             raise ValueError(f"reservation {self.id} cannot go from {self.state.value} to {state.value}")
         return replace(self, state=state, **changes)  # type: ignore[arg-type]

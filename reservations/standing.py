@@ -6,7 +6,7 @@ the ``Policy`` of a moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -14,10 +14,12 @@ from .calendar import WeekTimes
 from .clock import rfc3339
 from .kind import Kind
 from .limits.effective import BUILT_IN, Effective, Override, resolve, said
+from .limits.idle import IdleSettings, idle_settings
 from .limits.schema import Budget, CalendarEntry, Event, Limits, PoolLimits
 from .limits.values import UNLIMITED, amount_text
 from .placement import Slot, SlotKey
 from .policy import Account, Block, FairRules, People, Person, Policy, PoolRule, Preemption, Span
+from .reservation import Reservation
 from .usage import Books, Charge, Running
 
 ENTRY_S = 3600.0
@@ -117,6 +119,12 @@ class Standing:
         if found is None:
             found = self._known[person] = resolve(self.limits, person, self.groups(person), self.overrides, now)
         return found
+
+    def idle_of(self, reservation: Reservation, slots: Mapping[SlotKey, Slot], now: float) -> IdleSettings:
+        """The idle rules that hold for a session. ``slots``: those known, by key."""
+        held = [slots[holding.key] for holding in reservation.holdings if holding.key in slots]
+        pools = {name for slot in held if (name := self.pool_name(slot)) is not None}
+        return idle_settings(self.limits, self.effective(reservation.owner, now), pools, reservation.terms.gpus)
 
     def place(self, person: str, now: float) -> tuple[str, float]:
         """The account of ``person`` and her shares in it."""

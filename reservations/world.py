@@ -54,7 +54,7 @@ class World:
         waiting: list[Waiting] = []
         turns = Turns(self.live.values())
         for reservation in self.live.values():
-            if reservation.state is State.QUEUED:
+            if reservation.waits:
                 if not turns.take(reservation.job):
                     continue  # others of its array come first
                 waiting.append(self.items.get(reservation.id) or reservation.waiting(grace))
@@ -100,7 +100,7 @@ class World:
         """``changes`` and the grants, refusals and preemptions that follow from them, as one set to commit."""
         after = {change.after.id: change.after for change in changes}
         world = self.with_changes(after.values())
-        if any(reservation.state is State.QUEUED for reservation in world.live.values()):
+        if any(reservation.waits for reservation in world.live.values()):
             after |= world._decision()
         return [Change(reservation, self.live.get(name)) for name, reservation in after.items()]
 
@@ -108,9 +108,15 @@ class World:
         decision = schedule(self.facts(), self.policy())
         after = {}
         for grant in decision.grants:
-            after[grant.id] = self.live[grant.id].granted(grant.holdings, self.now, self._terms(grant.holdings))
+            before, terms = self.live[grant.id], self._terms(grant.holdings)
+            begin = before.resumed if before.state is State.PARKED else before.granted
+            after[grant.id] = begin(grant.holdings, self.now, terms)
         for refusal in decision.refusals:
-            after[refusal.id] = self.live[refusal.id].ended(Reason.REFUSED, refusal.error.message, self.now)
+            before, why = self.live[refusal.id], refusal.error.message
+            if before.state is State.PARKED:
+                after[refusal.id] = replace(before, asked_again_at=None, detail=f"it got no GPU again: {why}")
+            else:
+                after[refusal.id] = before.ended(Reason.REFUSED, why, self.now)
         for victim in decision.preemptions:
             after[victim.id] = preempted(self.live[victim.id], victim.why, self.now)
         return after

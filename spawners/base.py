@@ -44,6 +44,8 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     reservation_id = ""
     generation = 0
     enforcement = ""
+    activity_key = ""
+    """Lets the session report what it does; told with each start, so it is no part of the stored state."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -80,6 +82,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
                 UNREACHABLE, reason="service-unreachable", log_message=str(error), status_code=503
             ) from None
         self.reservation_id, self.generation = begun["id"], begun["generation"]
+        self.activity_key = begun["activity_key"]
         self.log.info("%s: reservation %s, start %d", self._log_name, self.reservation_id, self.generation)
         try:
             url = await self.launch(begun)

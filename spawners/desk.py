@@ -46,7 +46,7 @@ class Desk:
         """Everything for the administrators' page; ``error`` instead when there is no answer."""
         asked = {
             "devices": "devices",
-            "reservations": "reservations?state=queued,granted,starting,active,ending&limit=500",
+            "reservations": "reservations?state=queued,granted,starting,active,parked,ending&limit=500",
             "file": "limits/file",
             "exceptions": "limits/exceptions",
             "audit": "limits/audit?limit=50",

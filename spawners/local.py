@@ -69,6 +69,7 @@ class LocalGpuSpawner(GpuSpawner):
         env: dict[str, str] = super().get_env()
         if self.service_url:
             env["TIMESHARE_SERVICE_URL"] = self.service_url
+            env["TIMESHARE_ACTIVITY_KEY"] = self.activity_key
             env.setdefault("PYTHONSTARTUP", str(STARTUP))
         env.setdefault("PATH", os.environ.get("PATH", os.defpath))
         if not self.multi_user and "HOME" in os.environ:

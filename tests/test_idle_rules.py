@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from timeshare.idle_culler.activity import GAP_S, Sample, Thresholds, idle, working
 from timeshare.idle_culler.rules import Action, Facts, Rules, decide
+from timeshare.reservations.activity import GAP_S, Sample, Thresholds, Watched, idle, watch, working
 
 MINUTE = 60.0
 HOUR = 60
@@ -20,7 +20,8 @@ TRAINS = {**IDLE, "kernel_busy_s": 1.0, "gpu": 90.0, "cpu": 100.0}
 SILENT = {**IDLE, "kernel_busy_s": 1.0}
 """A kernel that runs a cell, and neither GPU nor CPU does anything."""
 RULES = Rules(after=60 * MINUTE, grace=15 * MINUTE, warn=(10 * MINUTE, 2 * MINUTE))
-CAPPED = replace(RULES, thresholds=Thresholds(busy_cap_s=120 * MINUTE))
+USUAL = Thresholds()
+CAPPED = Thresholds(busy_cap_s=120 * MINUTE)
 
 
 @dataclass
@@ -33,10 +34,14 @@ class Told:
 
 
 def live(
-    *parts: tuple[int, dict[str, Any] | None], rules: Rules = RULES, deliverable: bool = True, **more: Any
+    *parts: tuple[int, dict[str, Any] | None],
+    rules: Rules = RULES,
+    thresholds: Thresholds = USUAL,
+    deliverable: bool = True,
+    **more: Any,
 ) -> Told:
     """Runs the rules once a minute over parts of so many minutes each; None: nothing is heard in it."""
-    told, samples, warned_at, minute, busy_since = Told(), [], None, 0, None
+    told, watched, warned_at, minute, busy_since = Told(), None, None, 0, None
     for minutes, signals in parts:
         for _ in range(minutes):
             minute += 1
@@ -46,8 +51,8 @@ def live(
                 busy_since = None if not busy else busy_since if busy_since is not None else now
                 at = signals.get("at", now)
                 shown = {**signals, "at": at, "kernel_busy_s": now - busy_since + 1 if busy_since is not None else busy}
-                samples.append(Sample(**shown))
-            decision = decide(Facts(0.0, samples, warned_at=warned_at, **more), rules, now)
+                watched = watch(watched, Sample(**shown), thresholds, now)
+            decision = decide(Facts(0.0, watched, warned_at=warned_at, **more), rules, now)
             told.why = decision.why
             if decision.action is Action.WARN and (warned_at is None or warned_at < (decision.idle_since or 0)):
                 told.warned = minute if told.warned is None else told.warned
@@ -95,8 +100,7 @@ KEPT: dict[str, list[tuple[int, dict[str, Any] | None]]] = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_kept_is(name: str) -> None:
-    rules = CAPPED if "within the cap" in name else RULES
-    told = live(*KEPT[name], rules=rules)
+    told = live(*KEPT[name], thresholds=CAPPED if "within the cap" in name else Thresholds())
     assert told.ended is None, told.why
     assert told.why
 
@@ -126,11 +130,19 @@ def test_after_an_idle_hour_and_a_warning_of_ten_minutes_goes_back_the_gpu_of(na
     assert told.why.startswith("idle for 1 h 0 min (the limit is 1 h 0 min); before that, ")
 
 
+def idle_in(first: int, last: int) -> Watched | None:
+    """What is known after idle minutes."""
+    watched = None
+    for n in range(first, last + 1):
+        watched = watch(watched, Sample(n * MINUTE, **IDLE), Thresholds(), n * MINUTE)
+    return watched
+
+
 def test_a_running_cell_without_gpu_and_cpu_counts_up_to_its_cap() -> None:
-    told = live((10 * HOUR, SILENT), rules=CAPPED)
+    told = live((10 * HOUR, SILENT), thresholds=CAPPED)
     assert (told.warned, told.ended) == (120 + 50 + 1, 120 + 60 + 1)
-    assert live((10 * HOUR, {**SILENT, "gpu": 30.0}), rules=CAPPED).ended is None
-    assert live((10 * HOUR, {**SILENT, "cpu": 30.0}), rules=CAPPED).ended is None
+    assert live((10 * HOUR, {**SILENT, "gpu": 30.0}), thresholds=CAPPED).ended is None
+    assert live((10 * HOUR, {**SILENT, "cpu": 30.0}), thresholds=CAPPED).ended is None
 
 
 def test_a_protected_run_is_kept_until_its_time_is_over_and_the_hour_begins_then() -> None:
@@ -150,15 +162,13 @@ def test_a_warning_that_nobody_could_read_is_none() -> None:
 
 
 def test_a_warning_that_came_late_delays_the_end() -> None:
-    samples = [Sample(n * MINUTE, **IDLE) for n in range(1, 201)]
-    facts = Facts(0.0, samples, warned_at=195 * MINUTE)
+    facts = Facts(0.0, idle_in(1, 200), warned_at=195 * MINUTE)
     assert decide(facts, RULES, 200 * MINUTE).action is Action.WARN
     assert decide(facts, RULES, 200 * MINUTE).at == 205 * MINUTE
 
 
 def test_a_warning_is_remembered_over_a_restart_of_whoever_gave_it() -> None:
-    samples = [Sample(n * MINUTE, **IDLE) for n in range(1, 76)]
-    written = Facts(0.0, samples, warned_at=65 * MINUTE)
+    written = Facts(0.0, idle_in(1, 75), warned_at=65 * MINUTE)
     assert decide(written, RULES, 75 * MINUTE).action is Action.GIVE_BACK
     assert decide(replace(written, warned_at=None), RULES, 75 * MINUTE).action is Action.WARN
 
@@ -171,9 +181,8 @@ def test_a_short_limit_warns_as_long_as_it_can() -> None:
 
 
 def test_a_short_history_counts_from_its_first_sample() -> None:
-    samples = [Sample(n * MINUTE, **IDLE) for n in range(100, 121)]
-    assert idle(samples, 120 * MINUTE, Thresholds()).since == 100 * MINUTE
-    assert idle(samples, 120 * MINUTE, Thresholds()).why == "it was not watched before"
+    found = idle(idle_in(100, 120), 120 * MINUTE)
+    assert (found.since, found.why) == (100 * MINUTE, "it was not watched before")
 
 
 def test_what_it_works_on_is_said_in_words() -> None:
@@ -207,6 +216,7 @@ def test_nothing_is_done_without_a_full_warning_or_on_what_is_unknown(
 ) -> None:
     rules = Rules(after=20 * MINUTE, grace=5 * MINUTE, warn=(6 * MINUTE,))
     samples: list[Sample] = []
+    watched: Watched | None = None
     warned_at: float | None = None
     minute = tries = 0
     for minutes, told in parts:
@@ -215,7 +225,8 @@ def test_nothing_is_done_without_a_full_warning_or_on_what_is_unknown(
             now = minute * MINUTE
             if told is not None:
                 samples.append(Sample(now, **told))
-            decision = decide(Facts(0.0, samples, warned_at=warned_at), rules, now)
+                watched = watch(watched, samples[-1], Thresholds(), now)
+            decision = decide(Facts(0.0, watched, warned_at=warned_at), rules, now)
             if decision.action is Action.WARN and (warned_at is None or warned_at < (decision.idle_since or 0)):
                 tries += 1
                 warned_at = now if deliverable[tries % 8] else None
@@ -226,5 +237,5 @@ def test_nothing_is_done_without_a_full_warning_or_on_what_is_unknown(
             window = [sample for sample in samples if sample.at > now - rules.after]
             times = [now - rules.after, *(sample.at for sample in window), now]
             assert all(later - sooner <= GAP_S for sooner, later in itertools.pairwise(times))
-            assert not any(working(sample, rules.thresholds) for sample in window)
+            assert not any(working(sample, Thresholds()) for sample in window)
             return

@@ -30,7 +30,10 @@ class Guard:
         self._warned: frozenset[Key] = frozenset()
         self._stopping: dict[int, int] = {}
         self.memory_mib: dict[tuple[str, int], int] = {}
-        """By session; one that is missing here is unknown."""
+        """By session; what it is of one that is missing here, ``memory_of`` says."""
+        self.holders: dict[tuple[str, int], set[int]] = {}
+        """Processes of each session that hold GPU memory, as far as that is known."""
+        self._known = False
 
     def check(self) -> None:
         """Unknown is never over: without an answer of the driver nothing happens."""
@@ -38,13 +41,20 @@ class Guard:
             processes = self._source.processes()
         except DeviceError as error:
             log.warning("nothing is known about GPU memory now: %s", error)
-            self.memory_mib = {}
+            self.memory_mib, self._known = {}, False
         else:
             uses = self._uses(processes)
             verdicts, self._warned = judge({key: use for key, use in uses.items() if use.share_mib}, self._warned)
             for verdict in verdicts:
                 self._carry_out(verdict)
+            self._known = True
         self._hear()
+
+    def memory_of(self, key: tuple[str, int]) -> int | None:
+        """GPU memory that a session uses, MiB; None: unknown."""
+        if key in self.memory_mib:
+            return self.memory_mib[key]
+        return 0 if self._known and not self.holders.get(key) else None
 
     def _hear(self) -> None:
         try:
@@ -57,7 +67,7 @@ class Guard:
     def _uses(self, processes: tuple[DeviceProcess, ...]) -> dict[Key, Use]:
         """Use by session and device. Shares of a whole device or a MIG instance have size 0 here: nothing to watch."""
         if not processes:
-            self.memory_mib = {}
+            self.memory_mib, self.holders = {}, {}
             return {}
         owners = {pid: key for key, pids in self._sessions.pids_by_session().items() for pid in pids}
         by_key: dict[Key, dict[int, int | None]] = {}
@@ -70,13 +80,17 @@ class Guard:
             if process.memory_mib is not None:  # what is not known is not nothing
                 total[owner] = total.get(owner, 0) + process.memory_mib
         self.memory_mib = total
+        holders: dict[tuple[str, int], set[int]] = {}
+        for (reservation_id, generation, _), pids in by_key.items():
+            holders.setdefault((reservation_id, generation), set()).update(pids)
+        self.holders = holders
         return {key: Use(self._fraction(key), by_pid, names_of(by_pid)) for key, by_pid in by_key.items()}
 
     def _fraction(self, key: Key) -> int:
         record = self._sessions.records.find(key[0], key[1])
         if record is None:
             return 0
-        parts = [part for part in record.order().share if part.device_uuid == key[2]]
+        parts = [part for part in record.gate().share if part.device_uuid == key[2]]
         return sum(part.memory_mib for part in parts if not part.whole and not part.instance_uuid)
 
     def _carry_out(self, verdict: Verdict) -> None:

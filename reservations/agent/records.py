@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,16 @@ class Order:
     enforcement: str = ""
     started_at: float = 0.0
     filter: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a session holds now, and the filter that it runs behind. ``turn``: how often that was changed since its
+    start."""
+
+    share: tuple[SharePart, ...]
+    filter: dict[str, Any]
+    turn: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,29 @@ class Record:
         data = json.loads((self.path / "order.json").read_text())
         share = tuple(SharePart(**part) for part in data.pop("share"))
         return Order(**{**data, "argv": tuple(data["argv"]), "share": share})
+
+    def gate(self) -> Gate:
+        """What it holds now, and behind which filter."""
+        changed = read_json(self.path / "gate.json")
+        if changed is None:
+            order = self.order()
+            return Gate(order.share, order.filter, 0)
+        return Gate(tuple(SharePart(**part) for part in changed["share"]), changed["filter"], changed["turn"])
+
+    def write_gate(self, share: tuple[SharePart, ...], filter_: dict[str, Any], turn: int) -> None:
+        parts = [asdict(part) for part in share]
+        durable_write(self.path / "gate.json", {"share": parts, "filter": filter_, "turn": turn})
+
+    def order_with(self, share: tuple[SharePart, ...]) -> Order:
+        """Its order as if it had asked for ``share``."""
+        return replace(self.order(), share=share)
+
+    def older_cgroups(self) -> list[Path]:
+        """Of filters that it ran behind before, the first of them of its order."""
+        now = self.gate()
+        first = [Path(folder) for folder in self.order().filter.get("cgroups", ())] if now.turn else []
+        between = [Path(f"{folder}.{turn}") for folder in first for turn in range(1, now.turn)]
+        return [*first, *between]
 
     def shim(self) -> Shim | None:
         data = read_json(self.path / "shim.json")

@@ -18,10 +18,12 @@ from typing import Any
 from ..clock import read_boot_id
 from ..devices.model import DeviceError, DeviceSource
 from .events import Events
+from .exchange import Exchange, Graces, can_exchange
 from .guard import Guard
 from .handover import Hidden
-from .records import ID_PATTERN, MAX_GENERATION, Order, SharePart
+from .records import ID_PATTERN, MAX_GENERATION, Order, Record, SharePart
 from .refusals import Refused
+from .sampler import KEPT_S, Sampler
 from .sessions import Sessions
 from .spools import read_spool
 from .stopping import StopOrder, Stops
@@ -44,6 +46,8 @@ class Agent:
         self.stops = Stops(sessions)
         self.events = Events(sessions.records.root / "events.json")
         self.guard = Guard(sessions, source, self.events)
+        self.exchange = Exchange(sessions, source)
+        self.sampler = Sampler(sessions, source, self.guard)
         self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
             "hello": self._hello,
             "inventory": self._list_devices,
@@ -52,6 +56,9 @@ class Agent:
             "stop": self._stop,
             "forget": self._forget,
             "spool": self._spool,
+            "activity": self._activity,
+            "release": self._release,
+            "resume": self._resume,
             "events": lambda params: self.events.after(_integer(params, "after")),
         }
 
@@ -81,6 +88,7 @@ class Agent:
             "simulated": self._sessions.simulated,
             "multi_user": self._multi_user,
             "device_filter": way.name if way is not None else None,
+            "can_exchange": can_exchange(way, self._sessions.simulated),
         }
 
     def _list_devices(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +118,25 @@ class Agent:
         last = _integer(params, "generation") if "generation" in params else MAX_GENERATION
         order = StopOrder(bool(params["interrupt"]), graces[0], graces[1], last)
         return {"state": self.stops.stop(_id(params), order)}
+
+    def _activity(self, params: dict[str, Any]) -> list[dict[str, object]]:
+        window = float(params["window_s"])
+        if not 1 <= window <= KEPT_S:
+            raise Refused("invalid", f"window_s is {window}: it must be from 1 to {KEPT_S:g} seconds")
+        return self.sampler.readings(window)
+
+    def _release(self, params: dict[str, Any]) -> dict[str, Any]:
+        graces = Graces(float(params["save_grace_s"]), float(params["term_grace_s"]))
+        return {"released": self.exchange.release(self._running(params), graces)}
+
+    def _resume(self, params: dict[str, Any]) -> None:
+        self.exchange.resume(self._running(params), tuple(SharePart(**part) for part in params["share"]))
+
+    def _running(self, params: dict[str, Any]) -> Record:
+        record = self._sessions.records.find(_id(params), _integer(params, "generation"))
+        if record is None:
+            raise Refused("unknown", "this start of it is not known here")
+        return record
 
     def _forget(self, params: dict[str, Any]) -> None:
         self._sessions.forget(_id(params), _integer(params, "generation"))

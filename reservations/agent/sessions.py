@@ -52,7 +52,7 @@ class Sessions:
         self.way = way
         self.simulated = simulated
         self.boot_id = read_boot_id()
-        self._device_root = device_root
+        self.device_root = device_root
         self._program = compiled_launcher(root)
         self._locks: dict[str, threading.RLock] = {}
         self._launchers: list[subprocess.Popen[bytes]] = []
@@ -101,7 +101,7 @@ class Sessions:
 
     def _start(self, order: Order, hidden: Hidden, inventory: Inventory) -> dict[str, Any]:
         key = f"{order.reservation_id}.{order.generation}"
-        sight = sight_of(order, inventory, self._device_root, self.simulated)
+        sight = sight_of(order, inventory, self.device_root, self.simulated)
         filter_ = sight.filter(self.way, key)
         level = sight.enforcement(self.way, filter_)
         order = replace(order, enforcement=level, filter=filter_, started_at=time.time())
@@ -218,7 +218,7 @@ class Sessions:
         launcher = shim.pid if shim and known and shim.pid in table and table[shim.pid].ticks == shim.ticks else None
         own = session_pids(table, record.key, launcher)
         if known:
-            own |= {pid for pid in group_pids(record.order().filter) if pid in table and pid != launcher}
+            own |= {pid for pid in group_pids(record.gate().filter) if pid in table and pid != launcher}
         return own
 
     def pids_by_session(self) -> dict[tuple[str, int], set[int]]:
@@ -234,7 +234,9 @@ class Sessions:
 
     def _clean(self, record: Record) -> None:
         if self.way is not None:
-            self.way.clean(f"{record.reservation_id}.{record.generation}")
+            key = f"{record.reservation_id}.{record.generation}"
+            for name in (key, *(f"{key}.{turn}" for turn in range(1, record.gate().turn + 1))):
+                self.way.clean(name)
 
     # --- forget
 

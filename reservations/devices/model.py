@@ -60,6 +60,18 @@ class DeviceProcess:
 
 
 @dataclass(frozen=True)
+class DeviceUse:
+    """How busy a device, or one MIG instance of it, was of late. ``percent``: of the time in which anything ran on it;
+    None where the driver does not say. ``by_pid``: of that time by process, those at 0 left out; None where the driver
+    does not tell them apart."""
+
+    device_uuid: str
+    instance_uuid: str
+    percent: float | None
+    by_pid: Mapping[int, float] | None = None
+
+
+@dataclass(frozen=True)
 class Inventory:
     """Everything one look at a node's GPUs told.
 
@@ -97,6 +109,10 @@ class DeviceSource(Protocol):
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Who holds GPU memory now. Raises DeviceError when that cannot be known."""
+
+    def use(self) -> tuple[DeviceUse, ...]:
+        """How busy each device and each MIG instance was since the last call. Raises DeviceError when that cannot be
+        known of any."""
 
     def health_events(self) -> tuple[HealthEvent, ...]:
         """Events since the last call, without waiting."""

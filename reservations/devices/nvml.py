@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from .gauge import Gauge, mig_handles
 from .health import XID, event_of
-from .model import Device, DeviceError, DeviceProcess, HealthEvent, Inventory, MigInstance
+from .model import Device, DeviceError, DeviceProcess, DeviceUse, HealthEvent, Inventory, MigInstance
 
 MIB = 1024 * 1024
 _PRODUCT = re.compile(r"^(nvidia|tesla|quadro|geforce)\s+", re.IGNORECASE)
@@ -41,6 +42,7 @@ class NvmlSource:
         self._nvml: Any = None
         self._events: Any = None
         self._absent = ""
+        self._gauge = Gauge()
 
     def inventory(self) -> Inventory:
         with self._asking() as nvml:
@@ -62,6 +64,15 @@ class NvmlSource:
                 found += _processes(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
             return tuple(found)
 
+    def use(self) -> tuple[DeviceUse, ...]:
+        with self._asking() as nvml:
+            if nvml is None:
+                return ()
+            found: list[DeviceUse] = []
+            for index in range(nvml.nvmlDeviceGetCount()):
+                found += self._gauge.read(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+            return tuple(found)
+
     def health_events(self) -> tuple[HealthEvent, ...]:
         with self._asking() as nvml:
             if nvml is None:
@@ -80,7 +91,7 @@ class NvmlSource:
             return tuple(found)
 
     def close(self) -> None:
-        nvml, self._nvml, self._events = self._nvml, None, None
+        nvml, self._nvml, self._events, self._gauge = self._nvml, None, None, Gauge()
         if nvml is not None:
             with contextlib.suppress(nvml.NVMLError):
                 nvml.nvmlShutdown()
@@ -124,23 +135,9 @@ def _device(nvml: Any, handle: Any, index: int) -> Device:
         order=index,
         minor=int(nvml.nvmlDeviceGetMinorNumber(handle)),
         compute_capability=f"{major}.{minor}",
-        instances=tuple(_instance(nvml, mig) for mig in _mig_handles(nvml, handle)),
+        instances=tuple(_instance(nvml, mig) for mig in mig_handles(nvml, handle)),
         cordoned=_broken(nvml, handle),
     )
-
-
-def _mig_handles(nvml: Any, handle: Any) -> list[Any]:
-    try:
-        current, _pending = nvml.nvmlDeviceGetMigMode(handle)
-    except nvml.NVMLError_NotSupported:
-        return []
-    if current != nvml.NVML_DEVICE_MIG_ENABLE:
-        return []
-    handles = []
-    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
-        with contextlib.suppress(nvml.NVMLError_NotFound):  # the indices have gaps
-            handles.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
-    return handles
 
 
 def _instance(nvml: Any, mig: Any) -> MigInstance:
@@ -174,7 +171,7 @@ def _broken(nvml: Any, handle: Any) -> str | None:
 
 def _processes(nvml: Any, handle: Any) -> list[DeviceProcess]:
     uuid = nvml.nvmlDeviceGetUUID(handle)
-    migs = _mig_handles(nvml, handle)
+    migs = mig_handles(nvml, handle)
     found: dict[tuple[int, str], DeviceProcess] = {}
     for place, instance in [(mig, nvml.nvmlDeviceGetUUID(mig)) for mig in migs] or [(handle, "")]:
         for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import PublicError
 from ..shares import MODEL_PATTERN, PROFILE_PATTERN
-from .model import MIB_PER_GIB, Device, DeviceError, DeviceProcess, HealthEvent, Inventory, MigInstance
+from .model import MIB_PER_GIB, Device, DeviceError, DeviceProcess, DeviceUse, HealthEvent, Inventory, MigInstance
 
 FAULTS_VARIABLE = "TIMESHARE_SIMULATED_FAULTS"
 """Names a JSON file with what the driver would report: see ``Faults``."""
@@ -87,9 +87,12 @@ def _instances(part: str, layout: str, order: int, memory_mib: int) -> tuple[Mig
 @dataclass(frozen=True)
 class Faults:
     """What the file of ``TIMESHARE_SIMULATED_FAULTS`` says: ``processes`` with ``pid``, ``device`` and ``memory_mib``;
-    ``health`` with ``device``, ``code``, ``detail``, ``cordon``; ``missing`` UUIDs; ``unknown``: no answer at all."""
+    ``use`` with ``device``, ``percent`` (null: the driver does not say) and, if it is that of one, ``instance`` or
+    ``pid``; ``health`` with ``device``, ``code``, ``detail``, ``cordon``; ``missing`` UUIDs; ``unknown``: no answer at
+    all. A device that ``use`` does not name is at 0 %."""
 
     processes: tuple[dict[str, Any], ...] = ()
+    use: tuple[dict[str, Any], ...] = ()
     health: tuple[dict[str, Any], ...] = ()
     missing: tuple[str, ...] = ()
     unknown: bool = False
@@ -102,6 +105,7 @@ def read_faults(path: Path | None) -> Faults:
         data = json.loads(path.read_text())
         return Faults(
             tuple(data.get("processes", ())),
+            tuple(data.get("use", ())),
             tuple(data.get("health", ())),
             tuple(data.get("missing", ())),
             bool(data.get("unknown", False)),
@@ -136,6 +140,12 @@ class SimulatedSource:
             for entry in self._now().processes
         )
 
+    def use(self) -> tuple[DeviceUse, ...]:
+        entries = self._now().use
+        places = [(d.uuid, i.uuid) for d in self._devices for i in d.instances]
+        places += [(d.uuid, "") for d in self._devices if not d.partitioned]
+        return tuple(_use(*place, entries) for place in places)
+
     def health_events(self) -> tuple[HealthEvent, ...]:
         events = self._now().health
         new, self._reported = events[self._reported :], len(events)
@@ -145,3 +155,14 @@ class SimulatedSource:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _use(device: str, instance: str, entries: tuple[dict[str, Any], ...]) -> DeviceUse:
+    mine = [entry for entry in entries if (entry["device"], entry.get("instance", "")) == (device, instance)]
+    percents = [entry["percent"] for entry in mine]
+    if None in percents:
+        return DeviceUse(device, instance, None)
+    # What is said of the whole device belongs to no process: as where the driver does not tell them apart.
+    known = all("pid" in entry for entry in mine)
+    by_pid = {int(entry["pid"]): float(entry["percent"]) for entry in mine if "pid" in entry} if known else None
+    return DeviceUse(device, instance, min(100.0, float(sum(percents))), by_pid)

@@ -38,6 +38,18 @@ class EngineSession:
 
 
 @dataclass(frozen=True)
+class EngineReading:
+    """Of one start. ``gpu`` in percent of what it holds, ``cpu`` in percent of a core, ``memory_mib`` of GPU memory;
+    None: unknown."""
+
+    reservation_id: str
+    generation: int
+    gpu: float | None
+    cpu: float | None
+    memory_mib: int | None
+
+
+@dataclass(frozen=True)
 class EngineEvent:
     """Something the engine noticed. ``kind``: ``health``, ``over_memory``, ``stopped_over_memory``."""
 
@@ -72,6 +84,15 @@ class Engine(Protocol):
     ) -> SessionState:
         """Begins or continues the end of its starts up to ``generation`` (None: of all), and forbids these. EXITED:
         nothing is left."""
+
+    async def activity(self, window_s: float) -> list[EngineReading]:
+        """What each session used over the last ``window_s`` seconds, as far as that is known."""
+
+    async def release(self, reservation_id: str, generation: int, rules: Stop) -> bool:
+        """Begins or continues to take a session's devices; True once nothing of it uses them. Raises LaunchRefused."""
+
+    async def resume(self, reservation_id: str, generation: int, share: list[dict[str, Any]]) -> None:
+        """Lets a session that runs use ``share``. Raises LaunchRefused."""
 
     async def forget(self, reservation_id: str, generation: int) -> None: ...
 

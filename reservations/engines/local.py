@@ -8,7 +8,7 @@ from typing import Any
 from ..agent.client import AgentClient, AgentError, AgentUnreachable
 from ..devices.model import Device, Inventory, MigInstance
 from ..limits.schema import Stop
-from .base import EngineEvent, EngineSession, EngineUnknown, LaunchRefused, SessionState
+from .base import EngineEvent, EngineReading, EngineSession, EngineUnknown, LaunchRefused, SessionState
 
 
 class LocalEngine:
@@ -55,6 +55,22 @@ class LocalEngine:
             **last,
         )
         return SessionState(told["state"])
+
+    async def activity(self, window_s: float) -> list[EngineReading]:
+        return [EngineReading(**told) for told in await self._ask("activity", window_s=window_s)]
+
+    async def release(self, reservation_id: str, generation: int, rules: Stop) -> bool:
+        told = await self._do(
+            "release",
+            reservation_id=reservation_id,
+            generation=generation,
+            save_grace_s=rules.save_grace,
+            term_grace_s=rules.term_grace,
+        )
+        return bool(told["released"])
+
+    async def resume(self, reservation_id: str, generation: int, share: list[dict[str, Any]]) -> None:
+        await self._do("resume", reservation_id=reservation_id, generation=generation, share=share)
 
     async def forget(self, reservation_id: str, generation: int) -> None:
         await self._ask("forget", reservation_id=reservation_id, generation=generation)

@@ -90,7 +90,7 @@ def _absent(reservation: Reservation, asked_at: float) -> list[Action]:
     if reservation.state is State.ENDING:
         return [Action(STOP, reservation.id, reservation.generation)]
     settled = reservation.started_at is not None and reservation.started_at < asked_at
-    if reservation.state is State.ACTIVE and settled:
+    if reservation.state in (State.ACTIVE, State.PARKED) and settled:
         detail = "its node no longer knows this session; it may have been restarted"
         return [Action(LOST, reservation.id, reservation.generation, Reason.LOST, detail)]
     return []

@@ -49,6 +49,8 @@ reservations = Table(
     Column("extensions", Integer, nullable=False),
     Column("requeues", Integer, nullable=False),
     Column("job", Text),
+    Column("handling", String(16), nullable=False, server_default=""),
+    Column("asked_again_at", Double),
     UniqueConstraint("owner", "client_key", name="one_request_a_key"),
     Index("by_state", "state"),
     Index("by_owner", "owner", "seq"),
@@ -161,3 +163,24 @@ people = Table(
     Column("seen_at", Double, nullable=False),
 )
 """The groups of each person as JupyterHub told them last: needed when it does not answer."""
+
+activity = Table(
+    "activity",
+    metadata,
+    Column("reservation_id", String(36), ForeignKey("reservations.id"), primary_key=True),
+    Column("state", Text, nullable=False),
+)
+"""What is known of what each live session does: see ``timeshare.reservations.monitor``."""
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", SERIAL, primary_key=True, autoincrement=True),
+    Column("reservation_id", String(36), ForeignKey("reservations.id"), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("what", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("signals", Text, nullable=False),
+    Index("decisions_by_reservation", "reservation_id"),
+)
+"""What was decided about idle sessions, with the signals that decided it."""

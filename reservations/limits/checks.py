@@ -15,7 +15,7 @@ from ..kind import Kind
 from ..placement import Slot, need
 from ..policy import TINY, Policy, may_use
 from ..queue import Waiting
-from ..reservation import Reservation, State
+from ..reservation import Reservation
 from ..shares import Shape, ShareRequest
 from ..standing import Purse
 from .effective import Effective
@@ -61,7 +61,7 @@ def check_submission(asking: Asking) -> None:
 
 
 def _check_queue(asking: Asking) -> None:
-    waiting = [other for other in asking.live if other.state is State.QUEUED]
+    waiting = [other for other in asking.live if other.waits]
     if len(waiting) >= asking.requests_waiting:
         message = f"{len(waiting)} requests are waiting and the limit is {asking.requests_waiting}: try again later"
         details = {"waiting": len(waiting), "limit": asking.requests_waiting}

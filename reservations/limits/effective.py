@@ -38,13 +38,17 @@ BUILT_IN: Mapping[str, Any] = {
     "budgets": (),
     "shares": 1.0,
     "idle.after": 0,
+    "idle.per_gpu": False,
     "idle.grace": 900,
     "idle.gpu_below": 5.0,
     "idle.cpu_below": 10.0,
     "idle.busy_cap": 0,
     "idle.warn": (600, 120),
+    "idle.then": "give_back",
     "idle.keep": 8 * 3600,
 }
+EXCEPTION = "an exception"
+"""How the source of a value begins that an override says."""
 OTHERS = "others"
 """Whom those are counted with who are in no group of the file."""
 
@@ -117,7 +121,7 @@ def resolve(
     valid = [o for o in overrides if o.in_force(now) and _concerns(o, person, mine)]
     scopes: list[tuple[str, Mapping[str, Any]]] = []
     for override in sorted(valid, key=lambda o: (o.scope != "user", -o.made_at)):
-        scopes.append((f"an exception until its end, because: {override.why}", said(override.limits)))
+        scopes.append((f"{EXCEPTION} until its end, because: {override.why}", said(override.limits)))
     if person in limits.users:
         scopes.append((f"users.{person}", said(limits.users[person])))
     scopes.append(("", _of_groups(limits, mine)))
@@ -203,5 +207,7 @@ GENEROUS: Mapping[str, Callable[[Any, Any], Any]] = {
     "idle.cpu_below": min,
     "idle.after": _longer,
     "idle.busy_cap": _longer,
+    "idle.per_gpu": min,
+    "idle.then": min,
 }
 """What the more generous of two values is, where it is not the larger one."""

@@ -17,6 +17,8 @@ from ..kind import Kind
 from ..shares import Shape
 from .values import Amount, Count, Duration, Name, Pattern
 
+IdleAction = Literal["give_back", "stop"]
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,9 +68,13 @@ class Budget(Section):
 
 
 class IdleRules(Section):
-    """When a session counts as idle, and what follows. Read by the idle culler."""
+    """When a session counts as idle, and what follows. What a pool says of its devices holds before what is said of
+    people; exceptions of people hold before both."""
 
     after: Duration | None = Field(default=None, description="Idle for so long: its GPU goes back. Default 0: never.")
+    per_gpu: bool | None = Field(
+        default=None, description="after is shared by the GPUs held: of eight, an eighth of the time. Default false."
+    )
     grace: Duration | None = Field(default=None, description="After the start nothing counts as idle. Default 15m.")
     gpu_below: Amount | None = Field(default=None, description="GPU use in percent below which it is idle. Default 5.")
     cpu_below: Amount | None = Field(default=None, description="CPU use, in percent of one core. Default 10.")
@@ -77,7 +83,13 @@ class IdleRules(Section):
         description="A kernel that is busy counts as work for so long without any CPU or GPU. 0 (default): always.",
     )
     warn: tuple[Duration, ...] | None = Field(default=None, description="Told so long before. Default [10m, 2m].")
-    keep: Duration | None = Field(default=None, description="How long a person may protect a run. Default 8h.")
+    then: IdleAction | None = Field(
+        default=None,
+        description="give_back (default): the GPU goes back, server and kernels stay. stop: the session is stopped.",
+    )
+    keep: Duration | None = Field(
+        default=None, description="How long in all a person may protect a session. Default 8h. 0: not at all."
+    )
 
 
 class PersonLimits(Section):

@@ -21,6 +21,7 @@ from .job_starts import JobStarts
 from .people import HubPeople, People
 from .runtime import Runtime
 from .settings import Settings
+from .watch import Watch
 
 
 def settings_of(deployment: Deployment) -> Settings:
@@ -48,7 +49,8 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
     await runtime.start()
     if settings.log_dir is not None:
         settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    starts = asyncio.create_task(JobStarts(runtime).run())
+    watch = Watch(runtime)
+    steps = [asyncio.create_task(step) for step in (JobStarts(runtime).run(), watch.sample(), watch.exchange())]
     server = HTTPServer(make_app(Context(settings, runtime, tokens)), max_body_size=READ_AND_DROP)
     server.listen(settings.port, settings.address)
     stop = asyncio.Event()
@@ -56,7 +58,8 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
     server.stop()
-    starts.cancel()
+    for step in steps:
+        step.cancel()
     await runtime.stop()
 
 

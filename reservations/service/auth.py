@@ -19,18 +19,21 @@ log = logging.getLogger("timeshare.service")
 USE_SCOPE = "custom:timeshare:use"
 READ_SCOPE = "custom:timeshare:read"
 ADMIN_SCOPE = "custom:timeshare:admin"
+CULL_SCOPE = "custom:timeshare:cull"
 _HEADER = re.compile(r"(?:bearer|token)\s+([!-~]{1,512})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Caller:
     """``name`` is the JupyterHub user. ``admin`` may see and touch everything, ``reader`` see it. ``deployment``: one
-    of our own processes, which acts for users and reports what became of their servers."""
+    of our own processes, which acts for users and reports what became of their servers. ``culler``: may read what
+    sessions do, and warn them and end those that are idle, by the rules."""
 
     name: str
     admin: bool = False
     reader: bool = False
     deployment: bool = False
+    culler: bool = False
 
     @property
     def sees_all(self) -> bool:
@@ -75,10 +78,23 @@ def caller_of(kind: str, name: str, scopes: Iterable[str]) -> Caller:
         return Caller(name if kind == "user" else "", admin=True)
     if READ_SCOPE in granted:
         return Caller(name if kind == "user" else "", reader=True)
+    if CULL_SCOPE in granted and kind == "service":
+        return Caller("", culler=True)
     if USE_SCOPE in granted and kind == "user":
         return Caller(name)
     message = f"this token may not use timeshare: it needs the scope {USE_SCOPE}"
     raise PublicError("scope-missing", message, 403, {"needed": USE_SCOPE})
+
+
+def activity_key(settings: Settings, reservation_id: str) -> str:
+    """With it a session can report what it does, and nothing else; that of no other session either."""
+    message = f"activity:{reservation_id}".encode()
+    return hmac.new(settings.admin_token.encode(), message, "sha256").hexdigest()
+
+
+def may_report(settings: Settings, reservation_id: str, header: str | None) -> bool:
+    match = _HEADER.fullmatch((header or "").strip())
+    return match is not None and hmac.compare_digest(match[1], activity_key(settings, reservation_id))
 
 
 async def authenticate(settings: Settings, tokens: TokenChecker | None, header: str | None) -> Caller:

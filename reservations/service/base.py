@@ -130,6 +130,10 @@ class Base(web.RequestHandler):
         if not self.caller.deployment:
             raise PublicError("forbidden", "only timeshare's own hub may report this", 403)
 
+    def culler_only(self) -> None:
+        if not self.caller.culler:
+            raise PublicError("forbidden", "only the idle culler may do this", 403)
+
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         if not isinstance(value, PublicError | iostream.StreamClosedError):
             super().log_exception(typ, value, tb)

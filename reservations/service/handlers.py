@@ -11,7 +11,8 @@ from tornado import httputil, iostream, web
 
 from ..errors import PublicError
 from ..reservation import State
-from . import bodies, job_handlers, limits_handlers, views
+from . import activity_handlers, bodies, job_handlers, limits_handlers, views
+from .auth import activity_key
 from .base import Base, Context, public_error
 from .offers import offers_view
 from .openapi import describe
@@ -103,7 +104,10 @@ class Starting(Base):
     async def post(self, reservation_id: str) -> None:
         self.own_processes_only()
         bodies.known_fields(self.json_body(), ())
-        await self.change(reservation_id, self.runtime.pool.starting)
+        name = reservation_id
+        await self.mine(name)
+        started = await self.view(await self.runtime.call(self.runtime.pool.starting, name))
+        self.answer({**started, "activity_key": activity_key(self.context.settings, name)})
 
 
 class Active(Base):
@@ -178,6 +182,7 @@ def make_app(context: Context) -> web.Application:
         (f"{base}/devices/([^/]+)/(cordon|uncordon)", Cordon),
         (f"{base}/health", Health),
         (f"{base}/openapi.json", OpenApi),
+        *activity_handlers.routes(base),
         *job_handlers.routes(base),
         *limits_handlers.routes(base),
         (".*", NotFound),

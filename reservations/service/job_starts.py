@@ -20,6 +20,12 @@ RUNNER = "timeshare.notebooks.runner"
 PERIOD_S = 1.0
 
 
+def share_parts(reservation: Reservation) -> list[dict[str, Any]]:
+    """What it holds, as the agent has it."""
+    names = ("device_uuid", "instance_uuid", "memory_mib", "compute", "whole")
+    return [{name: getattr(holding, name) for name in names} for holding in reservation.holdings]
+
+
 class JobStarts:
     """``run`` until it is cancelled."""
 
@@ -74,10 +80,7 @@ class JobStarts:
             "stdin": job.key,
             "cwd": job.folder,
             "log_path": None if log_path is None else str(log_path),
-            "share": [
-                {name: getattr(h, name) for name in ("device_uuid", "instance_uuid", "memory_mib", "compute", "whole")}
-                for h in reservation.holdings
-            ],
+            "share": share_parts(reservation),
             "share_text": reservation.request.describe(),
             "ends_at": rfc3339(reservation.ends_at),
         }

@@ -13,7 +13,6 @@ from ..limits.effective import BUILT_IN, Effective, Override
 from ..limits.values import UNLIMITED, amount_text, gpus_text
 from ..pool import Pool
 from ..ranking import fair_factors
-from ..reservation import State
 from ..standing import Purse
 from ..tally import Tally
 from ..usage import HOUR, Charge, Charges
@@ -90,7 +89,7 @@ def explanation(pool: Pool, person: str) -> dict[str, Any]:
                 "why": told[r.id].why,
             }
             for r in mine
-            if r.state is State.QUEUED and r.id in told
+            if r.waits and r.id in told
         ],
         "pools": pool_rows(pool, effective),
         "exceptions": [

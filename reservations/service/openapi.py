@@ -9,7 +9,7 @@ from ..enforcement import MEANING
 from ..kind import Kind
 from ..reservation import Reason, State
 from ..shares import MAX_COUNT, MAX_MEMORY_GIB, MODEL_PATTERN, PROFILE_PATTERN
-from . import bodies, openapi_jobs, openapi_limits
+from . import bodies, openapi_activity, openapi_jobs, openapi_limits
 from .openapi_parts import (
     COUNT,
     FLAG,
@@ -101,6 +101,11 @@ def reservation_schema() -> Schema:
             "gpus": {**NUMBER, "description": "what it counts in GPUs; a part counts as a part"},
             "limits_version": {"type": "string", "description": "of the limits in force when it was granted"},
             "requeues": {**COUNT, "description": "how often it was preempted and went back into the queue"},
+            "handling": {
+                "enum": ["returning", "resuming", None],
+                "description": "its GPU is just being given back, or being given to it",
+            },
+            "asked_again": {"type": "boolean", "description": "it is parked, and waits for its GPU again"},
             "job": openapi_jobs.job_schema(),
             "why_waiting": {"type": "string", "description": "the rule and the numbers, while it waits"},
             "firm": {"type": "boolean", "description": "latest_start can only come earlier"},
@@ -246,9 +251,7 @@ def paths() -> Schema:
             )
         },
         "/reservations/{id}/starting": {
-            "post": operation(
-                "The hub begins its start", "Reservation", 404, 409, 413, parameters=one, requestBody=empty
-            )
+            "post": operation("The hub begins its start", "Started", 404, 409, 413, parameters=one, requestBody=empty)
         },
         "/reservations/{id}/active": {
             "post": operation(
@@ -277,6 +280,7 @@ def paths() -> Schema:
         "/devices/{uuid}/uncordon": {
             "post": operation("Back in service", "Devices", 404, 413, parameters=device, requestBody=empty)
         },
+        **openapi_activity.paths(),
         **openapi_jobs.paths(),
         **openapi_limits.paths(),
         "/health": {"get": operation("Is it serving", "Health", login=False, security=[])},
@@ -328,6 +332,7 @@ def describe(base: str) -> dict[str, Any]:
                 "Active": active_schema(),
                 "End": end_schema(),
                 "Health": record(health),
+                **openapi_activity.schemas(),
                 **openapi_jobs.schemas(),
                 **openapi_limits.schemas(),
                 "Error": error_schema(),

@@ -23,7 +23,9 @@ from ..errors import PublicError
 from ..kind import Kind
 from ..ledger import Ledger, LedgerLost
 from ..limits.load import read_limits
+from ..monitor import Monitor
 from ..opening import open_pool
+from ..parking import Parking
 from ..pool import Pool
 from ..reservation import Reason, Reservation, State
 from ..submission import Answer, Submission
@@ -54,6 +56,8 @@ class Runtime:
         self._wishes: list[tuple[Submission, asyncio.Future[Answer]]] = []
         self._submitting: asyncio.Task[None] | None = None
         self.pool: Pool
+        self.monitor: Monitor
+        self.parking: Parking
         self.administration: Administration
 
     async def start(self) -> None:
@@ -73,6 +77,7 @@ class Runtime:
         ledger.store_clock_anchor(clock.anchor)
         file = read_limits(self.settings.limits_path)
         pool = open_pool(ledger, file, clock)
+        self.monitor, self.parking = Monitor(pool, ledger), Parking(pool)
         self.administration = Administration(pool, ledger, self.settings.limits_path)
         return pool
 
@@ -214,6 +219,7 @@ class Runtime:
 
     def _take_inventory(self, hello: dict[str, Any], inventory: Inventory) -> None:
         self.pool.device_filter = hello.get("device_filter")
+        self.pool.can_give_back = bool(hello.get("can_exchange", False))
         self.pool.set_inventory(inventory)
 
     def _take_event(self, event: EngineEvent) -> None:
@@ -245,7 +251,7 @@ class Runtime:
 
     def _begin_end(self, action: plan.Action) -> Reservation | None:
         reservation = self.pool.get(action.reservation_id)
-        if reservation.generation != action.generation or not reservation.holds:
+        if reservation.generation != action.generation or not (reservation.holds or reservation.state is State.PARKED):
             return None  # told of an earlier start: it was requeued meanwhile
         return self.pool.end(action.reservation_id, action.reason, action.detail)
 

@@ -7,8 +7,8 @@ from typing import Any
 from ..clock import duration_text, rfc3339
 from ..devices.model import Device
 from ..limits.checks import longest_extension
-from ..notices import time_notice
-from ..pool import Pool
+from ..notices import idle_notice, time_notice
+from ..pool import EXTENDABLE, Pool
 from ..reservation import Reservation, State
 
 
@@ -16,9 +16,9 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
     """The reservation of the API; see docs/how_it_works.md."""
     now = pool.clock()
     devices = {device.uuid: device for device in pool.devices}
-    told = pool.forecast().get(reservation.id) if reservation.state is State.QUEUED else None
+    told = pool.forecast().get(reservation.id) if reservation.waits else None
     times = ("submitted_at", "granted_at", "started_at", "ends_at", "ending_at", "ended_at")
-    running = reservation.holds and reservation.ends_at is not None
+    running = (reservation.holds or reservation.state is State.PARKED) and reservation.ends_at is not None
     return {
         "id": reservation.id,
         "owner": reservation.owner,
@@ -50,6 +50,8 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         "gpus": reservation.terms.gpus,
         "limits_version": reservation.terms.limits_version,
         "requeues": reservation.requeues,
+        "handling": reservation.handling or None,
+        "asked_again": reservation.asked_again_at is not None,
         "job": job_view(reservation),
         "position": told.position if told else None,
         "why_waiting": told.why if told else _held_back(reservation),
@@ -80,12 +82,14 @@ def notice_views(pool: Pool, reservation: Reservation, now: float) -> list[dict[
     timely = time_notice(reservation, pool.limits, now, pool.budget_ends_at(reservation))
     if timely is not None:
         found.insert(0, timely)
+    if reservation.id in pool.idle_warnings and reservation.state is State.ACTIVE:
+        found.insert(0, idle_notice(pool.idle_warnings[reservation.id], now))
     return [{"level": notice.level, "text": notice.text, "at": rfc3339(notice.at)} for notice in found]
 
 
 def extension_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
     """Whether the end may be moved now, by how much at most by the limits, and why not."""
-    if reservation.state not in (State.GRANTED, State.STARTING, State.ACTIVE):
+    if reservation.state not in EXTENDABLE:
         return {"allowed": False, "longest_s": 0, "why": f"it is {reservation.state.value}"}
     limits = pool.standing.effective(reservation.owner, pool.clock())
     longest = longest_extension(limits, reservation)

@@ -293,10 +293,9 @@ class _Replay:
         rest = arrival.run_s - run.done_s
         ends = [(rest, Reason.COMPLETED), (float(run.reservation.time_limit_s), Reason.TIME_LIMIT)]
         if arrival.kind is Kind.SESSION:
-            values = self._standing.effective(arrival.owner, self._now).values
-            after, grace = float(values["idle.after"]), float(values["idle.grace"])
-            if after:
-                ends.append((max(rest - arrival.idle_tail_s, grace) + after, Reason.IDLE))
+            rules = self._standing.idle_of(run.reservation, self._by_key, self._now)
+            if rules.after:
+                ends.append((max(rest - arrival.idle_tail_s, rules.grace) + rules.after, Reason.IDLE))
         return min(ends, key=lambda end: end[0])
 
     def _plan_preemption(self, job: Reservation) -> None:

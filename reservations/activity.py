@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 GAP_S = 180.0
@@ -38,9 +38,20 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """What the samples of a session come to. ``at``: when the last one was taken. ``since``: everything from then on
+    was measured, and was idle; None: it worked at ``at``. ``why`` it is not idle from earlier on: what was seen last,
+    in words. ``input_at``: the last input."""
+
+    at: float
+    since: float | None
+    why: str
+    input_at: float
+
+
+@dataclass(frozen=True)
 class Idle:
-    """``since``: everything from then on was measured, and was idle. ``why`` it is not idle from earlier on: what was
-    seen last, in words."""
+    """``since``: idle from then on. ``why`` not from earlier on, in words."""
 
     since: float
     why: str
@@ -73,36 +84,30 @@ def _signals(sample: Sample) -> Iterable[tuple[str, object]]:
     )
 
 
-def idle(samples: Sequence[Sample], now: float, thresholds: Thresholds) -> Idle:
-    """Since when a session has been idle; ``now`` if it is not, or if nobody can say.
-
-    ``samples`` in the order in which they came. One whose clock does not go on tells nothing new, and one from the
-    future tells nothing at all.
-    """
-    told = _in_order(samples, now)
-    if not told:
-        return Idle(now, "nothing was heard of it")
-    if now - told[-1].at > GAP_S:
-        return Idle(now, "nothing was heard of it lately")
-    since, why = told[-1].at, ""
-    for sample, later in zip(reversed(told), [None, *reversed(told)], strict=False):
-        if later is not None and later.at - sample.at > GAP_S:
-            why = "nothing was heard of it for a while"
-            break
-        why = working(sample, thresholds)
-        if why:
-            since = later.at if later is not None else now
-            break
-        since = sample.at
-    typed = max((sample.input_at for sample in told if sample.input_at is not None), default=float("-inf"))
+def watch(before: Watched | None, sample: Sample, thresholds: Thresholds, now: float) -> Watched | None:
+    """What is known with one more ``sample``. One whose clock does not go on tells nothing new, and one from the future
+    tells nothing at all."""
+    if sample.at > now or (before is not None and sample.at <= before.at):
+        return before
+    typed = max(sample.input_at or float("-inf"), before.input_at if before else float("-inf"))
+    why = working(sample, thresholds)
+    if why:
+        return Watched(sample.at, None, why, typed)
+    if before is None:
+        since, why = sample.at, "it was not watched before"
+    elif sample.at - before.at > GAP_S:
+        since, why = sample.at, "nothing was heard of it for a while"
+    else:
+        since, why = sample.at if before.since is None else before.since, before.why
     if typed > since:
-        return Idle(min(typed, now), "somebody typed or clicked")
-    return Idle(since, why or "it was not watched before")
+        since, why = min(typed, sample.at), "somebody typed or clicked"
+    return Watched(sample.at, since, why, typed)
 
 
-def _in_order(samples: Sequence[Sample], now: float) -> list[Sample]:
-    found: list[Sample] = []
-    for sample in samples:
-        if sample.at <= now and (not found or sample.at > found[-1].at):
-            found.append(sample)
-    return found
+def idle(watched: Watched | None, now: float) -> Idle:
+    """Since when a session has been idle; ``now`` if it is not, or if nobody can say."""
+    if watched is None:
+        return Idle(now, "nothing was heard of it")
+    if now - watched.at > GAP_S:
+        return Idle(now, "nothing was heard of it lately")
+    return Idle(now if watched.since is None else watched.since, watched.why)

@@ -1,0 +1,220 @@
+"""What every session does: reports and readings in, samples and idle times out, kept over restarts.
+
+The pool's thread owns it, but for ``report``, which only puts down what a session says until the next sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from .activity import Idle, Sample, Watched, idle, watch
+from .clock import duration_text
+from .errors import PublicError
+from .ledger import Ledger
+from .ledger import activity as rows
+from .limits.idle import IdleSettings
+from .pool import Pool
+from .protection import Keeps
+from .reservation import Reservation, State
+from .watching import KEPT, History, Point, Reading, Report, Warned, sample_of
+
+SLOWEST_S, FASTEST_S = 60.0, 2.0
+"""Between two samples: a sixth of the shortest idle limit in force, within these."""
+
+
+@dataclass
+class Session:
+    """What is known of one session; see ``watching`` for the parts. ``reading`` is the node's last one."""
+
+    watched: Watched | None = None
+    keeps: Keeps = field(default_factory=Keeps)
+    warned: Warned | None = None
+    history: History = ()
+    reading: Reading | None = None
+    sample: Sample | None = None
+
+
+class Monitor:
+    """See the module. ``period`` in seconds: how often samples are taken, and reports wanted."""
+
+    def __init__(self, pool: Pool, ledger: Ledger) -> None:
+        self._pool = pool
+        self._ledger = ledger
+        self._reports: dict[str, Report] = {}
+        self.period = SLOWEST_S
+        self.passed_at: float | None = None
+        """When the culler asked last."""
+        now = pool.clock()
+        with ledger.transaction() as connection:
+            stored = rows.read_all(connection)
+        self._sessions = {name: _from_row(state) for name, state in stored.items()}
+        for session in self._sessions.values():
+            if session.warned is not None:
+                # Nobody could read the warning while this process was away: its time begins anew.
+                session.warned = replace(session.warned, at=now)
+        self._show_warnings()
+
+    # --- what comes in
+
+    def report(self, reservation_id: str, report: Report) -> None:
+        """What a session says of itself. Called by any thread."""
+        self._reports[reservation_id] = report
+
+    def take(self, readings: Mapping[tuple[str, int], Reading]) -> None:
+        """A sample of every session that runs, from what its node and it itself said last; written at once."""
+        now = self._pool.clock()
+        running = {r.id: r for r in self._pool.live() if r.state is State.ACTIVE and r.job is None}
+        settings = {name: self._settings(reservation) for name, reservation in running.items()}
+        for name, reservation in running.items():
+            self._sample(reservation, readings.get((name, reservation.generation)), settings[name], now)
+        self.period = _period(found.after for found in settings.values())
+        gone = [name for name in self._sessions if name not in running and not self._is_parked(name)]
+        for name in gone:
+            del self._sessions[name]
+        self._reports = {name: found for name, found in self._reports.items() if name in running}
+        with self._ledger.transaction() as connection:
+            rows.write(connection, {name: _as_row(self._sessions[name]) for name in running})
+            rows.drop(connection, gone)
+        self._show_warnings()
+
+    def _show_warnings(self) -> None:
+        before = self._pool.idle_warnings
+        self._pool.idle_warnings = {n: s.warned for n, s in self._sessions.items() if s.warned is not None}
+        if before != self._pool.idle_warnings:
+            self._pool.touch()
+
+    def _sample(self, reservation: Reservation, reading: Reading | None, rules: IdleSettings, now: float) -> None:
+        session = self._sessions.setdefault(reservation.id, Session())
+        if reading is not None:
+            session.reading = reading
+        report = self._reports.get(reservation.id)
+        if report is not None and report.generation != reservation.generation:
+            report = None
+        sample = sample_of(report, session.reading, now, 2.5 * self.period)
+        if sample is None:
+            return  # nothing was heard: after a while that is a gap
+        session.sample = sample
+        session.watched = watch(session.watched, sample, rules.thresholds, now)
+        memory = session.reading.memory_mib if session.reading is not None else None
+        session.history = (*session.history, Point(now, sample.gpu, sample.cpu, memory))[-KEPT:]
+        if session.warned is not None and idle(session.watched, now).since > session.warned.at:
+            session.warned = None  # it worked again: the next idle time has a warning of its own
+
+    def _settings(self, reservation: Reservation) -> IdleSettings:
+        found = self._pool.idle_rules(reservation)
+        nothing_to_give = not reservation.holdings and found.then == "give_back"
+        return replace(found, after=0.0) if nothing_to_give else found
+
+    def _is_parked(self, name: str) -> bool:
+        return any(r.id == name and r.state is State.PARKED for r in self._pool.live())
+
+    # --- questions
+
+    def session(self, reservation_id: str) -> Session:
+        return self._sessions.get(reservation_id) or Session()
+
+    def idle(self, reservation_id: str) -> Idle:
+        return idle(self.session(reservation_id).watched, self._pool.clock())
+
+    def decisions(self, reservation_id: str, limit: int = 20) -> list[dict[str, object]]:
+        with self._ledger.transaction() as connection:
+            return rows.decisions(connection, reservation_id, limit)
+
+    def watched_sessions(self) -> list[tuple[Reservation, IdleSettings, Session]]:
+        """Every session that runs, with its rules."""
+        running = [r for r in self._pool.live() if r.state is State.ACTIVE and r.job is None]
+        return [(r, self._settings(r), self.session(r.id)) for r in running]
+
+    def rules(self, reservation: Reservation) -> IdleSettings:
+        return self._settings(reservation)
+
+    # --- protection
+
+    def keep(self, reservation: Reservation, key: str, seconds: float, why: str) -> None:
+        """Protects the session from the idle rules for ``seconds`` from now (0: ends the protection ``key``).
+
+        Raises PublicError beyond the budget of protected time.
+        """
+        now = self._pool.clock()
+        session = self._sessions.setdefault(reservation.id, Session())
+        budget = self._settings(reservation).keep
+        keeps = session.keeps.end(key, now) if not seconds else session.keeps.add(key, now + seconds, why, now)
+        if seconds and keeps.used_s > budget:
+            left = max(0.0, budget - session.keeps.used_s)
+            message = (
+                f"a session may be protected for {duration_text(budget)} in all, and this would make it "
+                f"{duration_text(keeps.used_s)}: {duration_text(left)} are left"
+            )
+            raise PublicError("keep-budget", message, 409, {"seconds": seconds, "limit": budget, "left": left})
+        session.keeps = keeps
+        if seconds:
+            session.warned = None
+            self._show_warnings()
+        self._write(reservation.id, "keep" if seconds else "keep ended", why or "the protected block has ended")
+
+    # --- what the culler decided
+
+    def warn(self, reservation: Reservation, warned: Warned, why: str) -> None:
+        """A warning that its owner can read from now on. Raises PublicError when the session is not idle any more."""
+        session = self._still_idle(reservation, warned.quiet_since)
+        first = session.warned is None
+        session.warned = replace(warned, at=self._pool.clock())
+        if first:
+            self._write(reservation.id, "warn", why)
+        self._show_warnings()
+
+    def check_due(self, reservation: Reservation, quiet_since: float) -> None:
+        """Raises PublicError unless the session is idle since then, warned of it, and the warning's time is over."""
+        session = self._still_idle(reservation, quiet_since)
+        now = self._pool.clock()
+        rules = self._settings(reservation)
+        lead = max((lead for lead in rules.warn if lead < rules.after), default=min(60.0, rules.after))
+        warned = session.warned
+        early = now < quiet_since + rules.after
+        if early or warned is None or warned.quiet_since != quiet_since or now < warned.at + lead:
+            raise PublicError("not-warned", "its owner was not warned for the full time: nothing is done", 409)
+
+    def decided(self, reservation_id: str, what: str, why: str) -> None:
+        """Writes down what is done to it, before it is."""
+        self._write(reservation_id, what, why)
+
+    def _still_idle(self, reservation: Reservation, quiet_since: float) -> Session:
+        session, now = self.session(reservation.id), self._pool.clock()
+        rules = self._settings(reservation)
+        found = idle(session.watched, now)
+        protected = session.keeps.until(now) > now
+        if reservation.state is not State.ACTIVE or found.since != quiet_since or not rules.after or protected:
+            raise PublicError("not-idle", f"it is not idle since then any more: {found.why or 'it is protected'}", 409)
+        return session
+
+    def _write(self, reservation_id: str, what: str, why: str) -> None:
+        session, now = self.session(reservation_id), self._pool.clock()
+        signals = {} if session.sample is None else vars(session.sample)
+        with self._ledger.transaction() as connection:
+            rows.add_decision(connection, reservation_id, now, what, why, signals)
+            rows.write(connection, {reservation_id: _as_row(session)})
+
+
+def _period(limits: Iterable[float]) -> float:
+    shortest = min((after for after in limits if after), default=6 * SLOWEST_S)
+    return min(SLOWEST_S, max(FASTEST_S, shortest / 6))
+
+
+def _as_row(session: Session) -> dict[str, object]:
+    return {
+        "watched": None if session.watched is None else vars(session.watched),
+        "keeps": session.keeps.as_json(),
+        "warned": None if session.warned is None else vars(session.warned),
+        "history": [list(vars(point).values()) for point in session.history],
+    }
+
+
+def _from_row(state: dict[str, object]) -> Session:
+    watched, warned = state["watched"], state["warned"]
+    return Session(
+        watched=Watched(**watched) if isinstance(watched, dict) else None,
+        keeps=Keeps.from_json(state["keeps"]),
+        warned=Warned(**warned) if isinstance(warned, dict) else None,
+        history=tuple(Point(*values) for values in state["history"]),  # type: ignore[attr-defined]
+    )

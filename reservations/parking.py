@@ -1,0 +1,76 @@
+"""Devices that a session gives back while it runs on, and asks for again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .errors import PublicError
+from .pool import Pool
+from .reservation import RESUMING, RETURNING, Reservation, State
+from .submission import wrong_state
+
+
+class Parking:
+    """Changes of one session at a time, written before anybody acts on them; what the node must do for it stands in its
+    ``handling`` until it is done."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def give_back(self, reservation_id: str, why: str) -> Reservation:
+        """Begins to give the devices back; done once nothing of it uses them any more. Idempotent. Raises
+        PublicError."""
+        reservation = self._session(reservation_id)
+        if reservation.state is State.PARKED:
+            if reservation.asked_again_at is None:
+                return reservation
+            return self._pool.change(reservation, replace(reservation, asked_again_at=None, detail=why))
+        if reservation.handling == RETURNING:
+            return reservation
+        if reservation.state is not State.ACTIVE:
+            raise wrong_state(reservation, "give its GPU back")
+        if not reservation.holdings:
+            raise PublicError("no-gpu", "this session holds no GPU that it could give back", 409)
+        if not self._pool.can_give_back:
+            message = "this node cannot take a GPU from a session that runs on: stop the session instead"
+            raise PublicError("not-supported", message, 409)
+        return self._pool.change(reservation, replace(reservation, handling=RETURNING, detail=why))
+
+    def ask_again(self, reservation_id: str) -> Reservation:
+        """Asks for the same share again: at once if it is free, else in the queue. Raises PublicError."""
+        reservation = self._session(reservation_id)
+        if reservation.handling == RETURNING:
+            raise PublicError("returning", "its GPU is just being given back: ask again in a few seconds", 409)
+        if reservation.state is State.ACTIVE or reservation.asked_again_at is not None:
+            return reservation
+        if reservation.state is not State.PARKED:
+            raise wrong_state(reservation, "ask for its GPU again")
+        asked = replace(reservation, asked_again_at=self._pool.clock(), detail="it asks for its GPU again")
+        self._pool.change(reservation, asked)
+        return self._pool.get(reservation_id)
+
+    def returned(self, reservation_id: str, generation: int) -> None:
+        """Its node saw that nothing of it uses the devices any more."""
+        reservation = self._pool.get(reservation_id)
+        if reservation.handling == RETURNING and reservation.generation == generation:
+            self._pool.change(reservation, reservation.parked(reservation.detail))
+
+    def resumed(self, reservation_id: str, generation: int) -> None:
+        """Its node lets it use its new devices."""
+        reservation = self._pool.get(reservation_id)
+        if reservation.handling == RESUMING and reservation.generation == generation:
+            self._pool.change(reservation, replace(reservation, handling=""))
+
+    def failed(self, reservation_id: str, why: str) -> None:
+        """Its node cannot do it: what was to be given back stays, what was to be used is given back."""
+        reservation = self._pool.get(reservation_id)
+        if reservation.handling == RETURNING:
+            self._pool.change(reservation, replace(reservation, handling="", detail=f"its GPU was not taken: {why}"))
+        elif reservation.handling == RESUMING:
+            self._pool.change(reservation, reservation.parked(f"it got no GPU again: {why}"))
+
+    def _session(self, reservation_id: str) -> Reservation:
+        reservation = self._pool.get(reservation_id)
+        if reservation.job is not None:
+            raise PublicError("not-a-session", "this is a job: cancel it instead", 409)
+        return reservation

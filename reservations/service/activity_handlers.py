@@ -1,0 +1,142 @@
+"""Activity over HTTP: reports of sessions, what is known of one, protection, giving a GPU back and asking for it again,
+and what the idle culler reads and decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import PublicError
+from ..kind import Kind
+from ..reservation import Reason, Reservation, State
+from ..watching import Warned
+from . import activity_views, bodies
+from .activity_bodies import Judgement, parse_judgement, parse_keep, parse_report
+from .auth import may_report
+from .base import Base
+
+
+class Activity(Base):
+    """GET: for people. POST: the report of a session, with the key that can do nothing else."""
+
+    async def prepare(self) -> None:
+        # A report must cost next to nothing, so its key is checked here and not by asking the hub.
+        self.public = self.request.method == "POST"
+        await super().prepare()
+
+    async def get(self, reservation_id: str) -> None:
+        self.no_query()
+        await self.show(await self.seen(reservation_id))
+
+    async def post(self, reservation_id: str) -> None:
+        self.no_query()
+        name = bodies.check_id(reservation_id)
+        if not may_report(self.context.settings, name, self.request.headers.get("Authorization")):
+            message = "this is not the activity key of this session: it stands in its TIMESHARE_ACTIVITY_KEY"
+            raise PublicError("unauthorized", message, 401)
+        monitor = self.runtime.monitor
+        monitor.report(name, parse_report(self.json_body(), self.runtime.pool.clock()))
+        self.answer({"next_s": round(monitor.period, 1)})
+
+    async def show(self, reservation: Reservation) -> None:
+        runtime = self.runtime
+        self.answer(await runtime.call(activity_views.activity_view, runtime.pool, runtime.monitor, reservation))
+
+
+class Keep(Activity):
+    async def prepare(self) -> None:
+        await Base.prepare(self)
+
+    @classmethod
+    def methods(cls) -> list[str]:
+        return ["POST"]
+
+    async def post(self, reservation_id: str) -> None:
+        self.no_query()
+        reservation = await self.mine(reservation_id)
+        keep = parse_keep(self.json_body())
+        if reservation.state not in (State.ACTIVE, State.PARKED) or reservation.kind is not Kind.SESSION:
+            raise PublicError(
+                "wrong-state", f"only a session that runs is protected: it is {reservation.state.value}", 409
+            )
+        await self.runtime.call(self.runtime.monitor.keep, reservation, keep.key, keep.seconds, keep.why)
+        await self.show(reservation)
+
+
+class GiveBack(Base):
+    async def post(self, reservation_id: str) -> None:
+        self.no_query()
+        bodies.known_fields(self.json_body(), ())
+        who = "its owner" if not self.caller.admin else "an administrator"
+        await self.change(reservation_id, self.runtime.parking.give_back, f"its GPU was given back by {who}")
+
+
+class AskAgain(Base):
+    async def post(self, reservation_id: str) -> None:
+        self.no_query()
+        bodies.known_fields(self.json_body(), ())
+        await self.change(reservation_id, self.runtime.parking.ask_again)
+
+
+class Everybody(Base):
+    """What the culler looks at."""
+
+    async def get(self) -> None:
+        self.no_query()
+        self.culler_only()
+        runtime = self.runtime
+        self.answer(await runtime.call(activity_views.everybody_view, runtime.pool, runtime.monitor))
+
+
+class Judge(Base):
+    """What the culler decided about one session; done only if it still holds."""
+
+    async def post(self, reservation_id: str) -> None:
+        self.no_query()
+        self.culler_only()
+        name, judgement = bodies.check_id(reservation_id), parse_judgement(self.json_body())
+        await self.runtime.call(self._carry_out, name, judgement)
+        self.runtime.hurry()
+        self.answer({"done": judgement.action})
+
+    def _carry_out(self, name: str, judgement: Judgement) -> None:
+        pool, monitor = self.runtime.pool, self.runtime.monitor
+        reservation = pool.get(name)
+        rules = monitor.rules(reservation)
+        if judgement.action == "warn":
+            now = pool.clock()
+            text = warning_text(judgement, rules.then, monitor.session(name).reading)
+            monitor.warn(
+                reservation,
+                Warned(now, judgement.quiet_since, now + judgement.act_in_s, rules.then, text),
+                judgement.why,
+            )
+            return
+        if judgement.action != rules.then:
+            raise PublicError("not-that", f"action is {judgement.action!r}: the limits say {rules.then!r}", 409)
+        monitor.check_due(reservation, judgement.quiet_since)
+        monitor.decided(name, judgement.action, judgement.why)
+        if judgement.action == "stop":
+            pool.end(name, Reason.IDLE, judgement.why)
+        else:
+            self.runtime.parking.give_back(name, judgement.why)
+
+
+def warning_text(judgement: Judgement, then: str, reading: Any) -> str:
+    """What its owner reads, beside the time that is left."""
+    if then == "stop":
+        return f"This session is {judgement.why}. It will be stopped: run something, or keep it alive."
+    held = reading.memory_mib if reading is not None else None
+    kernels = "" if held == 0 else " Kernels that hold GPU memory are ended then, after time to save; all others stay."
+    return f"This session is {judgement.why}. Its GPU goes back to the pool; the notebook stays.{kernels}"
+
+
+def routes(base: str) -> list[tuple[str, type[Base]]]:
+    one = f"{base}/reservations/([^/]+)"
+    return [
+        (f"{one}/activity", Activity),
+        (f"{one}/keep", Keep),
+        (f"{one}/give_back", GiveBack),
+        (f"{one}/ask_again", AskAgain),
+        (f"{base}/activity", Everybody),
+        (f"{base}/activity/([^/]+)", Judge),
+    ]
