@@ -8,7 +8,7 @@ from pathlib import Path
 from timeshare.hub_config.authenticators import SystemGroupsAuthenticator
 from timeshare.reservations.client import ServiceClient
 from timeshare.reservations.deployment import current_deployment
-from timeshare.reservations.service.auth import ADMIN_SCOPE, CULL_SCOPE, READ_SCOPE, USE_SCOPE
+from timeshare.reservations.service.auth import ADMIN_SCOPE, READ_SCOPE, USE_SCOPE
 from timeshare.spawners.desk import Desk
 from timeshare.spawners.relay import handlers
 
@@ -80,12 +80,10 @@ c.JupyterHub.services = [
         "display": False,
     },
     {"name": "timeshare-starter", "api_token": deployment.starter_token},
-    {"name": "timeshare-culler", "api_token": deployment.culler_token},
 ]
 c.JupyterHub.custom_scopes = {
     USE_SCOPE: {"description": "Ask for shares of GPUs, and see and end one's own"},
     READ_SCOPE: {"description": "See everybody's reservations, limits and use, and change nothing"},
-    CULL_SCOPE: {"description": "See what sessions do, warn their owners, and end what is idle by the rules"},
     ADMIN_SCOPE: {"description": "See and end everybody's reservations, and take devices out of service"},
 }
 c.JupyterHub.load_roles = [
@@ -93,7 +91,6 @@ c.JupyterHub.load_roles = [
     {"name": "server", "scopes": ["users:activity!user", "access:servers!server", USE_SCOPE]},
     {"name": "timeshare-groups", "scopes": ["read:users:groups", "read:users:name"], "services": ["timeshare"]},
     {"name": "timeshare-starter", "scopes": ["start:servers", "proxy"], "services": ["timeshare-starter"]},
-    {"name": "timeshare-culler", "scopes": [CULL_SCOPE], "services": ["timeshare-culler"]},
     {"name": "timeshare-operator", "description": "Sees what timeshare does, changes nothing", "scopes": [READ_SCOPE]},
     {
         "name": "timeshare-admin",

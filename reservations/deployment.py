@@ -24,11 +24,12 @@ class Deployment:
     ``state_dir``: everything that must survive a restart. ``public_url``: what people open in the browser, with the
     base path. ``hub_url``: the hub behind the proxy, with the base path; ``hub_api_url``: its REST API.
     ``service_url``: the reservations service, with its prefix. ``admin_token``: may act for any user at the service;
-    ``service_token``, ``starter_token`` and ``culler_token``: the hub's API tokens of service, starter and culler.
-    ``simulate``: the devices to simulate, such as ``a100-40gb:2,t4:1``; empty for the machine's own. ``multi_user``:
-    sessions run as the users' own accounts, logins go through PAM; otherwise everything runs as the invoking user.
-    ``password``: the login of a one-person deployment. ``people``: who may log in to a one-person deployment.
-    ``admins``: who administers timeshare.
+    ``service_token`` and ``starter_token``: the hub's API tokens of service and starter. ``culler_token``: of the
+    idle culler at the service; it may read what sessions do, and judge them, and nothing else. ``simulate``: the
+    devices to simulate, such as ``a100-40gb:2,t4:1``; empty for the machine's own. ``multi_user``: sessions run as
+    the users' own accounts, logins go through PAM; otherwise everything runs as the invoking user. ``password``: the
+    login of a one-person deployment. ``people``: who may log in to a one-person deployment. ``admins``: who
+    administers timeshare.
     """
 
     state_dir: str

@@ -43,6 +43,8 @@ class Monitor:
         self._ledger = ledger
         self._reports: dict[str, Report] = {}
         self.period = SLOWEST_S
+        self._taken_at = float("-inf")
+        self._version = -1
         self.passed_at: float | None = None
         """When the culler asked last."""
         now = pool.clock()
@@ -61,14 +63,22 @@ class Monitor:
         """What a session says of itself. Called by any thread."""
         self._reports[reservation_id] = report
 
+    def due(self) -> bool:
+        """Whether the time of the next sample has come."""
+        if self._version != self._pool.version:
+            self._version = self._pool.version
+            self.period = _period(self._settings(r).after for r in self._running().values())
+        return self._pool.clock() >= self._taken_at + self.period
+
+    def _running(self) -> dict[str, Reservation]:
+        return {r.id: r for r in self._pool.live() if r.state is State.ACTIVE and r.job is None}
+
     def take(self, readings: Mapping[tuple[str, int], Reading]) -> None:
         """A sample of every session that runs, from what its node and it itself said last; written at once."""
-        now = self._pool.clock()
-        running = {r.id: r for r in self._pool.live() if r.state is State.ACTIVE and r.job is None}
-        settings = {name: self._settings(reservation) for name, reservation in running.items()}
+        now = self._taken_at = self._pool.clock()
+        running = self._running()
         for name, reservation in running.items():
-            self._sample(reservation, readings.get((name, reservation.generation)), settings[name], now)
-        self.period = _period(found.after for found in settings.values())
+            self._sample(reservation, readings.get((name, reservation.generation)), self._settings(reservation), now)
         gone = [name for name in self._sessions if name not in running and not self._is_parked(name)]
         for name in gone:
             del self._sessions[name]
@@ -123,8 +133,7 @@ class Monitor:
 
     def watched_sessions(self) -> list[tuple[Reservation, IdleSettings, Session]]:
         """Every session that runs, with its rules."""
-        running = [r for r in self._pool.live() if r.state is State.ACTIVE and r.job is None]
-        return [(r, self._settings(r), self.session(r.id)) for r in running]
+        return [(r, self._settings(r), self.session(r.id)) for r in self._running().values()]
 
     def rules(self, reservation: Reservation) -> IdleSettings:
         return self._settings(reservation)

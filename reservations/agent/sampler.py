@@ -1,5 +1,5 @@
-"""Measures what sessions use: their CPU, and of the devices that they hold the part that is theirs. A look every two
-seconds; what is told is the mean over a window."""
+"""Measures what sessions use: their CPU, and of the devices that they hold the part that is theirs. A look a second;
+what is told is the mean over a window."""
 
 from __future__ import annotations
 
@@ -76,6 +76,12 @@ def mean(looks: Sequence[Look]) -> Reading:
     return Reading(gpu, 100.0 * used / (counted[-1].at - counted[0].at))
 
 
+def _within(looks: list[Look], begin: float) -> list[Look]:
+    """The looks since ``begin``, with the one before: CPU time is what was used between two."""
+    first = next((number for number, look in enumerate(looks) if look.at >= begin), len(looks))
+    return looks[max(0, first - 1) :] if first < len(looks) else []
+
+
 class Sampler:
     """``look`` is called by one thread; ``readings`` by any."""
 
@@ -127,7 +133,7 @@ class Sampler:
         """Of every session that was looked at of late."""
         now = time.monotonic()
         with self._lock:
-            recent = {key: [look for look in looks if look.at >= now - window_s] for key, looks in self._looks.items()}
+            recent = {key: _within(list(looks), now - window_s) for key, looks in self._looks.items()}
         found: list[dict[str, object]] = []
         for (reservation_id, generation), looks in recent.items():
             if looks:

@@ -33,6 +33,7 @@ def settings_of(deployment: Deployment) -> Settings:
         prefix=address.path.rstrip("/"),
         ledger_url=deployment.ledger_url,
         admin_token=deployment.admin_token,
+        culler_token=deployment.culler_token,
         limits_path=Path(deployment.limits_path) if deployment.limits_path else None,
         agent_socket=Path(deployment.agent_socket),
         hub_api_url=deployment.hub_api_url,

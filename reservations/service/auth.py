@@ -19,7 +19,6 @@ log = logging.getLogger("timeshare.service")
 USE_SCOPE = "custom:timeshare:use"
 READ_SCOPE = "custom:timeshare:read"
 ADMIN_SCOPE = "custom:timeshare:admin"
-CULL_SCOPE = "custom:timeshare:cull"
 _HEADER = re.compile(r"(?:bearer|token)\s+([!-~]{1,512})", re.IGNORECASE)
 
 
@@ -78,8 +77,6 @@ def caller_of(kind: str, name: str, scopes: Iterable[str]) -> Caller:
         return Caller(name if kind == "user" else "", admin=True)
     if READ_SCOPE in granted:
         return Caller(name if kind == "user" else "", reader=True)
-    if CULL_SCOPE in granted and kind == "service":
-        return Caller("", culler=True)
     if USE_SCOPE in granted and kind == "user":
         return Caller(name)
     message = f"this token may not use timeshare: it needs the scope {USE_SCOPE}"
@@ -104,6 +101,8 @@ async def authenticate(settings: Settings, tokens: TokenChecker | None, header: 
         raise _unauthorized("no token was given: send it as 'Authorization: Bearer …'")
     if hmac.compare_digest(match[1], settings.admin_token):
         return Caller("", admin=True, deployment=True)
+    if settings.culler_token and hmac.compare_digest(match[1], settings.culler_token):
+        return Caller("", culler=True)
     caller = await tokens.caller(match[1]) if tokens is not None else None
     if caller is None:
         raise _unauthorized("this token is not known, or no longer: make a new one on the hub's token page")

@@ -10,7 +10,8 @@ from pathlib import Path
 class Settings:
     """``prefix``: the path below which the API answers, such as ``/services/timeshare``.
 
-    ``admin_token``: the deployment's own token, which may act for any user. ``hub_api_url`` and ``hub_token``: how
+    ``admin_token``: the deployment's own token, which may act for any user. ``culler_token``: that of the idle culler,
+    which may read what sessions do, and judge them; empty: there is none. ``hub_api_url`` and ``hub_token``: how
     other tokens are checked with JupyterHub; empty means that only the deployment's own token is known.
     ``engine_period_s``: how often engine and ledger are compared. ``stale_after_s``: devices not seen for this long
     get nothing new. ``multi_user``: jobs run as the account of their owner. ``log_dir``: where the logs of their
@@ -20,6 +21,7 @@ class Settings:
     port: int
     ledger_url: str
     admin_token: str
+    culler_token: str = ""
     address: str = "127.0.0.1"
     prefix: str = "/services/timeshare"
     limits_path: Path | None = None

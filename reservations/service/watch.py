@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from ..engines.base import EngineUnknown, LaunchRefused
-from ..monitor import Monitor
+from ..monitor import FASTEST_S, Monitor
 from ..reservation import RESUMING, RETURNING, Reservation
 from ..watching import Reading
 from .job_starts import share_parts
@@ -24,11 +24,12 @@ class Watch:
 
     async def sample(self) -> None:
         """Takes a sample of every session, as often as the limits need it."""
+        monitor = self._runtime.monitor
         while True:
-            monitor = self._runtime.monitor
-            await asyncio.sleep(monitor.period)
+            await asyncio.sleep(FASTEST_S)
             try:
-                await self._runtime.call(monitor.take, await self._readings(monitor))
+                if await self._runtime.call(monitor.due):
+                    await self._runtime.call(monitor.take, await self._readings(monitor))
             except Exception:
                 log.exception("a sample could not be taken; the next one follows")
 
