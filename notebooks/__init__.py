@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["attach", "resumable", "submit"]
+__all__ = ["attach", "keep", "resumable", "submit"]
 
 
 def __getattr__(name: str) -> Any:
@@ -13,6 +13,10 @@ def __getattr__(name: str) -> Any:
         from .batch import handing
 
         return getattr(handing, name)
+    if name == "keep":
+        from .keep import keep
+
+        return keep
     if name == "resumable":
         from .checkpoints import resumable
 

@@ -13,7 +13,9 @@ from ..reservations.agent.client import AgentClient, AgentError, AgentUnreachabl
 from ..reservations.client import Json
 from .base import GpuSpawner, LaunchError
 
-STARTUP = Path(__file__).resolve().parent.parent / "notebooks" / "startup.py"
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+JUPYTER = NOTEBOOKS / "jupyter"
+STARTUP = NOTEBOOKS / "startup.py"
 """Gives every notebook of a session its magic; by path, for nothing here may import the notebooks' room."""
 
 
@@ -71,6 +73,9 @@ class LocalGpuSpawner(GpuSpawner):
             env["TIMESHARE_SERVICE_URL"] = self.service_url
             env["TIMESHARE_ACTIVITY_KEY"] = self.activity_key
             env.setdefault("PYTHONSTARTUP", str(STARTUP))
+            # The extensions of server and Lab, found as Jupyter finds those of any package.
+            for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
+                env[name] = os.pathsep.join(filter(None, (str(JUPYTER), env.get(name))))
         env.setdefault("PATH", os.environ.get("PATH", os.defpath))
         if not self.multi_user and "HOME" in os.environ:
             env.setdefault("HOME", os.environ["HOME"])

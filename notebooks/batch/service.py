@@ -73,6 +73,15 @@ class Service:
         body = {"reason": "cancelled", "detail": "cancelled by its owner"}
         return self._ask("POST", f"{_one('reservations', reservation_id)}/end", body)
 
+    def activity(self, reservation_id: str) -> Json:
+        """What is known of what a session does, and what follows from it."""
+        return self._ask("GET", f"{_one('reservations', reservation_id)}/activity")
+
+    def do(self, reservation_id: str, what: str, body: Json) -> Json:
+        """To a session: ``extend`` (``seconds``), ``keep`` (``key``, ``seconds``, ``why``), ``give_back``,
+        ``ask_again``."""
+        return self._ask("POST", f"{_one('reservations', reservation_id)}/{what}", body)
+
     def key(self, reservation_id: str) -> str:
         """Of the job's results."""
         return str(self._ask("GET", f"{_one('jobs', reservation_id)}/key")["key"])
