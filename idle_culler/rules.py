@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ..reservations.activity import Idle, Watched, idle
+from ..reservations.clock import duration_text
 
 
 class Action(str, Enum):
@@ -64,7 +65,7 @@ def decide(facts: Facts, rules: Rules, now: float) -> Decision:
     if not rules.after:
         return Decision(Action.KEEP, "no idle limit holds for it")
     if now < facts.kept_until:
-        return Decision(Action.KEEP, f"its owner protects it for another {_text(facts.kept_until - now)}")
+        return Decision(Action.KEEP, f"its owner protects it for another {duration_text(facts.kept_until - now)}")
     found = idle(facts.watched, now)
     since = max(found.since, facts.started_at + rules.grace, facts.kept_until)
     if since >= now:
@@ -76,18 +77,14 @@ def decide(facts: Facts, rules: Rules, now: float) -> Decision:
     if warned_at is not None and now >= max(due, warned_at + rules.lead):
         return Decision(Action.GIVE_BACK, _reason(found, since, now, rules), since, now)
     if now < due - rules.lead:
-        return Decision(Action.KEEP, f"idle for {_text(now - since)} of {_text(rules.after)}", since, due)
+        return Decision(
+            Action.KEEP, f"idle for {duration_text(now - since)} of {duration_text(rules.after)}", since, due
+        )
     at = max(due, (now if warned_at is None else warned_at) + rules.lead)
-    why = f"{_reason(found, since, now, rules)}; its GPU goes back in {_text(at - now)}"
-    return Decision(Action.WARN, why, since, at)
+    return Decision(Action.WARN, _reason(found, since, now, rules), since, at)
 
 
 def _reason(found: Idle, since: float, now: float, rules: Rules) -> str:
-    return f"idle for {_text(now - since)} (the limit is {_text(rules.after)}); before that, {found.why}"
-
-
-def _text(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else "less than a minute"
+    return (
+        f"idle for {duration_text(now - since)} (the limit is {duration_text(rules.after)}); before that, {found.why}"
+    )

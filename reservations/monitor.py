@@ -19,6 +19,8 @@ from .protection import Keeps
 from .reservation import Reservation, State
 from .watching import KEPT, History, Point, Reading, Report, Warned, sample_of
 
+FIRST_S = 5.0
+"""A session whose rules are not known yet says sooner again what it does."""
 SLOWEST_S, FASTEST_S = 60.0, 2.0
 """Between two samples: a sixth of the shortest idle limit in force, within these."""
 
@@ -59,9 +61,10 @@ class Monitor:
 
     # --- what comes in
 
-    def report(self, reservation_id: str, report: Report) -> None:
-        """What a session says of itself. Called by any thread."""
+    def report(self, reservation_id: str, report: Report) -> float:
+        """What a session says of itself; in how many seconds it is to say it again. Called by any thread."""
         self._reports[reservation_id] = report
+        return self.period if reservation_id in self._sessions else min(self.period, FIRST_S)
 
     def due(self) -> bool:
         """Whether the time of the next sample has come."""
@@ -82,7 +85,8 @@ class Monitor:
         gone = [name for name in self._sessions if name not in running and not self._is_parked(name)]
         for name in gone:
             del self._sessions[name]
-        self._reports = {name: found for name, found in self._reports.items() if name in running}
+        live = {reservation.id for reservation in self._pool.live()}
+        self._reports = {name: found for name, found in self._reports.items() if name in live}
         with self._ledger.transaction() as connection:
             rows.write(connection, {name: _as_row(self._sessions[name]) for name in running})
             rows.drop(connection, gone)
@@ -108,8 +112,8 @@ class Monitor:
         session.watched = watch(session.watched, sample, rules.thresholds, now)
         memory = session.reading.memory_mib if session.reading is not None else None
         session.history = (*session.history, Point(now, sample.gpu, sample.cpu, memory))[-KEPT:]
-        if session.warned is not None and idle(session.watched, now).since > session.warned.at:
-            session.warned = None  # it worked again: the next idle time has a warning of its own
+        if session.warned is not None and idle(session.watched, now).since != session.warned.quiet_since:
+            session.warned = None  # it was used since: the next idle time has a warning of its own
 
     def _settings(self, reservation: Reservation) -> IdleSettings:
         found = self._pool.idle_rules(reservation)

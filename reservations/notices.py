@@ -50,4 +50,8 @@ def time_notice(
 def idle_notice(warned: Warned, now: float) -> Notice:
     """The warning of an idle session as it is told at ``now``."""
     left = max(0.0, warned.act_at - now)
-    return Notice("danger" if left <= 120 else "warning", f"{warned.text} In {duration_text(left)}.", warned.at)
+    return Notice(
+        "danger" if left <= 120 else "warning",
+        f"{warned.text} In {duration_text(left)} {warned.consequence}",
+        warned.at,
+    )

@@ -49,13 +49,14 @@ History = tuple[Point, ...]
 @dataclass(frozen=True)
 class Warned:
     """A warning. ``at``: since when its owner could read it all the time. ``quiet_since``: the idle time that it is
-    about. ``act_at``: when ``action`` follows."""
+    about. ``act_at``: when ``action`` follows. ``text``: why; ``consequence``: what it means, both for people."""
 
     at: float
     quiet_since: float
     act_at: float
     action: str
     text: str
+    consequence: str
 
 
 def sample_of(report: Report | None, reading: Reading | None, now: float, fresh_s: float) -> Sample | None:

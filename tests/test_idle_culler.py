@@ -55,7 +55,7 @@ def test_an_idle_session_is_warned_gives_its_gpu_back_and_runs_on(idle: Idle) ->
     assert told["action"] == "give_back"
     assert told["text"].startswith("This session is idle for ")
     notices = [notice["text"] for notice in session.get()["notices"]]
-    assert any(text.startswith("This session is idle") and text.endswith("s.") for text in notices), notices
+    assert any("s its GPU goes back to the pool; the notebook stays." in text for text in notices), notices
     eventually(lambda: session.state() == "parked", 40)
     assert session.what() == ["warn", "give_back"]
     assert lives(pid)
@@ -151,6 +151,18 @@ def test_work_after_the_warning_makes_it_void(idle: Idle) -> None:
     assert session.what() == ["warn", "warn", "give_back"]
 
 
+def test_input_that_is_told_late_makes_a_warning_void_too(idle: Idle) -> None:
+    session = idle.lab.start()
+    warned(session)
+    time.sleep(1.5)
+    session.says = {**IDLE, "input_ago_s": 2}  # before the warning, and after the idle time that it was about
+    session.report()
+    eventually(lambda: session.activity()["warning"] is None, 20)
+    session.says = dict(IDLE)
+    eventually(lambda: session.state() == "parked", 60)
+    assert session.what() == ["warn", "warn", "give_back"]
+
+
 def test_a_kernel_that_holds_gpu_memory_is_ended_and_all_else_stays(idle: Idle) -> None:
     source = "import subprocess, sys, time\nsubprocess.Popen([*{argv!r}])\nwhile True: time.sleep(0.1)"
     session = idle.lab.start(argv=(sys.executable, "-c", source.format(argv=KERNEL)))
@@ -158,7 +170,8 @@ def test_a_kernel_that_holds_gpu_memory_is_ended_and_all_else_stays(idle: Idle) 
     kernel = eventually(lambda: children(server))[0]
     device = session.get()["placement"][0]["device_uuid"]
     idle.lab.faults(processes=[{"pid": kernel, "device": device, "memory_mib": 3000}])
-    assert "Kernels that hold GPU memory are ended then" in warned(session)["text"]
+    warned(session)
+    assert "Kernels that hold GPU memory are ended then" in session.get()["notices"][0]["text"]
     eventually(lambda: not running(kernel), 40)
     idle.lab.faults()  # what the driver says once the process is gone
     eventually(lambda: session.state() == "parked", 20)

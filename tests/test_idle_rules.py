@@ -127,7 +127,7 @@ def test_after_an_idle_hour_and_a_warning_of_ten_minutes_goes_back_the_gpu_of(na
     parts, warned, ended = GIVEN_BACK[name]
     told = live(*parts)
     assert (told.warned, told.ended) == (warned, ended)
-    assert told.why.startswith("idle for 1 h 0 min (the limit is 1 h 0 min); before that, ")
+    assert told.why.startswith("idle for 1 h (the limit is 1 h); before that, ")
 
 
 def idle_in(first: int, last: int) -> Watched | None:
@@ -148,7 +148,7 @@ def test_a_running_cell_without_gpu_and_cpu_counts_up_to_its_cap() -> None:
 def test_a_protected_run_is_kept_until_its_time_is_over_and_the_hour_begins_then() -> None:
     told = live((20 * HOUR, IDLE), kept_until=8 * HOUR * MINUTE)
     assert told.ended == 9 * HOUR
-    assert live((7 * HOUR, IDLE), kept_until=8 * HOUR * MINUTE).why == "its owner protects it for another 1 h 0 min"
+    assert live((7 * HOUR, IDLE), kept_until=8 * HOUR * MINUTE).why == "its owner protects it for another 1 h"
 
 
 def test_without_an_idle_limit_everything_is_kept() -> None:

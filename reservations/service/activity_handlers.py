@@ -3,12 +3,10 @@ and what the idle culler reads and decides."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import PublicError
 from ..kind import Kind
 from ..reservation import Reason, Reservation, State
-from ..watching import Warned
+from ..watching import Reading, Warned
 from . import activity_views, bodies
 from .activity_bodies import Judgement, parse_judgement, parse_keep, parse_report
 from .auth import may_report
@@ -34,8 +32,8 @@ class Activity(Base):
             message = "this is not the activity key of this session: it stands in its TIMESHARE_ACTIVITY_KEY"
             raise PublicError("unauthorized", message, 401)
         monitor = self.runtime.monitor
-        monitor.report(name, parse_report(self.json_body(), self.runtime.pool.clock()))
-        self.answer({"next_s": round(monitor.period, 1)})
+        next_s = monitor.report(name, parse_report(self.json_body(), self.runtime.pool.clock()))
+        self.answer({"next_s": round(next_s, 1)})
 
     async def show(self, reservation: Reservation) -> None:
         runtime = self.runtime
@@ -104,12 +102,10 @@ class Judge(Base):
         rules = monitor.rules(reservation)
         if judgement.action == "warn":
             now = pool.clock()
-            text = warning_text(judgement, rules.then, monitor.session(name).reading)
-            monitor.warn(
-                reservation,
-                Warned(now, judgement.quiet_since, now + judgement.act_in_s, rules.then, text),
-                judgement.why,
-            )
+            text, meaning = f"This session is {judgement.why}.", consequence(rules.then, monitor.session(name).reading)
+            act_at = now + judgement.act_in_s
+            warned = Warned(now, judgement.quiet_since, act_at, rules.then, text, meaning)
+            monitor.warn(reservation, warned, judgement.why)
             return
         if judgement.action != rules.then:
             raise PublicError("not-that", f"action is {judgement.action!r}: the limits say {rules.then!r}", 409)
@@ -121,13 +117,14 @@ class Judge(Base):
             self.runtime.parking.give_back(name, judgement.why)
 
 
-def warning_text(judgement: Judgement, then: str, reading: Any) -> str:
-    """What its owner reads, beside the time that is left."""
+def consequence(then: str, reading: Reading | None) -> str:
+    """What its owner must know of what follows."""
     if then == "stop":
-        return f"This session is {judgement.why}. It will be stopped: run something, or keep it alive."
-    held = reading.memory_mib if reading is not None else None
-    kernels = "" if held == 0 else " Kernels that hold GPU memory are ended then, after time to save; all others stay."
-    return f"This session is {judgement.why}. Its GPU goes back to the pool; the notebook stays.{kernels}"
+        return "it is stopped: run something, or keep it alive."
+    text = "its GPU goes back to the pool; the notebook stays."
+    if reading is not None and reading.memory_mib == 0:
+        return text
+    return f"{text} Kernels that hold GPU memory are ended then, after time to save; all others stay."
 
 
 def routes(base: str) -> list[tuple[str, type[Base]]]:

@@ -25,6 +25,7 @@ const DECIDED = {
 export function idleText(activity) {
   const rules = activity.rules;
   const what = rules.action === "stop" ? "it is stopped" : "its GPU goes back";
+  if (activity.working.startsWith("nobody knows")) return `Counts as in use, for ${activity.working}.`;
   if (activity.working) return `In use: ${activity.working}.`;
   const limit = rules.after_s ? ` After ${duration(rules.after_s)} ${what}.` : " No idle limit holds for it.";
   if (activity.idle_s !== null) return `Idle for ${duration(activity.idle_s)}.${limit}`;
