@@ -26,6 +26,8 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(shell: Any) -> None:
     """``%load_ext timeshare.notebooks``; sessions of timeshare do it by themselves."""
+    from . import gpu
     from .batch.magic import load
 
     load(shell)
+    gpu.load(shell)

@@ -80,6 +80,8 @@ class Monitor:
         """A sample of every session that runs, from what its node and it itself said last; written at once."""
         now = self._taken_at = self._pool.clock()
         running = self._running()
+        for name in self._sessions.keys() - running.keys():
+            self._sessions[name].warned = None  # what it was about is done, or void
         for name, reservation in running.items():
             self._sample(reservation, readings.get((name, reservation.generation)), self._settings(reservation), now)
         gone = [name for name in self._sessions if name not in running and not self._is_parked(name)]

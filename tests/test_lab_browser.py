@@ -105,6 +105,9 @@ def test_gpu_time_and_idle_state_are_in_view_and_in_hand(hub: Hub, browser: Brow
     shows(page, "No kernel holds GPU memory, so nothing is lost.", ".jp-Dialog")
     page.get_by_role("button", name="Give it back").click()
     shows(page, "GPU given back", ".ts-status")
+    run(page, "import os  # for cuda\nprint(os.environ['TIMESHARE_DEVICES'])")
+    shows(page, "It has 1 whole t4 again.\nGPU-simulated-0002", ".jp-OutputArea-output")
+    shows(page, "1 whole t4 (simulated) · GPU", ".ts-status")
     ada.stop()
     ada.close()
 

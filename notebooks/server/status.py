@@ -16,6 +16,7 @@ from ..batch.places import Places
 from ..batch.service import Refused, Service, Unreachable
 from ..batch.states import status_of, summary
 from ..runner.folder import Folder
+from .devices import Devices
 
 Json = dict[str, Any]
 FRESH_S = 4.0
@@ -30,6 +31,7 @@ class Status:
     """``service``: None outside of a session."""
 
     def __init__(self, service: Service | None, reservation_id: str) -> None:
+        self._devices = Devices(reservation_id) if service is not None else None
         self._service = service
         self._id = reservation_id
         self._known: Json = NOWHERE
@@ -76,6 +78,8 @@ class Status:
             reservation = service.get(self._id)
             activity = service.activity(self._id)
             jobs = service.jobs(5 * MOST_JOBS)
+            if self._devices is not None:
+                self._devices.take(reservation)
         except (Unreachable, Refused) as error:
             # What was last known stays in view, and is said to be old.
             return {**known, **{k: self._known[k] for k in ("reservation", "activity", "jobs")}, "silent": str(error)}

@@ -9,7 +9,7 @@ from ..clock import rfc3339
 from ..limits.idle import IdleSettings
 from ..monitor import Monitor, Session
 from ..pool import Pool
-from ..reservation import Reservation
+from ..reservation import Reservation, State
 from ..watching import Warned
 
 HISTORY_S = 3600.0
@@ -28,7 +28,7 @@ def activity_view(pool: Pool, monitor: Monitor, reservation: Reservation) -> dic
         "idle_s": None if found.since >= now else round(now - found.since, 1),
         "why": found.why,
         "rules": _rules(rules),
-        "warning": None if session.warned is None else _warning(session.warned, now),
+        "warning": _warning(session.warned, now) if session.warned and reservation.state is State.ACTIVE else None,
         "kept_s": round(kept_s),
         "kept_why": session.keeps.why(now),
         "keep_left_s": round(max(0.0, rules.keep - session.keeps.used_s)),
