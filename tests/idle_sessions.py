@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -57,6 +60,14 @@ class Session:
 
     def pid(self) -> int:
         return int(self.server.node.session(self.id)["pid"])
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the ledger says happened to it."""
+        with closing(sqlite3.connect(Path(self.server.deployment.state_dir) / "ledger.sqlite")) as ledger:
+            rows = ledger.execute(
+                "select state, detail from events where reservation_id = ? order by id", (self.id,)
+            ).fetchall()
+        return [{"state": state, "detail": detail} for state, detail in rows]
 
     def what(self) -> list[str]:
         """What was decided about it, in order."""
@@ -155,7 +166,9 @@ class CullerProcess:
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            assert self.process.wait(10) == 0, (Path(self.server.deployment.state_dir) / "culler.log").read_text()
+            # Told to stop before it had begun to listen for that, it ends by the signal itself.
+            log = Path(self.server.deployment.state_dir) / "culler.log"
+            assert self.process.wait(10) in (0, -signal.SIGTERM), log.read_text()
 
 
 @dataclass
