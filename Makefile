@@ -51,10 +51,12 @@ bench: setup
 	$(BIN)/python benchmarks/grants.py
 	$(BIN)/python benchmarks/placement.py
 	$(BIN)/python benchmarks/batch.py
+	$(BIN)/python benchmarks/passes.py
+	$(BIN)/python benchmarks/stock.py
 
 # The pictures of the documentation, taken anew.
 screenshots: setup
-	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/test_browser.py tests/test_limits_pages.py tests/test_batch_browser.py
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/test_browser.py tests/test_limits_pages.py tests/test_batch_browser.py tests/test_lab_browser.py
 
 # What the tests use of the system if it is there (as root, Debian): without it they say what they skip.
 system:

@@ -21,6 +21,7 @@ from .desk import Desk
 from .options import parse_options
 from .pages import Page
 
+MAX_WHY = 200
 POLL_S = 3
 """A waiting page hears of its place in the queue at least this often (seconds)."""
 
@@ -124,6 +125,35 @@ class Extend(Page):
         await self.carry_out(self.desk.service.extend(reservation_id, int(minutes) * 60))
 
 
+class GiveBack(Page):
+    """Its GPU goes back to the pool; the session runs on."""
+
+    @web.authenticated
+    async def post(self, reservation_id: str) -> None:
+        await self.mine(reservation_id)
+        await self.carry_out(self.desk.service.give_back(reservation_id))
+
+
+class AskAgain(Page):
+    @web.authenticated
+    async def post(self, reservation_id: str) -> None:
+        await self.mine(reservation_id)
+        await self.carry_out(self.desk.service.ask_again(reservation_id))
+
+
+class Keep(Page):
+    """An hour without idle rules, for a reason that those who wait may read."""
+
+    @web.authenticated
+    async def post(self, reservation_id: str) -> None:
+        await self.mine(reservation_id)
+        why = self.get_body_argument("why", "").strip()
+        if not 0 < len(why) <= MAX_WHY:
+            await self.refused(f"the reason has {len(why)} characters: say why in 1 to {MAX_WHY}", 400)
+            return
+        await self.carry_out(self.desk.service.keep(reservation_id, "home", 3600, why))
+
+
 class End(Page):
     """Stops the session, or leaves the queue."""
 
@@ -192,6 +222,9 @@ def handlers(desk: Desk) -> list[tuple[str, type[BaseHandler], dict[str, Any]]]:
         (r"/timeshare/wait/([^/]+)", WaitPage),
         (rf"{one}/extend", Extend),
         (rf"{one}/end", End),
+        (rf"{one}/give_back", GiveBack),
+        (rf"{one}/ask_again", AskAgain),
+        (rf"{one}/keep", Keep),
         (rf"{one}/events", Events),
         (r"/timeshare/offers", Offers),
         *admin.ROUTES,

@@ -54,6 +54,7 @@ def test_an_idle_session_is_warned_gives_its_gpu_back_and_runs_on(idle: Idle) ->
     told = warned(session)
     assert told["action"] == "give_back"
     assert told["text"].startswith("This session is idle for ")
+    assert session.get()["idle_warning"] is True
     notices = [notice["text"] for notice in session.get()["notices"]]
     assert any("s its GPU goes back to the pool; the notebook stays." in text for text in notices), notices
     eventually(lambda: session.state() == "parked", 40)

@@ -106,6 +106,7 @@ def reservation_schema() -> Schema:
                 "description": "its GPU is just being given back, or being given to it",
             },
             "asked_again": {"type": "boolean", "description": "it is parked, and waits for its GPU again"},
+            "idle_warning": {"type": "boolean", "description": "one of its notices is about idleness"},
             "job": openapi_jobs.job_schema(),
             "why_waiting": {"type": "string", "description": "the rule and the numbers, while it waits"},
             "firm": {"type": "boolean", "description": "latest_start can only come earlier"},

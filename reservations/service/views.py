@@ -52,6 +52,7 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         "requeues": reservation.requeues,
         "handling": reservation.handling or None,
         "asked_again": reservation.asked_again_at is not None,
+        "idle_warning": reservation.id in pool.idle_warnings and reservation.state is State.ACTIVE,
         "job": job_view(reservation),
         "position": told.position if told else None,
         "why_waiting": told.why if told else _held_back(reservation),
