@@ -18,14 +18,24 @@ import pytest
 from nodes import eventually, marked, order
 
 from timeshare.reservations.agent.bpf import device_program
+from timeshare.reservations.agent.exchange import Exchange, Graces, can_exchange
 from timeshare.reservations.agent.handover import Hidden
 from timeshare.reservations.agent.isolation import Rule, Way, gpu_majors, probe, ways
+from timeshare.reservations.agent.processes import read_processes
+from timeshare.reservations.agent.records import SharePart
 from timeshare.reservations.agent.refusals import Refused
 from timeshare.reservations.agent.server import parse_order
 from timeshare.reservations.agent.sessions import Sessions
 from timeshare.reservations.agent.sight import sight_of
 from timeshare.reservations.agent.stopping import StopOrder, Stops
-from timeshare.reservations.devices.model import Device, DeviceError, Inventory
+from timeshare.reservations.devices.model import (
+    Device,
+    DeviceError,
+    DeviceProcess,
+    DeviceUse,
+    HealthEvent,
+    Inventory,
+)
 from timeshare.reservations.devices.nodes import Node, gpu_nodes
 
 MEM = 1
@@ -209,6 +219,105 @@ def test_processes_that_shed_mark_and_launcher_are_found_by_their_cgroup(session
     stops = Stops(sessions)
     assert stops.stop(name, StopOrder(False, 0, 0)) == "stopping"
     eventually(lambda: (stops.advance(), sessions.all()[0].state == "exited")[1])
+
+
+LOOK_ON = """
+import json, os, sys, time
+subprocess_pid = os.fork()
+while True:
+    seen = {}
+    for path in sys.argv[2:]:
+        try:
+            with open(path, "rb") as file:
+                seen[path.rpartition("/")[2]] = bool(file.read(1))
+        except OSError:
+            seen[path.rpartition("/")[2]] = False
+    name = f"{sys.argv[1]}.{0 if subprocess_pid else 1}"
+    with open(name + ".new", "w") as file:
+        json.dump(seen, file)
+    os.replace(name + ".new", name)
+    time.sleep(0.05)
+"""
+
+
+class Holders:
+    """What the driver tells: the inventory, and who holds GPU memory."""
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+
+    def inventory(self) -> Inventory:
+        return inventory()
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        return tuple(DeviceProcess(pid, "GPU-1", 100) for pid in self.pids)
+
+    def use(self) -> tuple[DeviceUse, ...]:
+        return ()
+
+    def health_events(self) -> tuple[HealthEvent, ...]:
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_devices_are_taken_from_a_running_session_and_others_given_to_it(
+    sessions: Sessions, devices: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "seen"
+    paths = [str(devices / name) for name in ("nvidia0", "nvidia1")]
+    name, _ = launch(sessions, sys.executable, "-c", LOOK_ON, str(out), *paths, share=held(1))
+
+    def sees(zero: bool, one: bool) -> bool:
+        """Parent and child alike."""
+        told = [Path(f"{out}.{n}") for n in (0, 1)]
+        return all(p.exists() and json.loads(p.read_text()) == {"nvidia0": zero, "nvidia1": one} for p in told)
+
+    eventually(lambda: sees(False, True))
+    driver = Holders()
+    exchange = Exchange(sessions, driver)
+    (record,) = sessions.records.of(name)
+    if not can_exchange(sessions.way, False):
+        with pytest.raises(Refused, match="cannot be changed while it runs"):
+            exchange.release(record, Graces(1, 1))
+        return
+    assert exchange.release(record, Graces(1, 1)) is True
+    eventually(lambda: sees(False, False))
+    assert len(sessions.pids(record, read_processes())) == 2  # they are still known, in their new cgroup too
+    exchange.resume(record, (SharePart("GPU-0", "", 40960, 1000, True),))
+    eventually(lambda: sees(True, False))
+    exchange.resume(record, (SharePart("GPU-0", "", 40960, 1000, True),))  # asked twice, done once
+    assert len(record.gate().filter["cgroups"]) == 1
+    assert all(not folder.exists() for folder in record.older_cgroups())
+
+
+def test_what_still_uses_a_device_is_ended_before_it_counts_as_free(
+    sessions: Sessions, devices: Path, tmp_path: Path
+) -> None:
+    if not can_exchange(sessions.way, False):
+        pytest.skip("this filter is fixed when a session starts: it is stopped instead")
+    name, _ = launch(sessions, sys.executable, "-c", "import os, time\nos.fork()\ntime.sleep(600)", share=held(1))
+    (record,) = sessions.records.of(name)
+
+    def own() -> set[int]:
+        return sessions.pids(record, read_processes())
+
+    eventually(lambda: len(own()) == 2)
+    user = max(own())
+    driver = Holders()
+    driver.pids = [user]
+    exchange = Exchange(sessions, driver)
+    assert exchange.release(record, Graces(0.2, 0.2)) is False
+
+    def ended() -> bool:
+        exchange.release(record, Graces(0.2, 0.2))
+        return user not in own()
+
+    eventually(ended)
+    driver.pids = []
+    assert exchange.release(record, Graces(0.2, 0.2)) is True
+    assert len(own()) == 1
 
 
 def test_a_device_that_is_gone_is_not_launched_on(tmp_path: Path, devices: Path) -> None:

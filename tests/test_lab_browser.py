@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(chromium_path() is None, reason="no Chromium is installed (apt-get install chromium)"),
 ]
-LIMITS = "defaults:\n  idle: {after: 20s, grace: 3s, warn: [10s], keep: 8h}\n"
+LIMITS = "defaults:\n  idle: {after: 30s, grace: 3s, warn: [20s], keep: 8h}\n"
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_gpu_time_and_idle_state_are_in_view_and_in_hand(hub: Hub, browser: Brow
     page.locator(".ts-status").focus()
     page.keyboard.press("Enter")
     shows(page, "Time left:")
-    shows(page, "After 20 s its GPU goes back.")
+    shows(page, "After 30 s its GPU goes back.")
 
     toast = page.locator(".Toastify__toast", has_text="This session is idle for")
     toast.wait_for()

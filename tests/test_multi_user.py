@@ -98,6 +98,9 @@ def test_sessions_run_as_their_owners_and_keep_out_of_each_others_way(
         assert "\t0" not in groups[0]
         secrets_seen = subprocess.run(["runuser", "-u", first, "--", "cat", str(hub.deployment.path)], check=False)
         assert secrets_seen.returncode != 0
+        # Its server reports as her, with the key of her session.
+        activity = f"reservations/{mine['id']}/activity"
+        eventually(lambda: ada.service("GET", activity).json()["signals"]["kernel_busy_s"] == 0, 60)
         admin = Account(hub, second, other)
         everybody = admin.service("GET", "reservations").json()["reservations"]
         assert [r["owner"] for r in everybody] == [first]
@@ -105,6 +108,43 @@ def test_sessions_run_as_their_owners_and_keep_out_of_each_others_way(
         assert admin.service("POST", "devices/GPU-simulated-0000/cordon", json={"why": "x"}).status_code == 200
         ada.stop()
         assert marked(mine["id"]) == []
+    finally:
+        hub.close()
+
+
+def test_jobs_run_as_their_owners_whose_files_nobody_else_reads(
+    tmp_path_factory: pytest.TempPathFactory, accounts: dict[str, str]
+) -> None:
+    for needed in (Path(sys.executable).parent, Path(sys.executable).resolve()):
+        if not for_everybody(needed):
+            pytest.skip(f"other accounts cannot use {needed}: install in a folder that all can read")
+    (first, password), (second, other) = accounts.items()
+    hub = Machine(tmp_path_factory.mktemp("jobs"), command(), "--simulate", "a100-40gb:1")
+    program = Path(f"/home/{first}/train.py")
+    program.write_text("import os\nran_as = os.getuid()\nprint('trained')\n")
+    try:
+        hub.start()
+        ada, ben = Account(hub, first, password), Account(hub, second, other)
+
+        def batch(*words: str) -> str:
+            """The command of a terminal of hers."""
+            url = f"{hub.url}services/timeshare"
+            told = [f"TIMESHARE_SERVICE_URL={url}", f"TIMESHARE_TOKEN={ada.token}", f"HOME=/home/{first}"]
+            done = subprocess.run(
+                ["runuser", "-u", first, "--", "env", "-C", f"/home/{first}", *told, str(command()), "batch", *words],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        assert "trained" in batch("submit", "train.py", "--memory", "1", "--wait")
+        assert f"ran_as = {program.parent.stat().st_uid}" in batch("result")
+        (job,) = [r for r in ada.reservations() if r["kind"] == "batch"]
+        assert ada.service("GET", f"jobs/{job['id']}/lines").json()["text"]
+        assert ben.service("GET", f"jobs/{job['id']}/lines").status_code == 404
+        assert stat.S_IMODE(Path(job["job"]["folder"]).stat().st_mode) == 0o700
     finally:
         hub.close()
 

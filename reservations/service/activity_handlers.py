@@ -23,7 +23,7 @@ class Activity(Base):
 
     async def get(self, reservation_id: str) -> None:
         self.no_query()
-        await self.show(await self.seen(reservation_id))
+        await show(self, await self.seen(reservation_id))
 
     async def post(self, reservation_id: str) -> None:
         self.no_query()
@@ -35,29 +35,23 @@ class Activity(Base):
         next_s = monitor.report(name, parse_report(self.json_body(), self.runtime.pool.clock()))
         self.answer({"next_s": round(next_s, 1)})
 
-    async def show(self, reservation: Reservation) -> None:
-        runtime = self.runtime
-        self.answer(await runtime.call(activity_views.activity_view, runtime.pool, runtime.monitor, reservation))
 
-
-class Keep(Activity):
-    async def prepare(self) -> None:
-        await Base.prepare(self)
-
-    @classmethod
-    def methods(cls) -> list[str]:
-        return ["POST"]
-
+class Keep(Base):
     async def post(self, reservation_id: str) -> None:
         self.no_query()
         reservation = await self.mine(reservation_id)
         keep = parse_keep(self.json_body())
         if reservation.state not in (State.ACTIVE, State.PARKED) or reservation.kind is not Kind.SESSION:
-            raise PublicError(
-                "wrong-state", f"only a session that runs is protected: it is {reservation.state.value}", 409
-            )
+            message = f"only a session that runs is protected: it is {reservation.state.value}"
+            raise PublicError("wrong-state", message, 409)
         await self.runtime.call(self.runtime.monitor.keep, reservation, keep.key, keep.seconds, keep.why)
-        await self.show(reservation)
+        await show(self, reservation)
+
+
+async def show(handler: Base, reservation: Reservation) -> None:
+    """Answers with what is known of a session."""
+    runtime = handler.runtime
+    handler.answer(await runtime.call(activity_views.activity_view, runtime.pool, runtime.monitor, reservation))
 
 
 class GiveBack(Base):
