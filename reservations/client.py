@@ -76,8 +76,9 @@ class ServiceClient:
         return await self.call("GET", f"{_one(reservation_id)}/activity")
 
     async def keep(self, reservation_id: str, key: str, seconds: float, why: str) -> Json:
-        """Protects it from the idle rules; ``seconds`` 0 ends the protection of that key."""
-        return await self.call("POST", f"{_one(reservation_id)}/keep", {"key": key, "seconds": seconds, "why": why})
+        """Protects it from the idle rules; ``seconds`` 0 ends the protection of that key, whatever ``why`` says."""
+        body = {"key": key, "seconds": seconds} | ({"why": why} if seconds else {})
+        return await self.call("POST", f"{_one(reservation_id)}/keep", body)
 
     async def give_back(self, reservation_id: str) -> Json:
         return await self.call("POST", f"{_one(reservation_id)}/give_back", {})

@@ -85,7 +85,7 @@ class Deed(Base):
             if body["seconds"] and not 0 < len(why) <= 200:
                 self.wrong("say in up to 200 characters what is protected")
                 return
-            send = {**send, "key": KEEP_KEY, **({"why": why} if why else {})}
+            send = {**send, "key": KEEP_KEY, **({"why": why} if body["seconds"] else {})}
         await self.answer(self.status.do(what, send))
 
 

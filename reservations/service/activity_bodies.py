@@ -65,7 +65,9 @@ def parse_keep(body: Mapping[str, Any]) -> Keep:
     seconds = _seconds("seconds", body.get("seconds"))
     if 0 < seconds < 1:
         raise invalid("seconds", seconds, "must be 0, or a number of seconds from 1 on")
-    why = bodies.text("why", body.get("why", ""), empty=not seconds, longest=MAX_WHY)
+    if not seconds and "why" in body:
+        raise invalid("why", body["why"], "must be left out where seconds is 0: the protection ends")
+    why = bodies.text("why", body.get("why"), longest=MAX_WHY) if seconds else ""
     return Keep(bodies.text("key", body.get("key"), longest=64), seconds, why)
 
 

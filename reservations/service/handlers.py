@@ -63,7 +63,7 @@ class OneReservation(Base):
             version = self.runtime.pool.version
             reservation = await self.seen(reservation_id)
             left = until - asyncio.get_running_loop().time()
-            if left <= 0 or (unlike is not None and reservation.state is not unlike):
+            if left <= 0 or unlike is None or reservation.state is not unlike:
                 break
             await self.runtime.next_change(version, left)
         self.answer(await self.view(reservation))

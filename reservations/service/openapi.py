@@ -326,6 +326,7 @@ def describe(base: str) -> dict[str, Any]:
             "schemas": {
                 "Share": share_schema(),
                 "Reservation": reservation_schema(),
+                "Started": openapi_activity.started_schema(reservation_schema()),
                 "Reservations": record({"reservations": {"type": "array", "items": ref("Reservation")}}),
                 "Offers": offers_schema(),
                 "Devices": devices_schema(),

@@ -11,7 +11,15 @@ _MAYBE_FLAG: Schema = {"type": ["boolean", "null"], "description": "null: unknow
 _THEN: Schema = {"enum": ["give_back", "stop"]}
 
 
+def started_schema(reservation: Schema) -> Schema:
+    """``reservation``, with the key that its session reports with."""
+    key = {"type": "string", "description": "with it the session reports what it does, and nothing else"}
+    names = [*reservation["required"], "activity_key"]
+    return {**reservation, "properties": {**reservation["properties"], "activity_key": key}, "required": names}
+
+
 def schemas() -> Schema:
+    key = {**line(description="of the protection"), "maxLength": 64}
     known = {**_SECONDS, "type": ["number", "null"]}
     signals = {
         "heard_ago_s": _MAYBE,
@@ -48,12 +56,6 @@ def schemas() -> Schema:
             }
         ),
         "ActivityReported": record({"next_s": {**NUMBER, "description": "when to report again"}}),
-        "Started": {
-            "allOf": [
-                {"$ref": "#/components/schemas/Reservation"},
-            ],
-            "description": "the reservation, and activity_key: with it the session reports what it does",
-        },
         "Activity": record(
             {
                 "signals": record(signals),
@@ -76,14 +78,18 @@ def schemas() -> Schema:
                 "decisions": {"type": "array", "items": decision, "description": "the newest first"},
             }
         ),
-        "Keep": record(
-            {
-                "key": {**line(description="of the protection"), "maxLength": 64},
-                "seconds": {**_SECONDS, "description": "from now on; 0: the protection ends"},
-                "why": {**line(empty=True, description="needed but with 0 seconds"), "maxLength": MAX_WHY},
-            },
-            ("key", "seconds"),
-        ),
+        "Keep": {
+            "oneOf": [
+                record(
+                    {
+                        "key": key,
+                        "seconds": {**_SECONDS, "minimum": 1, "description": "from now on"},
+                        "why": {**line(description="what is protected"), "maxLength": MAX_WHY},
+                    }
+                ),
+                record({"key": key, "seconds": {"const": 0, "description": "the protection ends"}}),
+            ]
+        },
         "AllActivity": record(
             {"now": NUMBER, "passed_ago_s": _MAYBE, "sessions": {"type": "array", "items": record(one)}}
         ),
