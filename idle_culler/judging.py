@@ -35,7 +35,7 @@ def _one(session: Json, now: float, readable: bool) -> Judgement | None:
     watched = None if session["watched"] is None else Watched(**session["watched"])
     warned_at, then = session["warned_at"], session["rules"]["then"]
     facts = Facts(
-        started_at=float(session["started_at"] or now),
+        started_at=float(session["started_at"]),
         watched=watched,
         kept_until=float(session["kept_until"]),
         warned_at=warned_at if readable else None,

@@ -101,7 +101,7 @@ class Monitor:
             self._pool.touch()
 
     def _sample(self, reservation: Reservation, reading: Reading | None, rules: IdleSettings, now: float) -> None:
-        session = self._sessions.setdefault(reservation.id, Session())
+        session = self._of(reservation)
         if reading is not None:
             session.reading = reading
         report = self._reports.get(reservation.id)
@@ -116,6 +116,16 @@ class Monitor:
         session.history = (*session.history, Point(now, sample.gpu, sample.cpu, memory))[-KEPT:]
         if session.warned is not None and idle(session.watched, now).since != session.warned.quiet_since:
             session.warned = None  # it was used since: the next idle time has a warning of its own
+
+    def _of(self, reservation: Reservation) -> Session:
+        """What is known of it since it holds what it holds: idle time, and warnings, of what was given back before say
+        nothing of the GPU that it asked for since."""
+        session = self._sessions.setdefault(reservation.id, Session())
+        began, watched = reservation.granted_at, session.watched
+        if began is not None and watched is not None and watched.since is not None and watched.since < began:
+            session.watched = replace(watched, since=began, why="it had asked for its GPU")
+            session.warned = None
+        return session
 
     def _settings(self, reservation: Reservation) -> IdleSettings:
         found = self._pool.idle_rules(reservation)
@@ -139,7 +149,7 @@ class Monitor:
 
     def watched_sessions(self) -> list[tuple[Reservation, IdleSettings, Session]]:
         """Every session that runs, with its rules."""
-        return [(r, self._settings(r), self.session(r.id)) for r in self._running().values()]
+        return [(r, self._settings(r), self._of(r)) for r in self._running().values()]
 
     def rules(self, reservation: Reservation) -> IdleSettings:
         return self._settings(reservation)
@@ -195,7 +205,7 @@ class Monitor:
         self._write(reservation_id, what, why)
 
     def _still_idle(self, reservation: Reservation, quiet_since: float) -> Session:
-        session, now = self.session(reservation.id), self._pool.clock()
+        session, now = self._of(reservation), self._pool.clock()
         rules = self._settings(reservation)
         found = idle(session.watched, now)
         protected = session.keeps.until(now) > now

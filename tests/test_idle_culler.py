@@ -206,6 +206,17 @@ def test_protection_holds_within_its_budget_and_ends_with_its_key(idle: Idle) ->
     assert session.what() == ["keep", "keep ended", "warn", "give_back"]
 
 
+def test_a_gpu_that_was_asked_for_again_has_an_idle_time_and_a_warning_of_its_own(idle: Idle) -> None:
+    session = idle.lab.start()
+    eventually(lambda: session.state() == "parked", 60)
+    assert session.do("ask_again").status_code == 200
+    assert session.state() == "active"
+    began = time.monotonic()
+    eventually(lambda: session.state() == "parked", 60)
+    assert time.monotonic() - began >= 6
+    assert session.what() == ["warn", "give_back", "warn", "give_back"]
+
+
 def test_an_unreadable_warning_is_none(idle: Idle) -> None:
     session = idle.lab.start()
     warned(session)

@@ -4,6 +4,7 @@ click."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from browsers import Person, chromium, chromium_path
 from hubs import Hub, running_hub
 from playwright.sync_api import Browser, Page
+from playwright.sync_api import TimeoutError as PageTimeout
 
 from timeshare.hub_config.supervisor import leftovers
 
@@ -19,6 +21,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(chromium_path() is None, reason="no Chromium is installed (apt-get install chromium)"),
 ]
+OURS = "name for name in os.environ if name.startswith('TIMESHARE_')"
 LIMITS = "defaults:\n  idle: {after: 30s, grace: 3s, warn: [20s], keep: 8h}\n"
 
 
@@ -69,7 +72,15 @@ def status(page: Page) -> str:
 
 
 def shows(page: Page, text: str, where: str = "#timeshare-panel", seconds: int = 60) -> None:
-    page.locator(where).filter(has_text=text).first.wait_for(timeout=1000 * seconds)
+    try:
+        page.locator(where).filter(has_text=text).first.wait_for(timeout=1000 * seconds)
+    except PageTimeout:
+        pytest.fail(f"{text!r} did not appear; there was {page.locator(where).all_inner_texts()!r}")
+
+
+def documented_variables() -> set[str]:
+    page = (Path(__file__).parents[1] / "docs" / "environment.md").read_text()
+    return set(re.findall(r"^\| `(TIMESHARE_[A-Z_]+)`", page, re.MULTILINE))
 
 
 def test_gpu_time_and_idle_state_are_in_view_and_in_hand(hub: Hub, browser: Browser) -> None:
@@ -78,6 +89,7 @@ def test_gpu_time_and_idle_state_are_in_view_and_in_hand(hub: Hub, browser: Brow
     ada.start("1 whole t4")
     ada.wait_for_lab()
     page = new_notebook(ada)
+    assert set(run(page, f"import os; print(*({OURS}))").split()) == documented_variables()
     assert run(page, "kept = 'in memory'; kept") == "'in memory'"
     shows(page, "1 whole t4 (simulated) · GPU 0 % · 0.0 of 16.0 GiB · ", ".ts-status")
     page.locator(".ts-status").focus()

@@ -73,6 +73,8 @@ class Deed(Base):
         body = self.body()
         if not self.session_only():
             return
+        assert self.reporter is not None
+        self.reporter.input()  # somebody is here
         send: Json = {}
         if what in ("extend", "keep"):
             seconds = body.get("seconds")

@@ -85,7 +85,7 @@ def everybody_view(pool: Pool, monitor: Monitor) -> dict[str, Any]:
             {
                 "id": reservation.id,
                 "owner": reservation.owner,
-                "started_at": reservation.started_at,
+                "started_at": max(reservation.started_at or 0.0, reservation.granted_at or 0.0),
                 "handling": reservation.handling,
                 "watched": None if watched is None else vars(watched),
                 "kept_until": session.keeps.until(0.0),
