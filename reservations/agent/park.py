@@ -24,6 +24,7 @@ from .parkplan import (
     NotYet,
     Parked,
     Room,
+    Sight,
     gpu_map,
     holders,
     shortage,
@@ -92,7 +93,7 @@ class Parker:
         data = read_json(record.path / "restored.json")
         if data is None or data["boot_id"] != self._sessions.boot_id:
             return ()
-        return tuple(p for p in (Holder(**process) for process in data["processes"]) if _lives(p))
+        return tuple(p for p in map(Holder.from_json, data["processes"]) if _lives(p))
 
     def _remember_restored(self, record: Record, processes: Iterable[Holder]) -> None:
         known = {(p.pid, p.ticks): p for p in (*self.restored(record), *processes)}
@@ -118,9 +119,10 @@ class Parker:
                 self._forget(record)
                 return None
             self._check(record, known, new, pool_mib)
-            share = before.share if before is not None else record.gate().share
-            visible = before.visible if before is not None else self._visible(share)
-            parked = Parked(self._sessions.boot_id, PARKING, share, visible, (*known, *new))
+            share = record.gate().share or (before.share if before is not None else ())
+            sight = self._sight(share)
+            new = [replace(p, devices=sight.devices, visible=sight.visible) for p in new]
+            parked = Parked(self._sessions.boot_id, PARKING, share, (*self._where_they_are(known, sight), *new))
             self._write(record, parked)
             self._take_off(parked.processes)
             return parked
@@ -132,6 +134,13 @@ class Parker:
         for process in processes:
             self._step(process, "locked", self._checkpointer.checkpoint)
         self._await_gone({process.pid for process in processes})
+
+    def _where_they_are(self, processes: Iterable[Holder], sight: Sight) -> tuple[Holder, ...]:
+        """Those that are not checkpointed are on the devices that their session has now."""
+        return tuple(p if self._checkpointed(p) else p.at(sight) for p in processes)
+
+    def _checkpointed(self, process: Holder) -> bool:
+        return not _lives(process) or self._checkpointer.state(process.pid) == "checkpointed"
 
     def _check(self, record: Record, known: Sequence[Holder], new: Sequence[Holder], pool_mib: int) -> None:
         why = self._checkpointer.available()
@@ -185,12 +194,12 @@ class Parker:
             lost = [p.pid for p, state in states if state == "failed"]
             kept = [p for p, state in states if state == "checkpointed"]
             if kept:
-                gpus = gpu_map(parked, share, self._visible(share))
-                why = too_little(kept, gpus, self._source.free_mib())
+                sight = self._sight(share)
+                why = too_little(kept, sight, self._source.free_mib())
                 if why:
                     raise NotYet(why)
                 self._remember_restored(record, kept)
-                lost += self._restore(parked.processes, gpus, undo)
+                lost += self._restore_undo(parked, sight) if undo else self._restore_all(record, parked, sight)
             for process in parked.processes:
                 try:
                     self._step(process, "locked", self._checkpointer.unlock)
@@ -209,19 +218,32 @@ class Parker:
         log.warning("%s: %s", record.reservation_id, words)
         self._events.add("parking", words, reservation_id=record.reservation_id)
 
-    def _restore(self, processes: Sequence[Holder], gpus: dict[str, str], undo: bool) -> list[int]:
-        """Pids that could not be restored, for an ``undo``. Else all or none: raises CheckpointError."""
-        lost: list[int] = []
-        for process in processes:
+    def _restore_all(self, record: Record, parked: Parked, sight: Sight) -> list[int]:
+        """All of them or none: what came back before one failed is parked again, from where it is now. Raises
+        CheckpointError."""
+        try:
+            for process in parked.processes:
+                self._restore(process, sight)
+        except CheckpointError:
+            self._write(record, replace(parked, processes=self._where_they_are(parked.processes, sight)))
+            self._take_off(list(reversed(parked.processes)))
+            raise
+        return []
+
+    def _restore_undo(self, parked: Parked, sight: Sight) -> list[int]:
+        """As many of them as can be. Pids of the others."""
+        lost = []
+        for process in parked.processes:
             try:
-                self._step(process, "checkpointed", lambda pid: self._checkpointer.restore(pid, gpus))
+                self._restore(process, sight)
             except CheckpointError as error:
-                if not undo:
-                    self._take_off(list(reversed(processes)))
-                    raise
                 log.warning("not restored: %s", error)
                 lost.append(process.pid)
         return lost
+
+    def _restore(self, process: Holder, sight: Sight) -> None:
+        gpus = gpu_map(process, sight)
+        self._step(process, "checkpointed", lambda pid: self._checkpointer.restore(pid, gpus))
 
     # --- before the end
 
@@ -262,11 +284,11 @@ class Parker:
                 raise CheckpointError(f"the driver still shows {_named(left)} on a GPU")
             time.sleep(0.05)
 
-    def _visible(self, share: Iterable[SharePart]) -> tuple[str, ...]:
-        """The devices that a session with ``share`` sees: its own behind a filter, all where there is none."""
-        if self._sessions.way is not None and not self._sessions.simulated:
-            return tuple(dict.fromkeys(part.device_uuid for part in share))
-        return tuple(self._source.inventory().by_uuid())
+    def _sight(self, share: Iterable[SharePart]) -> Sight:
+        """What a session with ``share`` sees: its own devices behind a filter, all where there is none."""
+        devices = tuple(dict.fromkeys(part.device_uuid for part in share))
+        filtered = self._sessions.way is not None and not self._sessions.simulated
+        return Sight(devices, devices if filtered else tuple(self._source.inventory().by_uuid()))
 
 
 def _lives(process: Holder) -> bool:

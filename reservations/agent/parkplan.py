@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..devices.model import DeviceProcess
@@ -28,27 +28,46 @@ class NotYet(Exception):
 @dataclass(frozen=True)
 class Holder:
     """A process that holds GPU memory, or held it until it was parked. ``ticks``: its start; ``memory``: MiB by
-    device."""
+    device. ``devices``: those of the share that it had then; ``visible``: all that it sees."""
 
     pid: int
     ticks: int
     memory: Mapping[str, int]
+    devices: tuple[str, ...] = ()
+    visible: tuple[str, ...] = ()
 
     @property
     def mib(self) -> int:
         return sum(self.memory.values())
+
+    def at(self, sight: Sight) -> Holder:
+        """The same where it was restored with ``sight``. Raises Impossible."""
+        gpus = gpu_map(self, sight)
+        memory = {gpus.get(uuid, uuid): mib for uuid, mib in self.memory.items()}
+        return replace(self, memory=memory, devices=sight.devices, visible=sight.visible)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Holder:
+        return Holder(data["pid"], data["ticks"], data["memory"], tuple(data["devices"]), tuple(data["visible"]))
+
+
+@dataclass(frozen=True)
+class Sight:
+    """``devices``: of a session's share, ``visible``: all that its processes see; by UUID."""
+
+    devices: tuple[str, ...]
+    visible: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Parked:
     """What is written down before anything is done. ``phase``: ``parking`` (any of its processes may be as it was,
     locked or checkpointed), ``parked`` (all were seen checkpointed and off their devices), ``undoing`` (for ``why``
-    each is being put back). ``share``: what it held; ``visible``: the devices that its processes see, by UUID."""
+    each is being put back). ``share``: what it held."""
 
     boot_id: str
     phase: str
     share: tuple[SharePart, ...]
-    visible: tuple[str, ...]
     processes: tuple[Holder, ...]
     why: str = ""
 
@@ -59,8 +78,8 @@ class Parked:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Parked:
         share = tuple(SharePart(**part) for part in data["share"])
-        processes = tuple(Holder(**process) for process in data["processes"])
-        return Parked(data["boot_id"], data["phase"], share, tuple(data["visible"]), processes, data["why"])
+        processes = tuple(Holder.from_json(process) for process in data["processes"])
+        return Parked(data["boot_id"], data["phase"], share, processes, data["why"])
 
 
 def holders(
@@ -112,35 +131,31 @@ def shortage(needed_mib: int, room: Room) -> str:
     return ""
 
 
-def gpu_map(parked: Parked, share: Sequence[SharePart], visible: Sequence[str]) -> dict[str, str]:
-    """Where each device that the parked processes see is now, if they come back on ``share``; empty: all where they
-    were. The driver wants every one of them in it. Raises Impossible."""
-    before, after = _devices(parked.share), _devices(share)
+def gpu_map(process: Holder, sight: Sight) -> dict[str, str]:
+    """Where each device that a parked process sees is now, if it comes back with ``sight``; empty: all where they were.
+    The driver wants every one of them in it. Raises Impossible."""
+    before, after = process.devices, sight.devices
     moved = [uuid for uuid in before if uuid not in after], [uuid for uuid in after if uuid not in before]
     if len(moved[0]) != len(moved[1]):
         raise Impossible(f"it held {len(before)} GPUs and would get {len(after)}")
     found = {uuid: uuid for uuid in before if uuid in after} | dict(zip(*moved, strict=True))
-    free = [uuid for uuid in visible if uuid not in found.values()]
-    for uuid in parked.visible:
+    free = [uuid for uuid in sight.visible if uuid not in found.values()]
+    for uuid in process.visible:
         if uuid not in found:
             if not free:
-                raise Impossible(f"it saw {len(parked.visible)} GPUs, and would see {len(visible)} now")
+                raise Impossible(f"it saw {len(process.visible)} GPUs, and would see {len(sight.visible)} now")
             found[uuid] = uuid if uuid in free else free[0]
             free.remove(found[uuid])
     return {} if all(old == new for old, new in found.items()) else found
 
 
-def _devices(share: Iterable[SharePart]) -> list[str]:
-    return list(dict.fromkeys(part.device_uuid for part in share))
-
-
-def too_little(processes: Iterable[Holder], gpus: Mapping[str, str], free: Mapping[str, int]) -> str:
-    """Why they cannot come back now: a restore that runs out of memory loses the process. Empty: they can."""
+def too_little(processes: Iterable[Holder], sight: Sight, free: Mapping[str, int]) -> str:
+    """Why they cannot come back with ``sight`` now: a restore that runs out of memory loses the process. Empty: they
+    can. ``free``: MiB by device. Raises Impossible."""
     needed: dict[str, int] = {}
     for process in processes:
-        for uuid, mib in process.memory.items():
-            place = gpus.get(uuid, uuid)
-            needed[place] = needed.get(place, 0) + mib
+        for uuid, mib in process.at(sight).memory.items():
+            needed[uuid] = needed.get(uuid, 0) + mib
     for uuid, mib in needed.items():
         with_margin = mib + max(DEVICE_MARGIN_MIB, round(mib * DEVICE_MARGIN))
         if uuid not in free:
