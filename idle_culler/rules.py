@@ -40,13 +40,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class Facts:
-    """About one session. ``started_at``: since when it holds what it holds. ``kept_until``: its owner protects it till then. ``warned_at``: since when she could read the
-    last warning, as it is written down; None: there is none, or it could not be shown."""
+    """About one session. ``started_at``: since when it holds what it holds. ``kept_until``: its owner protects it till
+    then. ``warned_at``: since when she could read the last warning, as it is written down; None: there is none, or it
+    could not be shown. ``refused_at``: when its node could not do last what was to be done; its idle time counts from
+    there."""
 
     started_at: float
     watched: Watched | None
     kept_until: float = 0.0
     warned_at: float | None = None
+    refused_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def decide(facts: Facts, rules: Rules, now: float) -> Decision:
     if now < facts.kept_until:
         return Decision(Action.KEEP, f"its owner protects it for another {duration_text(facts.kept_until - now)}")
     found = idle(facts.watched, now)
-    since = max(found.since, facts.started_at + rules.grace, facts.kept_until)
+    since = max(found.since, facts.started_at + rules.grace, facts.kept_until, facts.refused_at)
     if since >= now:
         why = found.why if found.since >= now else "it has just begun, or was protected until now"
         return Decision(Action.KEEP, why)
