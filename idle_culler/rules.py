@@ -40,8 +40,9 @@ class Rules:
 
 @dataclass(frozen=True)
 class Facts:
-    """About one session. ``started_at``: since when it holds what it holds. ``kept_until``: its owner protects it till then. ``warned_at``: since when she could read the
-    last warning, as it is written down; None: there is none, or it could not be shown."""
+    """About one session. ``started_at``: since when it holds what it holds. ``kept_until``: its owner protects it till
+    then. ``warned_at``: since when she could read the last warning, as it is written down; None: there is none, or it
+    could not be shown."""
 
     started_at: float
     watched: Watched | None
