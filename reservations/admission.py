@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from .elsewhere import Elsewhere
+from .errors import invalid
+from .external import External
 from .limits.checks import Asking, check_submission, check_time
 from .placement import Slot
 from .policy import Policy
@@ -18,7 +21,8 @@ from .usage import Running
 @dataclass(frozen=True)
 class Desk:
     """What is known when somebody asks. ``live``: everything that has not ended; ``seq``: the last place in the queue
-    that was given out; ``slots``: empty while nobody has seen the devices."""
+    that was given out; ``slots``: empty while nobody has seen the devices. ``engines``: those that place work
+    themselves."""
 
     standing: Standing
     policy: Policy
@@ -27,6 +31,7 @@ class Desk:
     running: Running
     seq: int
     now: float
+    engines: Mapping[str, Elsewhere] = field(default_factory=dict)
 
 
 def accept(desk: Desk, wish: Submission) -> Reservation:
@@ -34,6 +39,11 @@ def accept(desk: Desk, wish: Submission) -> Reservation:
     standing, now = desk.standing, desk.now
     limits = standing.effective(wish.owner, now)
     seconds = check_time(limits, wish.kind, wish.time_limit_s)
+    if wish.request.engine and wish.request.engine not in desk.engines:
+        known = ", ".join(desk.engines) or "there is none but this machine: leave engine out"
+        raise invalid("engine", wish.request.engine, f"must be one of the engines of this site: {known}")
+    if wish.request.engine:
+        desk.engines[wish.request.engine].check(wish.request, seconds, wish.kind)
     if desk.slots:
         error = desk.policy.never_fits(desk.slots, wish.request)
         if error is not None:
@@ -67,4 +77,5 @@ def accept(desk: Desk, wish: Submission) -> Reservation:
         detail="asked for",
         account=limits.account,
         job=wish.job,
+        external=External() if wish.request.engine else None,
     )

@@ -14,10 +14,10 @@ def due(reservation: Reservation, limits: Limits, now: float) -> Reservation | N
     state = reservation.state
     if state is State.GRANTED and now >= (reservation.granted_at or now) + limits.start_within:
         detail = f"granted, but not started within {duration_text(limits.start_within)}"
-        return reservation.ended(Reason.LOST, detail, now)
+        return _given_up(reservation, detail, now)
     if state is State.GRANTED and now >= (reservation.ends_at or now + 1):
         detail = f"granted, but not started within its time limit of {duration_text(reservation.time_limit_s)}"
-        return reservation.ended(Reason.LOST, detail, now)
+        return _given_up(reservation, detail, now)
     if state is State.STARTING and now >= (reservation.starting_at or now) + limits.start_timeout:
         detail = f"the server did not start within {duration_text(limits.start_timeout)}"
         return reservation.ending(Reason.FAILED, detail, now)
@@ -25,6 +25,12 @@ def due(reservation: Reservation, limits: Limits, now: float) -> Reservation | N
         detail = f"its time limit of {duration_text(reservation.time_limit_s)} was reached"
         return reservation.ending(Reason.TIME_LIMIT, detail, now)
     return None
+
+
+def _given_up(reservation: Reservation, detail: str, now: float) -> Reservation:
+    """One that no process of ours runs for yet; where an engine placed it, its job there must be ended first."""
+    give_up = reservation.ended if reservation.external is None else reservation.ending
+    return give_up(Reason.LOST, detail, now)
 
 
 def shortened(reservation: Reservation, longest_s: float, soonest: float) -> Reservation | None:

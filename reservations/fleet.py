@@ -17,16 +17,28 @@ class Fleet:
     def __init__(self, cordons: dict[str, str]) -> None:
         self.cordons = cordons
         self.inventory: Inventory | None = None
+        """This machine's, as its agent told it last."""
+        self._elsewhere: dict[str, tuple[Device, ...]] = {}
         self.devices: tuple[Device, ...] = ()
         self.slots: tuple[Slot, ...] = ()
 
     def update(self, inventory: Inventory, holders: Set[str]) -> bool:
-        """Takes over ``inventory``; whether anything changed. A missing device that is held (``holders``: UUIDs) stays,
-        out of service: what is not reported is not gone."""
+        """Takes over the ``inventory`` of this machine; whether anything changed. A missing device that is
+        held (``holders``: UUIDs) stays, out of service: what is not reported is not gone."""
         self.inventory = inventory
+        return self._renew(holders)
+
+    def update_engine(self, engine: str, devices: tuple[Device, ...], holders: Set[str]) -> bool:
+        """The same for what an engine has that places work itself."""
+        self._elsewhere[engine] = tuple(replace(device, engine=engine) for device in devices)
+        return self._renew(holders)
+
+    def _renew(self, holders: Set[str]) -> bool:
+        here = self.inventory.devices if self.inventory is not None else ()
         known = {
             device.uuid: replace(device, cordoned=device.cordoned or self.cordons.get(device.uuid))
-            for device in inventory.devices
+            for devices in (here, *self._elsewhere.values())
+            for device in devices
         }
         for device in self.devices:
             if device.uuid not in known and device.uuid in holders:

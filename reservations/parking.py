@@ -31,9 +31,9 @@ class Parking:
             raise wrong_state(reservation, "give its GPU back")
         if not reservation.holdings:
             raise PublicError("no-gpu", "this session holds no GPU that it could give back", 409)
-        if not self._pool.can_give_back:
-            message = "this node cannot take a GPU from a session that runs on: stop the session instead"
-            raise PublicError("not-supported", message, 409)
+        fixed = self._pool.cannot_give_back(reservation)
+        if fixed:
+            raise PublicError("not-supported", f"{fixed}: stop the session instead", 409)
         cannot = self._pool.cannot_park(reservation) if park else ""
         if cannot:
             message = f"what it holds on its GPU cannot be kept: {cannot}; give the GPU back without that"

@@ -33,7 +33,7 @@ SlotKey = tuple[str, str]
 @dataclass(frozen=True)
 class Slot:
     """One place for shares. ``memory_mib`` and ``compute`` (thousandths) are its full size; ``part`` is what part of
-    its device's memory it is, 1 unless it is a MIG instance."""
+    its device's memory it is, 1 unless it is a MIG instance. ``engine``: as that of its device."""
 
     device_uuid: str
     instance_uuid: str
@@ -44,6 +44,7 @@ class Slot:
     profile: str
     order: int
     part: float = 1.0
+    engine: str = ""
 
     @cached_property
     def key(self) -> SlotKey:
@@ -105,12 +106,13 @@ def _slot(device: Device, instance_uuid: str, memory_mib: int, profile: str, ord
         profile=profile,
         order=order,
         part=min(1.0, memory_mib / device.memory_mib) if instance_uuid else 1.0,
+        engine=device.engine,
     )
 
 
 def need(slot: Slot, request: ShareRequest) -> tuple[int, int] | None:
     """Memory (MiB) and compute (thousandths) that ``request`` takes of ``slot``; None when it can never go there."""
-    if request.model and request.model != slot.model:
+    if request.engine != slot.engine or (request.model and request.model != slot.model):
         return None
     if request.shape is Shape.WHOLE:
         return None if slot.profile else (slot.memory_mib, slot.compute)
@@ -185,6 +187,7 @@ def rooms_of(slots: Iterable[Slot], holdings: Iterable[Holding]) -> tuple[Room, 
 
 def never_fits(slots: Sequence[Slot], request: ShareRequest) -> PublicError | None:
     """Why ``request`` could not be granted even if nobody held anything; None when it could."""
+    slots = [slot for slot in slots if slot.engine == request.engine]
     empty = [Room(slot, slot.memory_mib, slot.compute) for slot in slots]
     if place(empty, request) is not None:
         return None

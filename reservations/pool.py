@@ -12,6 +12,7 @@ from .admission import Desk, accept
 from .clock import Clock, duration_text
 from .deadlines import due, shortened
 from .devices.model import Device, Inventory
+from .elsewhere import Elsewhere
 from .enforcement import share_enforcement
 from .errors import PublicError
 from .fleet import Fleet
@@ -53,6 +54,8 @@ class Pool:
         self.idle_warnings: dict[str, Warned] = {}
         """Those in force, by session; the monitor sets them."""
         self.version = 0
+        self.engines: dict[str, Elsewhere] = {}
+        """Those that place work themselves, by name."""
         self._paused = False
         self._fleet = Fleet(ledger.read_meta("cordons") or {})
         self._live = {reservation.id: reservation for reservation in ledger.live()}
@@ -117,7 +120,7 @@ class Pool:
     def refusal(self, wish: Submission) -> PublicError | None:
         """Why the limits would refuse ``wish`` now; None when they would not."""
         try:
-            accept(self._desk(wish.owner, self.world(), self._seq), wish)
+            accept(self._desk(wish.owner, wish.request, self.world(), self._seq), wish)
         except PublicError as error:
             return error
         return None
@@ -129,12 +132,20 @@ class Pool:
         found = self.standing.idle_of(reservation, slots, self.clock())
         if found.then == "park":
             return replace(found, after=0.0) if self.cannot_park(reservation) else found
-        return found if self.can_give_back else replace(found, then="stop")
+        return replace(found, then="stop") if self.cannot_give_back(reservation) else found
+
+    def cannot_give_back(self, reservation: Reservation) -> str:
+        """Why its GPU cannot be taken while it runs on; empty: it can."""
+        if reservation.external is not None:
+            return f"what {reservation.request.engine} gave a session stays with it until its end"
+        return "" if self.can_give_back else "this node cannot take a GPU from a session that runs on"
 
     def cannot_park(self, reservation: Reservation) -> str:
         """Why its GPU state can never be kept in the node's memory as things are; empty: it may be."""
         if not self.limits.parking.host_memory_gib:
             return "the limits set no memory of the node aside for it (parking.host_memory_gib)"
+        if reservation.external is not None:
+            return self.cannot_give_back(reservation)
         if any(holding.instance_uuid for holding in reservation.holdings):
             return "a MIG instance cannot be parked: the driver has no checkpoint of one"
         return self.node_cannot_park
@@ -170,7 +181,9 @@ class Pool:
         return Stop(save_grace=grace, term_grace=self.limits.stop.term_grace)
 
     def enforcement_of(self, share: ShareRequest) -> str:
-        """What would hold ``share`` to its size here; never overstated."""
+        """What would hold ``share`` to its size; never overstated."""
+        if share.engine in self.engines:
+            return self.engines[share.engine].enforcement(share)
         return share_enforcement(share, self.device_filter, bool(self.inventory and self.inventory.simulated))
 
     def world(self) -> World:
@@ -221,6 +234,9 @@ class Pool:
         reservation = self.get(reservation_id)
         if reservation.state not in EXTENDABLE:
             raise wrong_state(reservation, "be extended")
+        engine = self.engines.get(reservation.request.engine)
+        if reservation.external is not None and (why := engine.cannot_extend() if engine else "its engine is away"):
+            raise PublicError("not-extendable", f"its end cannot be moved: {why}", 409)
         effective = self.standing.effective(reservation.owner, self.clock())
         check_extension(effective, reservation, seconds, self.purses(reservation.owner))
         longer = reservation.extended(seconds)
@@ -241,7 +257,8 @@ class Pool:
             return self.change(reservation, replace(reservation, reason=reason, detail=detail))
         if reservation.state in (State.ENDING, State.ENDED):
             return reservation
-        if reservation.state in (State.QUEUED, State.GRANTED):
+        outside = reservation.external is not None and reservation.external.handed_over
+        if reservation.state in (State.QUEUED, State.GRANTED) and not outside:
             return self.change(reservation, reservation.ended(reason, detail, self.clock()))
         return self.change(reservation, reservation.ending(reason, detail, self.clock()))
 
@@ -277,6 +294,12 @@ class Pool:
         """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
         holders = {h.device_uuid for r in self._live.values() if r.holds for h in r.holdings}
         if self._fleet.update(inventory, holders):
+            self.touch()
+
+    def set_devices(self, engine: str, devices: Sequence[Device]) -> None:
+        """The devices of an engine that places work itself, as it tells them now."""
+        holders = {h.device_uuid for r in self._live.values() if r.holds for h in r.holdings}
+        if self._fleet.update_engine(engine, tuple(devices), holders):
             self.touch()
 
     def set_standing(self, standing: Standing) -> None:
@@ -379,17 +402,23 @@ class Pool:
         """The new reservation, queued. ``before``: those accepted with it. Raises PublicError when it may not be."""
         world = self.world().with_changes(before)
         check_server_free(wish, world.live.values())
-        return accept(self._desk(wish.owner, world, self._seq + len(before)), wish)
+        return accept(self._desk(wish.owner, wish.request, world, self._seq + len(before)), wish)
 
-    def _desk(self, owner: str, world: World, seq: int) -> Desk:
+    def _seen(self, request: ShareRequest) -> tuple[Slot, ...]:
+        """The slots that could take ``request``; none while nobody has seen the devices of its engine."""
+        slots = tuple(slot for slot in self.slots if slot.engine == request.engine)
+        return slots if request.engine or self.inventory is not None else ()
+
+    def _desk(self, owner: str, request: ShareRequest, world: World, seq: int) -> Desk:
         return Desk(
             standing=self.standing,
             policy=world.policy([owner]),
-            slots=self.slots if self.inventory is not None else (),
+            slots=self._seen(request),
             live=list(world.live.values()),
             running=Charges(world.running()),
             seq=seq,
             now=world.now,
+            engines=self.engines,
         )
 
     def _decide_new(
@@ -399,7 +428,8 @@ class Pool:
         refused: dict[str, PublicError] = {}
         while True:
             changes = self._decide([Change(r, None) for r in made if r.id not in refused])
-            stuck = next((c.after for c in changes if c.after.id in impatient and c.after.state is State.QUEUED), None)
+            waiting = (c.after for c in changes if c.after.id in impatient and c.after.state is State.QUEUED)
+            stuck = next((after for after in waiting if after.external is None), None)
             if stuck is None:
                 return changes, refused
             seconds = stuck.time_limit_s

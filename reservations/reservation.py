@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from .external import External
 from .job import JobSpec
 from .kind import Kind
 from .placement import Holding
@@ -74,6 +75,7 @@ class Reservation:
     ``job``: what a batch reservation runs; None for one that somebody else starts. ``handling``: what its node must do
     yet (``RETURNING``, ``PARKING``, ``RESUMING``); empty: nothing. ``asked_again_at``: since when it waits for devices
     while it is parked. ``kept_mib``: GPU memory of its processes that is kept in the node's memory.
+    ``external``: its job, where the engine that it names places work itself; None on this machine.
     """
 
     id: str
@@ -105,6 +107,7 @@ class Reservation:
     handling: str = ""
     asked_again_at: float | None = None
     kept_mib: int = 0
+    external: External | None = None
 
     @property
     def rate(self) -> float:
@@ -114,7 +117,7 @@ class Reservation:
     @property
     def holds(self) -> bool:
         """True while its devices are taken."""
-        return self.state not in (State.QUEUED, State.PARKED, State.ENDED)
+        return self.state not in (State.QUEUED, State.PARKED, State.ENDED) and self.granted_at is not None
 
     @property
     def waits(self) -> bool:

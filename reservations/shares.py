@@ -18,7 +18,8 @@ FULL_COMPUTE = 1000
 """Compute weight of a whole device, in thousandths."""
 MODEL_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,62}")
 PROFILE_PATTERN = re.compile(r"[1-9][0-9]?g\.[1-9][0-9]{0,3}gb(\+[a-z0-9.+]{1,12})?")
-SHARE_FIELDS = ("gpus", "memory_gib", "compute_percent", "mig_profile", "model", "cpu_only")
+ENGINE_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,30}")
+SHARE_FIELDS = ("gpus", "memory_gib", "compute_percent", "mig_profile", "model", "cpu_only", "engine")
 
 
 class Shape(str, Enum):
@@ -36,7 +37,8 @@ class ShareRequest:
 
     ``count``: whole devices on one node. ``memory_mib``: device memory of one device, in MiB. ``compute``: weight in
     thousandths of a device, 0 for "in proportion to the memory". ``profile``: a MIG profile such as ``1g.10gb``.
-    ``model``: a device model such as ``a100-40gb``; empty for any.
+    ``model``: a device model such as ``a100-40gb``; empty for any. ``engine``: the name of the engine that is to run
+    it, such as ``slurm``; empty: this machine.
     """
 
     shape: Shape
@@ -45,9 +47,13 @@ class ShareRequest:
     compute: int = 0
     profile: str = ""
     model: str = ""
+    engine: str = ""
 
     def describe(self) -> str:
         """The share in a person's words, such as ``10 GiB of one a100-40gb``."""
+        return f"{self._what()} on {self.engine}" if self.engine else self._what()
+
+    def _what(self) -> str:
         model = self.model or "GPU"
         if self.shape is Shape.WHOLE:
             return f"{self.count} whole {model}{'s' if self.count > 1 and not self.model else ''}"
@@ -73,12 +79,14 @@ class ShareRequest:
             fields["cpu_only"] = True
         if self.model:
             fields["model"] = self.model
+        if self.engine:
+            fields["engine"] = self.engine
         return fields
 
 
 def parse_share(fields: Mapping[str, Any]) -> ShareRequest:
     """The typed request for API fields (``gpus``, ``memory_gib``, ``compute_percent``, ``mig_profile``, ``model``,
-    ``cpu_only``).
+    ``cpu_only``, ``engine``).
 
     Raises PublicError naming the field, the value and the rule.
     """
@@ -92,18 +100,20 @@ def parse_share(fields: Mapping[str, Any]) -> ShareRequest:
     model = _model(given.get("model", ""))
     if "compute_percent" in given and shapes[0] != "memory_gib":
         raise invalid("compute_percent", given["compute_percent"], "goes with memory_gib only")
+    engine = _engine(given.get("engine", ""))
     if shapes[0] == "gpus":
-        return ShareRequest(Shape.WHOLE, count=_count(given["gpus"]), model=model)
+        return ShareRequest(Shape.WHOLE, count=_count(given["gpus"]), model=model, engine=engine)
     if shapes[0] == "memory_gib":
         return ShareRequest(
             Shape.FRACTION,
             memory_mib=_memory_mib(given["memory_gib"]),
             compute=_compute(given["compute_percent"]) if "compute_percent" in given else 0,
             model=model,
+            engine=engine,
         )
     if shapes[0] == "mig_profile":
-        return ShareRequest(Shape.MIG, profile=_profile(given["mig_profile"]), model=model)
-    return _cpu_only(given["cpu_only"], model)
+        return ShareRequest(Shape.MIG, profile=_profile(given["mig_profile"]), model=model, engine=engine)
+    return _cpu_only(given["cpu_only"], model, engine)
 
 
 def _not_one_shape(shapes: Sequence[str]) -> PublicError:
@@ -118,6 +128,14 @@ def _model(value: object) -> str:
         return ""
     if not isinstance(value, str) or not MODEL_PATTERN.fullmatch(value):
         raise invalid("model", value, "must be a model name in lower case, such as a100-40gb")
+    return value
+
+
+def _engine(value: object) -> str:
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not ENGINE_PATTERN.fullmatch(value):
+        raise invalid("engine", value, "must be the name of an engine, such as slurm; left out: this machine")
     return value
 
 
@@ -159,9 +177,9 @@ def _profile(value: object) -> str:
     return value
 
 
-def _cpu_only(value: object, model: str) -> ShareRequest:
+def _cpu_only(value: object, model: str, engine: str) -> ShareRequest:
     if value is not True:
         raise invalid("cpu_only", value, "must be true, or left out")
     if model:
         raise invalid("model", model, "a cpu_only session holds no GPU: leave model out")
-    return ShareRequest(Shape.CPU)
+    return ShareRequest(Shape.CPU, engine=engine)

@@ -52,6 +52,10 @@ class Tally:
         if item.kind is Kind.BATCH and not gives_way:
             self._add_firm_batch(holdings)
 
+    def claim(self, item: Waiting) -> None:
+        """``item`` counts from now on, though nobody knows yet which devices it will hold."""
+        self._add(item.owner, self.least_of(item.request), ())
+
     def gpus(self, holdings: Iterable[Holding]) -> float:
         return gpus_of(holdings, self.slots)
 

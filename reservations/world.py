@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .fleet import Fleet
 from .job import JobSpec
 from .ledger import Change
-from .placement import Holding, gpus_of
+from .placement import Holding, gpus_of, least_gpus
 from .policy import Policy
 from .queue import Facts, Forecast, Held, Waiting
 from .reservation import Reason, Reservation, State, Terms
 from .schedule import forecast, latest_for_new, schedule
 from .standing import Standing
 from .submission import Submission
+from .tally import Tally
 from .usage import Charge, Charges
 
 
@@ -54,13 +56,64 @@ class World:
         waiting: list[Waiting] = []
         turns = Turns(self.live.values())
         for reservation in self.live.values():
-            if reservation.waits:
+            if reservation.external is not None and not reservation.holds:
+                # Of an array that limits itself no more can begin at once than it says.
+                if reservation.external.handed_over and turns.take(reservation.job):
+                    held.append(self._claimed(reservation))
+            elif reservation.waits:
                 if not turns.take(reservation.job):
                     continue  # others of its array come first
                 waiting.append(self.items.get(reservation.id) or reservation.waiting(grace))
             elif reservation.holds:
                 held.append(reservation.held(grace))
         return Facts(self.fleet.devices, tuple(held), tuple(waiting), self.now, self.fleet.slots)
+
+    def _claimed(self, reservation: Reservation) -> Held:
+        """What the engine has of ``reservation``, which may begin there at any moment: it counts as if it had."""
+        slots = [slot for slot in self.fleet.slots if slot.engine == reservation.request.engine]
+        gpus = least_gpus(reservation.request, slots)
+        name, owner, kind = reservation.id, reservation.owner, reservation.kind
+        return Held(name, owner, (), float("inf"), kind, gpus, reservation.submitted_at)
+
+    def handed_over_next(self, engine: str) -> list[Reservation]:
+        """Those whose turn it is to be handed to ``engine``, which then decides when they start: all that no limit of
+        their owners keeps back, in their order. What remains of an array follows at once if its first ones may start:
+        the engine keeps its parallel bound."""
+        facts, policy = self.facts(), self.policy()
+        tally = Tally(facts.all_slots, facts.held, policy)
+        mine = [r for r in self.live.values() if r.external is not None and r.request.engine == engine]
+        under_way = Counter(r.job.array for r in mine if r.job and r.external and r.external.handed_over)
+        taken: Counter[str] = Counter()
+        found = []
+        for reservation in mine:
+            external, job = reservation.external, reservation.job
+            if reservation.state is not State.QUEUED or external is None or external.handed_over:
+                continue
+            bound = job.parallel if job is not None else 0
+            if job is not None and bound and under_way[job.array] and under_way[job.array] + taken[job.array] >= bound:
+                continue  # a part of it was kept back before: its engine knows the bound of that part only
+            item = reservation.waiting(self._grace)
+            follows = job is not None and bound and taken[job.array] >= bound
+            if not follows and tally.blocked(item) is not None:
+                continue
+            if not follows:
+                tally.claim(item)
+            if job is not None:
+                taken[job.array] += 1
+            found.append(reservation)
+        return found
+
+    def kept_back(self, reservation: Reservation) -> str:
+        """Why ``reservation`` is not handed to its engine yet, in words; empty when nothing keeps it."""
+        facts = self.facts()
+        wait = Tally(facts.all_slots, facts.held, self.policy([reservation.owner])).blocked(
+            reservation.waiting(self._grace)
+        )
+        return "" if wait is None else wait.text
+
+    def begun(self, reservation: Reservation, holdings: Sequence[Holding]) -> Reservation:
+        """``reservation`` once its engine has started it on ``holdings``."""
+        return reservation.granted(tuple(holdings), self.now, self._terms(holdings))
 
     def forecast(self) -> dict[str, Forecast]:
         """Position and latest start of everyone who waits."""
@@ -100,7 +153,7 @@ class World:
         """``changes`` and the grants, refusals and preemptions that follow from them, as one set to commit."""
         after = {change.after.id: change.after for change in changes}
         world = self.with_changes(after.values())
-        if any(reservation.waits for reservation in world.live.values()):
+        if any(reservation.waits and reservation.external is None for reservation in world.live.values()):
             after |= world._decision()
         return [Change(reservation, self.live.get(name)) for name, reservation in after.items()]
 

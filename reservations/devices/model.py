@@ -30,7 +30,8 @@ class Device:
     ``memory_mib`` is what sessions can get: total memory less what the driver keeps for itself, in MiB.
     ``order`` is the fixed place of the device on its node; placement breaks ties by it.
     A device with ``instances`` is MIG-partitioned: it is handed out by instance, never whole or by fraction.
-    ``cordoned`` says why no new share may be placed here; None means healthy.
+    ``cordoned`` says why no new share may be placed here; None means healthy. ``engine``: the one that places work on
+    it, empty: this machine's own node agent.
     """
 
     uuid: str
@@ -43,6 +44,7 @@ class Device:
     instances: tuple[MigInstance, ...] = ()
     cordoned: str | None = None
     simulated: bool = False
+    engine: str = ""
 
     @property
     def partitioned(self) -> bool:

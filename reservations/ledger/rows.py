@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..external import External
 from ..job import JobSpec
 from ..kind import Kind
 from ..placement import Holding
@@ -28,6 +29,7 @@ def to_row(reservation: Reservation) -> dict[str, Any]:
     row["share"] = json.dumps(reservation.request.as_options())
     row["terms"] = json.dumps(asdict(reservation.terms))
     row["job"] = None if reservation.job is None else json.dumps(reservation.job.as_json())
+    row["external"] = None if reservation.external is None else json.dumps(reservation.external.as_json())
     row["placement"] = json.dumps([asdict(holding) for holding in reservation.holdings])
     return row
 
@@ -41,6 +43,7 @@ def from_row(row: Mapping[str, Any]) -> Reservation:
         reason=Reason(row["reason"]) if row["reason"] else None,
         terms=Terms(**json.loads(row["terms"])),
         job=JobSpec(**json.loads(row["job"])) if row["job"] else None,
+        external=External(**json.loads(row["external"])) if row["external"] else None,
         request=parse_share(json.loads(row["share"])),
         holdings=tuple(Holding(**holding) for holding in json.loads(row["placement"])),
     )

@@ -52,6 +52,7 @@ reservations = Table(
     Column("handling", String(16), nullable=False, server_default=""),
     Column("asked_again_at", Double),
     Column("kept_mib", Integer, nullable=False, server_default="0"),
+    Column("external", Text),
     UniqueConstraint("owner", "client_key", name="one_request_a_key"),
     Index("by_state", "state"),
     Index("by_owner", "owner", "seq"),

@@ -46,7 +46,11 @@ class JobStarts:
         """One look at the ledger, and the starts that follow."""
         pool = self._runtime.pool
         due = await self._runtime.call(
-            lambda: [r for r in pool.live() if r.job is not None and r.state in (State.GRANTED, State.STARTING)]
+            lambda: [
+                r
+                for r in pool.live()
+                if r.job is not None and r.external is None and r.state in (State.GRANTED, State.STARTING)
+            ]
         )
         await asyncio.gather(*(self._start(reservation) for reservation in due))
 

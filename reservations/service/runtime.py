@@ -206,7 +206,7 @@ class Runtime:
         await self._hear(str(hello.get("boot_id", "")))
         asked_at = self.pool.clock()
         sessions = await self.engine.sessions()
-        live = await self.call(lambda: list(self.pool.live()))
+        live = await self.call(lambda: [r for r in self.pool.live() if r.external is None])
         for action in plan.reconcile(live, sessions, asked_at):
             await self._carry_out(action)
 

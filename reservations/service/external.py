@@ -1,0 +1,299 @@
+"""The loop around an engine that places work itself: hands over what waits for it, asks it about everything at once,
+and carries out what follows. It keeps nothing that is needed after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from ..engines.base import EngineUnknown, LaunchRefused
+from ..engines.external import ExternalEngine, ExternalJob, Life, Order, job_name
+from ..engines.follow import (
+    Act,
+    Adopt,
+    Arrival,
+    Begin,
+    Cancel,
+    Extend,
+    Gone,
+    Interrupt,
+    Note,
+    Runs,
+    Seen,
+    SubmitAgain,
+    WaitsAgain,
+    follow,
+)
+from ..errors import PublicError
+from ..outside import Outside
+from ..reservation import Reservation, State
+from .runtime import Runtime
+
+log = logging.getLogger("timeshare.service")
+AT_ONCE = 8
+"""Commands that are under way at the same time."""
+DEVICES_S = 30.0
+"""Between two looks at what the engine has."""
+STEADY_S, BUSY_S = 15.0, 2.0
+"""Between two looks at jobs: while none is about to change, and while some are."""
+RETRY_S = 5.0
+
+
+class Agents(Protocol):
+    """The job agents of sessions, as far as they were heard."""
+
+    def arrival(self, reservation: Reservation) -> Arrival | None:
+        """Of the attempt that is under way; None while it was not heard."""
+
+    def stop(self, reservation: Reservation) -> None:
+        """Tells its agent that the end has come."""
+
+    def forget(self, keep: Iterable[str]) -> None:
+        """Drops what is known of any but the reservations ``keep``."""
+
+
+class ExternalLoop:
+    """``run`` until it is cancelled. ``tag``: of this deployment, in the names of its jobs."""
+
+    def __init__(self, runtime: Runtime, engine: ExternalEngine, agents: Agents, tag: str) -> None:
+        self._runtime, self._engine, self._agents, self._tag = runtime, engine, agents, tag
+        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._absent: dict[str, float] = {}
+        self._handing: set[asyncio.Task[None]] = set()
+        self._outside: Outside | None = None
+
+    @property
+    def outside(self) -> Outside:
+        if self._outside is None:
+            self._outside = Outside(self._runtime.pool)
+        return self._outside
+
+    async def run(self) -> None:
+        await asyncio.gather(self._repeat(self._see_devices, DEVICES_S), self._hand_over_all(), self._look_all())
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]], period: float) -> None:
+        while True:
+            await self._tried(step)
+            await asyncio.sleep(period)
+
+    async def _tried(self, step: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await step()
+        except EngineUnknown as error:
+            log.warning("%s did not answer: %s", self._engine.name, error)
+            return False
+        except Exception:
+            log.exception("%s: a step failed; it is tried again", self._engine.name)
+            return False
+        return True
+
+    async def _see_devices(self) -> None:
+        devices = await self._engine.devices()
+        await self._runtime.call(self._runtime.pool.set_devices, self._engine.name, devices)
+
+    # --- handing over
+
+    async def _hand_over_all(self) -> None:
+        while True:
+            version = self._runtime.pool.version
+            if not await self._tried(self.hand_over):
+                await asyncio.sleep(RETRY_S)
+            await self._runtime.next_change(version, RETRY_S)
+
+    async def hand_over(self) -> None:
+        """Everything whose turn it is; an array goes as one."""
+        pool = self._runtime.pool
+        ready = await self._runtime.call(lambda: pool.world().handed_over_next(self._engine.name))
+        for group in grouped(ready):
+            await self._begin(group)
+
+    async def _begin(self, group: Sequence[Reservation]) -> None:
+        written = await self._runtime.call(self.outside.handing_over, [r.id for r in group])
+        if written:
+            task = asyncio.create_task(self._submit(written))
+            self._handing.add(task)
+            task.add_done_callback(self._handing.discard)
+
+    async def _submit(self, group: Sequence[Reservation]) -> None:
+        first = group[0]
+        assert first.external is not None
+        attempt = first.external.attempt
+        async with self._gate:
+            try:
+                order = self._order(group)
+                job_id = await self._engine.submit(order)
+            except LaunchRefused as error:
+                for reservation in group:
+                    await self._runtime.call(self.outside.refused, reservation.id, attempt, str(error))
+                return
+            except EngineUnknown as error:
+                # Nobody knows whether it arrived: it is looked for by its name.
+                log.warning("%s: %s may not have been handed over: %s", self._engine.name, first.id, error)
+                return
+            except Exception:
+                log.exception("%s could not be handed over", first.id)
+                return
+        for reservation in group:
+            task = f"{job_id}_{index_of(reservation)}" if order.is_array else job_id
+            await self._runtime.call(self.outside.handed_over, reservation.id, attempt, task)
+
+    def _order(self, group: Sequence[Reservation]) -> Order:
+        first = group[0]
+        grace = self._runtime.pool.limits.stop.longest_s
+        assert first.external is not None
+        return Order(
+            name=job_name(self._tag, name_of(first), first.external.attempt),
+            owner=first.owner,
+            kind=first.kind,
+            request=first.request,
+            seconds=first.time_limit_s + grace,
+            tasks={index_of(reservation): reservation for reservation in group},
+            parallel=first.job.parallel if first.job is not None else 0,
+        )
+
+    # --- following
+
+    async def _look_all(self) -> None:
+        while True:
+            version = self._runtime.pool.version
+            done = await self._tried(self.step)
+            await self._runtime.next_change(version, await self._pause(done))
+
+    async def _pause(self, done: bool) -> float:
+        if not done:
+            await asyncio.sleep(RETRY_S)
+        busy = await self._runtime.call(
+            lambda: any(r.state not in (State.ACTIVE, State.ENDED) and r.external for r in self._runtime.pool.live())
+        )
+        # Never more often than this, whatever changes: it is one question for all, but it is a question.
+        await asyncio.sleep(BUSY_S / 2)
+        return BUSY_S / 2 if busy else STEADY_S
+
+    async def step(self) -> None:
+        """One question, and what follows."""
+        mine = await self._runtime.call(self._mine)
+        self._agents.forget(reservation.id for reservation in mine)
+        ids = [r.external.job_id for r in mine if r.external is not None and r.external.job_id]
+        asked_at = self._runtime.pool.clock()
+        known = await self._engine.look(ids)
+        mine = await self._runtime.call(self._mine)
+        jobs = by_reservation(mine, known, self._tag)
+        acts = [(one, jobs.get(one.id), self._acts(one, jobs.get(one.id), asked_at)) for one in mine]
+        await asyncio.gather(*(self._carry_out(*act) for act in acts))
+        await asyncio.gather(*(self._cancel(job) for job in orphans(mine, known, self._tag)))
+
+    def _mine(self) -> list[Reservation]:
+        return [
+            r for r in self._runtime.pool.live() if r.external is not None and r.request.engine == self._engine.name
+        ]
+
+    def _acts(self, reservation: Reservation, job: ExternalJob | None, asked_at: float) -> list[Act]:
+        if job is None:
+            self._absent.setdefault(reservation.id, asked_at)
+        else:
+            self._absent.pop(reservation.id, None)
+        arrival = self._agents.arrival(reservation)
+        seen = Seen(job, asked_at, self._absent.get(reservation.id), arrival)
+        return follow(reservation, seen, self._runtime.pool.stop_of(reservation))
+
+    async def _carry_out(self, reservation: Reservation, job: ExternalJob | None, acts: Sequence[Act]) -> None:
+        if reservation.state is State.ENDING:
+            self._agents.stop(reservation)
+        for act in acts:
+            try:
+                await self._do(reservation, job, act)
+            except (EngineUnknown, PublicError, LaunchRefused) as error:
+                log.warning("%s: %s was not done: %s", reservation.id, type(act).__name__, error)
+                return
+            except Exception:
+                log.exception("%s: %s failed", reservation.id, type(act).__name__)
+                return
+
+    async def _do(self, reservation: Reservation, job: ExternalJob | None, act: Act) -> None:
+        call, name = self._runtime.call, reservation.id
+        assert reservation.external is not None
+        attempt = reservation.external.attempt
+        if isinstance(act, SubmitAgain):
+            await self._begin([reservation])
+        elif isinstance(act, Adopt):
+            await call(self.outside.handed_over, name, attempt, act.job_id)
+        elif isinstance(act, Note):
+            await call(self.outside.noted, name, act.said, act.expected_at, act.node)
+        elif isinstance(act, Begin):
+            await call(self.outside.begun, name, attempt, act.holdings, act.node)
+        elif isinstance(act, Runs):
+            level = self._engine.enforcement(reservation.request)
+            await call(self.outside.runs, name, act.generation, level)
+        elif isinstance(act, WaitsAgain):
+            await call(self.outside.waits_again, name, act.why)
+        elif isinstance(act, Gone):
+            await call(self.outside.gone, name, attempt, act.reason, act.detail)
+        elif job is not None:
+            await self._at_engine(reservation, job, act)
+
+    async def _at_engine(self, reservation: Reservation, job: ExternalJob, act: Act) -> None:
+        async with self._gate:
+            if isinstance(act, Interrupt):
+                await self._runtime.call(self.outside.asked_to_stop, reservation.id)
+                await self._engine.interrupt(job)
+            elif isinstance(act, Extend):
+                await self._engine.extend(job, act.seconds)
+            elif isinstance(act, Cancel):
+                await self._engine.cancel(job)
+
+    async def _cancel(self, job: ExternalJob) -> None:
+        log.warning("%s: job %s (%s) belongs to nobody any more and is ended", self._engine.name, job.job_id, job.name)
+        try:
+            async with self._gate:
+                await self._engine.cancel(job)
+        except (EngineUnknown, LaunchRefused) as error:
+            log.warning("job %s could not be ended: %s", job.job_id, error)
+
+
+def name_of(reservation: Reservation) -> str:
+    """What its job is called after: itself, or the array that it is in."""
+    return reservation.id if reservation.job is None else reservation.job.array
+
+
+def index_of(reservation: Reservation) -> int:
+    return 0 if reservation.job is None else reservation.job.index
+
+
+def grouped(ready: Iterable[Reservation]) -> list[list[Reservation]]:
+    """Those of one array together."""
+    groups: dict[str, list[Reservation]] = {}
+    for reservation in ready:
+        groups.setdefault(name_of(reservation), []).append(reservation)
+    return list(groups.values())
+
+
+def by_reservation(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> dict[str, ExternalJob]:
+    """The job of each, by its id; where that is not known yet, by the name of its last attempt."""
+    named = {(job.name, job.index): job for job in known.values()}
+    found = {}
+    for reservation in mine:
+        external = reservation.external
+        assert external is not None
+        job = known.get(external.job_id) if external.job_id else None
+        if job is None and external.handed_over and not external.job_id:
+            name = job_name(tag, name_of(reservation), external.attempt)
+            job = named.get((name, index_of(reservation)))
+        if job is not None:
+            found[reservation.id] = job
+    return found
+
+
+def orphans(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> list[ExternalJob]:
+    """Jobs of this deployment that live and are nobody's: of a reservation that has ended, or of an older attempt."""
+    wanted = {
+        job_name(tag, name_of(reservation), reservation.external.attempt)
+        for reservation in mine
+        if reservation.external is not None
+    }
+    live = (Life.PENDING, Life.RUNNING)
+    prefix = f"timeshare-{tag}-"
+    return [
+        job for job in known.values() if job.name.startswith(prefix) and job.name not in wanted and job.life in live
+    ]
