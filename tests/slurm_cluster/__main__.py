@@ -24,8 +24,6 @@ def up(folder: Path) -> str | None:
         return reason
     cluster = Cluster.load(folder)
     if cluster is None or not cluster.complete():
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)
         cluster = Cluster.start(folder)
     print(f"export SLURM_CONF={cluster.env['SLURM_CONF']}")
     print(f"# Users: {', '.join(cluster.users)}. A command as one of them: runuser -u {cluster.users[0]} -- squeue")

@@ -16,8 +16,8 @@ def rounds(cluster: str) -> list[list[str]]:
         [
             f"add account {','.join(ACCOUNTS)} cluster={cluster}",
             "add qos scav PreemptMode=requeue",
-            # One job at a time.
-            "add qos single MaxJobsPerUser=1",
+            # One job at a time. What is over a limit all alone is refused: with other QOS it waits for ever.
+            "add qos single MaxJobsPerUser=1 MaxWall=00:30:00 Flags=DenyOnLimit",
             # People who work: first in line, few GPUs each, short.
             "add qos interactive Priority=1000 MaxTRESPerUser=gres/gpu=2 MaxWall=01:00:00 MaxSubmitJobsPerUser=4",
         ],

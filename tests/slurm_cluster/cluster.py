@@ -31,7 +31,7 @@ class Cluster:
 
     @classmethod
     def start(cls, folder: Path) -> Cluster:
-        """A new cluster in ``folder``, which all users must be able to enter; one that is there already is ended first.
+        """A new cluster in ``folder``, which all users must be able to reach; one that is there already is ended first.
 
         Raises OSError when this machine cannot run one (see ``obstacle``), or when a daemon does not start.
         """
@@ -39,6 +39,8 @@ class Cluster:
             raise OSError(reason)
         if before := cls.load(folder):
             before.stop()
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
         cluster = cls(Layout.new(folder))
         cluster.layout.save()  # before anything runs: whoever comes after a crash knows what there may be
         make_users()

@@ -50,8 +50,8 @@ KillWait=3
 UnkillableStepTimeout=60
 
 SchedulerType=sched/backfill
-# Look for jobs that can start at once rather than every 30 s.
-SchedulerParameters=bf_interval=3,bf_resolution=60,sched_min_interval=100000,batch_sched_delay=0
+# Look for jobs that can start every few seconds. By default: after events, every 30 s (backfill), every 60 s (others).
+SchedulerParameters=sched_interval=2,bf_interval=3,bf_resolution=60,sched_min_interval=100000,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 # Not mps beside shard: jobs with shards would then not be told their GPU.

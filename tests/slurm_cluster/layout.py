@@ -83,7 +83,9 @@ class Layout:
 
     def save(self) -> None:
         values = {**asdict(self), "folder": str(self.folder)}
-        (self.folder / "layout.json").write_text(json.dumps(values, indent=1))
+        written = self.folder / "layout.json.new"
+        written.write_text(json.dumps(values, indent=1))
+        written.rename(self.folder / "layout.json")
 
     @classmethod
     def load(cls, folder: Path) -> Layout | None:
