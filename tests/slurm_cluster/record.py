@@ -156,7 +156,7 @@ def queue(to: Recorder) -> None:
     to.job("partition_down", "--partition=cpu")
     to.job("array", "--array=0-3%2", "--gres=shard:1")
     to.job("resources", f"{a100}4", "--exclusive")
-    to.job("priority", f"{a100}4", "--nice=100", user="tsbob")
+    to.job("priority", f"{a100}4", "--nice=100")
     until(lambda: "None" not in cluster.run("squeue", "-h", "-t", "PD", "-o", "%r").stdout, "reasons of all that waits")
     time.sleep(5)  # starts are estimated by the backfill scheduler, in its own time
     to.output("squeue.json", "squeue", "--json")
