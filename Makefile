@@ -3,13 +3,21 @@
 # multi-user sessions run as other users, who must be able to execute it.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV ?= .venv
+APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=900
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Options for `timeshare up`, such as UP="--simulate a100-40gb:2".
 UP ?=
+# The folder of the Slurm that `make slurm-up` starts.
+SLURM ?= /var/lib/timeshare-slurm
+# Debian packages that tests use. `make test SYSTEM=` installs none; tests that miss one say so and are skipped.
+SYSTEM := python3-venv chromium fonts-dejavu-core bubblewrap postgresql sudo \
+	munge slurm-client slurmctld slurmd slurmdbd mariadb-server-core mariadb-client-core
 PARTS := reservations spawners idle_culler notebooks hub_config
 
-.PHONY: up test fast lint setup stress bench screenshots system clean
+.PHONY: up test fast lint setup stress bench screenshots system system-if-root slurm-up slurm-down clean
+# `make -j test`: nothing before the packages are there.
+.NOTPARALLEL:
 
 up: $(VENV)/.user
 	$(BIN)/timeshare up $(UP)
@@ -34,7 +42,7 @@ lint: setup
 	for part in $(PARTS); do ln -sfn ../../../$$part build/typed/timeshare/$$part; done
 	$(BIN)/mypy
 
-test: lint
+test: system-if-root lint
 	$(BIN)/python -m pytest
 
 # What needs no hub, browser or long histories: a minute or two.
@@ -58,10 +66,23 @@ bench: setup
 screenshots: setup
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/test_browser.py tests/test_limits_pages.py tests/test_batch_browser.py tests/test_lab_browser.py
 
-# What the tests use of the system if it is there (as root, Debian): without it they say what they skip.
+# What the tests use of the system (as root, Debian). Quick when all is there.
 system:
-	apt-get update
-	apt-get install -y --no-install-recommends python3-venv chromium fonts-dejavu-core bubblewrap postgresql
+	@for package in $(SYSTEM); do \
+		dpkg-query --show --showformat='$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || missing=yes; \
+	done; \
+	test -z "$$missing" || { $(APT) update && $(APT) install -y --no-install-recommends $(SYSTEM); }
+
+# A fresh machine runs all tests; nobody but root, and nothing but a Debian, has packages installed.
+system-if-root:
+	@if [ "$$(id -u)" = 0 ] && grep -qx ID=debian /etc/os-release; then $(MAKE) --no-print-directory system; fi
+
+# A real Slurm with simulated GPUs, to look at (as root); the one of the tests is another.
+slurm-up: setup
+	@PYTHONPATH=tests $(BIN)/python -m slurm_cluster up $(SLURM)
+
+slurm-down: setup
+	@PYTHONPATH=tests $(BIN)/python -m slurm_cluster down $(SLURM)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from databases import postgres, postgres_bin
 from hypothesis import settings
+from slurm_cluster import Cluster, folder_for_tests, obstacle
 
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
@@ -45,3 +46,16 @@ def fresh_schema(url: str) -> str:
         connection.execute(sa.text(f"CREATE SCHEMA {name}"))
     engine.dispose()
     return f"{url}?options=-csearch_path%3D{name}"
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Cluster]:
+    """A real Slurm for the whole run. Tests leave nothing of theirs running in it."""
+    if reason := obstacle():
+        pytest.skip(reason)
+    with folder_for_tests() as folder:
+        try:
+            yield Cluster.start(folder)
+        finally:
+            if cluster := Cluster.load(folder):
+                cluster.stop()
