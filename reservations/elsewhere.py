@@ -13,12 +13,14 @@ from .shares import ShareRequest
 @dataclass(frozen=True)
 class Outlook:
     """Of a share at an engine. ``free``: how many would start now, as far as is known. ``said``: what to expect
-    otherwise, for people. ``expected_in_s``: until one starts, None: nobody can say. ``age_s``: how old that is."""
+    otherwise, for people. ``expected_in_s``: until one starts, None: nobody can say. ``age_s``: how old that is. ``closed``: nothing of it starts at all, ``said``
+    why."""
 
     free: int
     said: str = ""
     expected_in_s: float | None = None
     age_s: float = 0.0
+    closed: bool = False
 
 
 class Elsewhere(Protocol):

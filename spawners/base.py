@@ -1,21 +1,29 @@
 """What every engine's spawner has in common: options, reservation, reports to the service, state and adoption.
 
-A subclass adds only how a server is started there: ``launch``. Whether it still runs, and its end, are the service's.
+Where a server runs is the reservation's: on this machine, which is a subclass's (``launch``), or where another engine
+began it; there the service hands the server's words to whoever waits for them. Whether it still runs, and its end, are
+the service's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jupyterhub.spawner import Spawner, SpawnException
-from traitlets import Integer, Unicode
+from traitlets import Bool, Integer, Unicode
 
 from ..reservations.client import Json, ServiceClient, ServiceUnreachable
 from ..reservations.errors import PublicError
 from .options import SessionOptions, options_from_form, parse_options
 
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+JUPYTER = NOTEBOOKS / "jupyter"
+STARTUP = NOTEBOOKS / "startup.py"
+"""Gives every notebook of a session its magic; by path, for nothing here may import the notebooks' room."""
 UNREACHABLE = "the reservations service does not answer, so no GPU can be given out now: try again in a minute"
 
 
@@ -35,13 +43,26 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         help="Address of the reservations service with its prefix, such as http://127.0.0.1:8085/services/timeshare."
     ).tag(config=True)
     service_token = Unicode(help="The deployment's own token at the reservations service.").tag(config=True)
+    multi_user = Bool(
+        False, help="True: a session runs as the account of its owner. False (default): as the agent's own user."
+    ).tag(config=True)
     stop_wait = Integer(
         120,
         help="Longest wait in seconds for a session to end when it is stopped. Default 120. After it the hub gives up "
         "waiting; the service goes on. Example: 300.",
     ).tag(config=True)
 
+    begin_wait = Integer(
+        60,
+        min=0,
+        help="Longest wait in seconds for an engine with a queue of its own (Slurm) to begin a session that was asked "
+        "for by the hub's API; who starts by the form waits on a page of its own, however long. Default 60. 0: only "
+        "what begins at once. Example: 300.",
+    ).tag(config=True)
+
     reservation_id = ""
+    host = "127.0.0.1"
+    """Where its server listens."""
     generation = 0
     enforcement = ""
     activity_key = ""
@@ -73,7 +94,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         """Reserves, records the start, launches. Returns the server's address."""
         options = _refusing(parse_options, self.user_options or {})
         try:
-            reservation = await self._reservation(options)
+            reservation = await self._begun(await self._reservation(options))
             begun = await self.service.starting(reservation["id"])
         except PublicError as error:
             raise SpawnException(error.message, reason=error.reason, status_code=_status(error)) from None
@@ -85,7 +106,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         self.activity_key = begun["activity_key"]
         self.log.info("%s: reservation %s, start %d", self._log_name, self.reservation_id, self.generation)
         try:
-            url = await self.launch(begun)
+            url = await (self.launch(begun) if begun["engine"] == "local" else self._launch_elsewhere(begun))
         except LaunchError as error:
             await self._give_up(str(error))
             raise SpawnException(str(error), reason="launch-failed", status_code=500) from None
@@ -99,6 +120,45 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         Raises LaunchError.
         """
         raise NotImplementedError
+
+    async def _begun(self, reservation: Json) -> Json:
+        """Once its engine has begun it, where that has a queue of its own. Raises PublicError when it does not in
+        time."""
+        until = asyncio.get_running_loop().time() + self.begin_wait
+        while reservation["engine"] != "local" and reservation["state"] == "queued":
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                told = f"{reservation['engine_title']} did not begin it within {self.begin_wait} s"
+                await self.service.end(reservation["id"], "cancelled", told)
+                why = f": {reservation['why_waiting']}" if reservation["why_waiting"] else ""
+                message = f"{told}{why}. Start it by the hub's form to wait in line"
+                raise PublicError("no-capacity", message, 409)
+            reservation = await self.service.wait(reservation["id"], "queued", max(1, min(10, round(left))))
+        if reservation["state"] in ("ending", "ended"):
+            raise PublicError("ended", f"the session did not begin: {reservation['detail']}", 409)
+        return reservation
+
+    async def _launch_elsewhere(self, reservation: Json) -> str:
+        """Hands the server's words to the job that has begun. Raises LaunchError."""
+        # The node puts in the port that it finds free there, and listens where the hub reaches it.
+        self.ip, self.port = "0.0.0.0", 1
+        order = {
+            "generation": reservation["generation"],
+            "argv": [*self.cmd, *self.get_args()],
+            "env": self.get_env(),
+            "cwd": self.notebook_dir or None,
+            "port_in": ["JUPYTERHUB_SERVICE_URL"],
+        }
+        try:
+            told = await self.service.order(reservation["id"], order)
+        except PublicError as error:
+            raise LaunchError(f"the server could not be started: {error.message}") from None
+        except ServiceUnreachable as error:
+            self.log.error("%s: %s", self._log_name, error)
+            raise LaunchError(f"the server could not be started: {UNREACHABLE}") from None
+        self.enforcement, self.host = told["enforcement"], told["address"]
+        self.ip, self.port = told["address"], told["port"]
+        return f"http://{told['address']}:{told['port']}"
 
     async def poll(self) -> int | None:
         """None while it runs, and while nobody can say: only the service's word ends a session."""
@@ -143,14 +203,14 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
 
     async def get_url(self) -> str:
         """Where the server is, from the state that was stored when it started: after a hub restart this is adoption."""
-        return f"http://127.0.0.1:{self.port}" if self.port else str(self.server.url)
+        return f"http://{self.host}:{self.port}" if self.port else str(self.server.url)
 
     # --- state over hub restarts
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()
         if self.reservation_id:
-            kept = ("reservation_id", "generation", "port", "enforcement")
+            kept = ("reservation_id", "generation", "host", "port", "enforcement")
             state.update({name: getattr(self, name) for name in kept})
         return state
 
@@ -158,12 +218,13 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         super().load_state(state)
         self.reservation_id = str(state.get("reservation_id", ""))
         self.generation = int(state.get("generation", 0))
-        self.port = int(state.get("port", 0))
+        self.host, self.port = str(state.get("host", "127.0.0.1")), int(state.get("port", 0))
         self.enforcement = str(state.get("enforcement", ""))
 
     def clear_state(self) -> None:
         super().clear_state()
-        self.reservation_id, self.generation, self.port, self.enforcement = "", 0, 0, ""
+        self.reservation_id, self.generation, self.enforcement = "", 0, ""
+        self.host, self.port = "127.0.0.1", 0
 
     # --- what the person who waits sees
 
@@ -177,11 +238,26 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             return
         devices = sorted({holding["model"] for holding in reservation["placement"]})
         where = f" on {', '.join(devices)}" if devices else ""
+        where += f", {reservation['external_node']}" if reservation["external_node"] else ""
         label = " (simulated)" if reservation["simulated"] else ""
         yield {"progress": 40, "message": f"Reserved: {reservation['share_text']}{where}{label}"}
         while not self.enforcement:
             await asyncio.sleep(0.1)
         yield {"progress": 70, "message": "The server is starting; waiting for its first answer"}
+
+    def get_env(self) -> dict[str, str]:
+        env: dict[str, str] = super().get_env()
+        if self.service_url:
+            env["TIMESHARE_SERVICE_URL"] = self.service_url
+            env["TIMESHARE_ACTIVITY_KEY"] = self.activity_key
+            env.setdefault("PYTHONSTARTUP", str(STARTUP))
+            # The extensions of server and Lab, found as Jupyter finds those of any package.
+            for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
+                env[name] = os.pathsep.join(filter(None, (str(JUPYTER), env.get(name))))
+        env.setdefault("PATH", os.environ.get("PATH", os.defpath))
+        if not self.multi_user and "HOME" in os.environ:
+            env.setdefault("HOME", os.environ["HOME"])
+        return env
 
     # --- inside
 

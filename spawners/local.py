@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from jupyterhub.utils import random_port
-from traitlets import Bool, Unicode
+from traitlets import Unicode
 
 from ..reservations.agent.client import AgentClient, AgentError, AgentUnreachable
 from ..reservations.client import Json
 from .base import GpuSpawner, LaunchError
-
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-JUPYTER = NOTEBOOKS / "jupyter"
-STARTUP = NOTEBOOKS / "startup.py"
-"""Gives every notebook of a session its magic; by path, for nothing here may import the notebooks' room."""
 
 
 class LocalGpuSpawner(GpuSpawner):
@@ -26,9 +20,6 @@ class LocalGpuSpawner(GpuSpawner):
     agent_socket = Unicode(help="Path of the node agent's socket, such as /var/lib/timeshare/agent.sock.").tag(
         config=True
     )
-    multi_user = Bool(
-        False, help="True: a session runs as the account of its owner. False (default): as the agent's own user."
-    ).tag(config=True)
     log_dir = Unicode(
         help="Folder for the servers' logs, one file a reservation. Default: none, they are dropped. "
         "Example: /var/lib/timeshare/logs/sessions."
@@ -66,17 +57,3 @@ class LocalGpuSpawner(GpuSpawner):
             "share_text": reservation["share_text"],
             "ends_at": reservation["ends_at"],
         }
-
-    def get_env(self) -> dict[str, str]:
-        env: dict[str, str] = super().get_env()
-        if self.service_url:
-            env["TIMESHARE_SERVICE_URL"] = self.service_url
-            env["TIMESHARE_ACTIVITY_KEY"] = self.activity_key
-            env.setdefault("PYTHONSTARTUP", str(STARTUP))
-            # The extensions of server and Lab, found as Jupyter finds those of any package.
-            for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
-                env[name] = os.pathsep.join(filter(None, (str(JUPYTER), env.get(name))))
-        env.setdefault("PATH", os.environ.get("PATH", os.defpath))
-        if not self.multi_user and "HOME" in os.environ:
-            env.setdefault("HOME", os.environ["HOME"])
-        return env

@@ -53,7 +53,8 @@ def options_from_form(form: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """``user_options`` for the fields of the spawn form.
 
     ``offer`` is ``gpus:N:model``, ``memory_gib:X:model``, ``mig_profile:P:model``, ``cpu_only`` or ``other``; the last
-    reads ``memory_gib``, ``compute_percent`` and ``model``. ``hours`` is the time limit.
+    reads ``memory_gib``, ``compute_percent`` and ``model``. ``@ENGINE`` may follow; without, it is this machine.
+    ``hours`` is the time limit.
     """
     given = {name: values[-1].strip() for name, values in form.items() if values and values[-1].strip()}
     given.pop("_xsrf", None)
@@ -66,18 +67,20 @@ def options_from_form(form: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
 def _offer(offer: str, given: dict[str, str]) -> dict[str, Any]:
     """The share's fields of a picked offer; the fields of another size count only when that was picked."""
+    offer, _, engine = offer.partition("@")
+    where = {"engine": engine} if engine else {}
     name, _, rest = offer.partition(":")
     other: dict[str, Any] = {key: given.pop(key) for key in ("memory_gib", "compute_percent", "model") if key in given}
     if name == "other":
         return {"memory_gib": None, **other}
     if name == "":
         return dict(other)
-    if name == "cpu_only" and not rest:
-        return {"cpu_only": True}
     amount, _, model = rest.partition(":")
+    if name == "cpu_only" and not rest:
+        return {"cpu_only": True, **where}
     if name not in ("gpus", "memory_gib", "mig_profile") or not amount:
         raise invalid("offer", offer, "must be one of the offers of the form")
-    return {name: amount, **({"model": model} if model else {})}
+    return {name: amount, **({"model": model} if model else {}), **where}
 
 
 def _typed(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..clock import duration_text, rfc3339
 from ..devices.model import MIB_PER_GIB, Device
+from ..elsewhere import Elsewhere, Outlook
 from ..errors import PublicError
 from ..kind import Kind
 from ..limits.schema import Maintenance
@@ -18,12 +20,28 @@ from ..shares import Shape, ShareRequest
 from ..standing import AHEAD_S
 from ..submission import Submission
 
+STALE_S = 90.0
+"""What an engine told so long ago is said to be old."""
 
-def offered_shares(pool: Pool) -> list[ShareRequest]:
-    """The shares that a form shows for this pool: per model whole devices, parts of one, MIG slices; and CPU only."""
+
+def offered_shares(pool: Pool, engine: str = "") -> list[ShareRequest]:
+    """The shares that a form shows for ``engine``: per model whole devices, parts of one, MIG slices; and CPU only."""
+    shares = [replace(share, engine=engine) for share in _shares(pool, engine)]
+    return shares if not engine else [share for share in shares if _starts_ever(pool, share)]
+
+
+def _starts_ever(pool: Pool, share: ShareRequest) -> bool:
+    try:
+        pool.engines[share.engine].check(share, 60, Kind.SESSION)
+    except PublicError:
+        return False
+    return True
+
+
+def _shares(pool: Pool, engine: str) -> list[ShareRequest]:
     shares: list[ShareRequest] = []
     by_model: dict[str, list[Device]] = {}
-    for device in pool.devices:
+    for device in (device for device in pool.devices if device.engine == engine):
         by_model.setdefault(device.model, []).append(device)
     for model, devices in sorted(by_model.items()):
         plain = [device for device in devices if not device.partitioned]
@@ -76,7 +94,7 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
         why = _why_not(error, forecast, fresh)
         offers.append(
             {
-                "id": "-".join(f"{k}-{v}" for k, v in share.as_options().items()).replace("_", "-"),
+                "id": _offer_id(share),
                 "share": share.as_options(),
                 "text": offer_text(pool, share),
                 "free_now": free,
@@ -92,8 +110,12 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
                 "default_time_s": default,
                 "max_time_s": longest,
                 "free_for_s": free_for,
+                "engine": "",
+                "engine_title": "",
             }
         )
+    for engine in pool.engines.values():
+        offers += [outside_offer(pool, engine, owner, share) for share in offered_shares(pool, engine.name)]
     inventory = pool.inventory
     return {
         "offers": offers,
@@ -104,6 +126,46 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
         "limits": {"default_time_s": default, "max_time_s": longest},
         "announced": announcements(pool, now),
     }
+
+
+def outside_offer(pool: Pool, engine: Elsewhere, owner: str, share: ShareRequest) -> dict[str, Any]:
+    """An offer of an engine that places work itself: it decides when, and tells what to expect."""
+    now = pool.clock()
+    limits = pool.standing.effective(owner, now)
+    default, longest = limits.default_time(Kind.SESSION), limits.max_time(Kind.SESSION)
+    outlook, error = engine.outlook(share, now), pool.refusal(Submission(owner, share, default))
+    possible = error is None and not outlook.closed
+    why = error.message if error is not None else outlook.said
+    start = None if outlook.expected_in_s is None else now + outlook.expected_in_s
+    return {
+        "id": _offer_id(share),
+        "share": share.as_options(),
+        "text": offer_text(pool, share),
+        "free_now": outlook.free if possible else 0,
+        "when": _outside_when(outlook) if possible else f"Not possible: {why}",
+        "latest_start": rfc3339(start),
+        "latest_start_in_s": None if start is None else max(0, round(start - now)),
+        "possible": possible,
+        "why": why,
+        "firm": False,
+        "enforcement": pool.enforcement_of(share),
+        "default_time_s": default,
+        "max_time_s": longest,
+        "free_for_s": None,
+        "engine": engine.name,
+        "engine_title": engine.title,
+    }
+
+
+def _outside_when(outlook: Outlook) -> str:
+    old = f" (as of {duration_text(round(outlook.age_s))} ago)" if outlook.age_s > STALE_S else ""
+    if outlook.free:
+        return f"{outlook.free} free now{old}"
+    return f"{outlook.said}; you wait in line, and it starts by itself{old}"
+
+
+def _offer_id(share: ShareRequest) -> str:
+    return "-".join(f"{k}-{v}" for k, v in share.as_options().items()).replace("_", "-")
 
 
 def _when(share: ShareRequest, free: int, free_for: int | None, told: Forecast, now: float) -> str:
@@ -148,8 +210,9 @@ def _until(rooms: Sequence[Room], share: ShareRequest, domain: Domain, policy: P
 def offer_text(pool: Pool, share: ShareRequest) -> str:
     if share.shape is Shape.CPU:
         return "No GPU (CPU only)"
+    model_of = (share.engine, share.model)
     if share.shape is Shape.FRACTION:
-        sizes = [d.memory_mib for d in pool.devices if d.model == share.model and not d.partitioned]
+        sizes = [d.memory_mib for d in pool.devices if (d.engine, d.model) == model_of and not d.partitioned]
         for fraction in pool.limits.fractions:
             if int(min(sizes, default=0) * fraction) == share.memory_mib:
                 return f"{_part(fraction)} of one {share.model} ({share.memory_mib / MIB_PER_GIB:.1f} GiB)"

@@ -8,7 +8,7 @@ from ..devices.model import MIB_PER_GIB
 from ..enforcement import MEANING
 from ..kind import Kind
 from ..reservation import Reason, State
-from ..shares import MAX_COUNT, MAX_MEMORY_GIB, MODEL_PATTERN, PROFILE_PATTERN
+from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MODEL_PATTERN, PROFILE_PATTERN
 from . import bodies, openapi_activity, openapi_jobs, openapi_limits
 from .openapi_parts import (
     COUNT,
@@ -50,14 +50,19 @@ def share_schema() -> Schema:
             "description": "left out or empty: any model",
         },
         "cpu_only": {"const": True, "description": "a session without a GPU"},
+        "engine": {
+            "type": "string",
+            "pattern": f"^({ENGINE_PATTERN.pattern})?$",
+            "description": "the engine that is to run it, such as slurm; left out or empty: this machine",
+        },
     }
     shapes = [
         record({k: properties[k] for k in names}, (names[0],))
         for names in (
-            ("gpus", "model"),
-            ("memory_gib", "compute_percent", "model"),
-            ("mig_profile", "model"),
-            ("cpu_only",),
+            ("gpus", "model", "engine"),
+            ("memory_gib", "compute_percent", "model", "engine"),
+            ("mig_profile", "model", "engine"),
+            ("cpu_only", "engine"),
         )
     ]
     return {"description": "Exactly one kind of share.", "oneOf": shapes}
@@ -101,6 +106,11 @@ def reservation_schema() -> Schema:
             "gpus": {**NUMBER, "description": "what it counts in GPUs; a part counts as a part"},
             "limits_version": {"type": "string", "description": "of the limits in force when it was granted"},
             "requeues": {**COUNT, "description": "how often it was preempted and went back into the queue"},
+            "engine": {**TEXT, "description": "where it runs: local, or the name of an engine that places work itself"},
+            "engine_title": {**TEXT, "description": "the same for people; empty for this machine"},
+            "external_job": {**TEXT, "description": "what its engine calls it; empty while that is not known"},
+            "external_node": {**TEXT, "description": "where its engine runs it"},
+            "external_said": {**TEXT, "description": "what its engine last said of it"},
             "handling": {
                 "enum": ["returning", "parking", "resuming", None],
                 "description": "its GPU is just being given back, or being given to it",
@@ -136,6 +146,8 @@ def offers_schema() -> Schema:
             "default_time_s": COUNT,
             "max_time_s": COUNT,
             "when": {"type": "string", "description": "when it would start, or why it cannot, in words"},
+            "engine": {**TEXT, "description": "the engine whose offer it is; empty: this machine"},
+            "engine_title": TEXT,
             "free_for_s": {**SECONDS, "description": "when it starts now: the longest before maintenance or an event"},
         }
     )

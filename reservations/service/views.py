@@ -17,6 +17,7 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
     now = pool.clock()
     devices = {device.uuid: device for device in pool.devices}
     told = pool.forecast().get(reservation.id) if reservation.waits else None
+    start = told.latest_start if told else reservation.external.expected_at if reservation.external else None
     times = ("submitted_at", "granted_at", "started_at", "ends_at", "ending_at", "ended_at")
     running = (reservation.holds or reservation.state is State.PARKED) and reservation.ends_at is not None
     return {
@@ -55,11 +56,12 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         "asked_again": reservation.asked_again_at is not None,
         "idle_warning": reservation.id in pool.idle_warnings and reservation.state is State.ACTIVE,
         "job": job_view(reservation),
+        **external_view(pool, reservation),
         "position": told.position if told else None,
-        "why_waiting": told.why if told else _held_back(reservation),
-        "firm": told.firm if told else True,
-        "latest_start": rfc3339(told.latest_start) if told else None,
-        "latest_start_in_s": round(told.latest_start - now) if told and told.latest_start is not None else None,
+        "why_waiting": told.why if told else _held_back(pool, reservation),
+        "firm": told.firm if told else reservation.external is None,
+        "latest_start": rfc3339(start),
+        "latest_start_in_s": None if start is None else max(0, round(start - now)),
         "extension": extension_view(pool, reservation),
         "notices": notice_views(pool, reservation, now),
     }
@@ -73,7 +75,22 @@ def job_view(reservation: Reservation) -> dict[str, Any] | None:
     return {"name": job.name, "folder": job.folder, "array": job.array, "index": job.index, "parallel": job.parallel}
 
 
-def _held_back(reservation: Reservation) -> str:
+def external_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
+    """Where it runs, and what it is there."""
+    external, engine = reservation.external, pool.engines.get(reservation.request.engine)
+    return {
+        "engine": reservation.request.engine or "local",
+        "engine_title": engine.title if engine else reservation.request.engine,
+        "external_job": external.job_id if external else "",
+        "external_node": external.node if external else "",
+        "external_said": external.said if external else "",
+    }
+
+
+def _held_back(pool: Pool, reservation: Reservation) -> str:
+    external = reservation.external
+    if external is not None and reservation.state is State.QUEUED:
+        return external.said if external.handed_over else pool.world().kept_back(reservation)
     if reservation.state is not State.QUEUED or reservation.job is None or not reservation.job.parallel:
         return ""
     return f"{reservation.job.parallel} of its array run at a time"

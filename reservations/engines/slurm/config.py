@@ -1,0 +1,125 @@
+"""What an administrator says about a Slurm: traits, read from ``timeshare_slurm.py`` in the state folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, Unicode
+from traitlets.config import Config, Configurable, PyFileConfigLoader
+
+from ...shares import ENGINE_PATTERN
+
+CONFIG_FILE = "timeshare_slurm.py"
+
+
+class ConfigError(Exception):
+    """The file cannot be used; the text says what is wrong and what would work."""
+
+
+class SlurmPool(Configurable):  # type: ignore[misc]
+    """One way into a Slurm, such as a partition. ``c.SlurmPool`` says what holds for all of ``c.Slurm.pools``."""
+
+    title = Unicode(help="What people call it. Default: its name. Example: 'The cluster'.").tag(config=True)
+    partition = Unicode(help="Partition of the jobs. Default '': Slurm's own default. Example: 'gpu'.").tag(config=True)
+    account = Unicode(help="Account that jobs are charged to. Default '': that of each user. Example: 'lab'.").tag(
+        config=True
+    )
+    qos = Unicode(help="Quality of service. Default '': Slurm's own default. Example: 'interactive'.").tag(config=True)
+    reservation = Unicode(help="Reservation of Slurm to run in. Default '': none. Example: 'school'.").tag(config=True)
+    constraint = Unicode(help="Features that nodes must have. Default '': none. Example: 'ib'.").tag(config=True)
+    gpus = Dict(
+        help="By GPU type of Slurm's gres: 'model' (what people ask for), 'memory_gib', and 'shards' of one GPU (0: not "
+        "shared). Default {}: the types of the nodes under their own names, memory of known ones; the rest is offered "
+        "whole only. Example: {'a100': {'model': 'a100-40gb', 'memory_gib': 40, 'shards': 4}}."
+    ).tag(config=True)
+    mig = Dict(
+        help="By GPU type of Slurm's gres that is a MIG instance: 'profile' and 'model'. Default {}: none. "
+        "Example: {'a100_1g.5gb': {'profile': '1g.5gb', 'model': 'a100-40gb'}}."
+    ).tag(config=True)
+    fraction = Enum(
+        ["", "shard", "mps"],
+        "",
+        help="How Slurm shares GPUs. Default '': parts of GPUs are not offered. Example: 'shard'.",
+    ).tag(config=True)
+    cpus = Int(
+        0, min=0, help="CPUs for each GPU; a part gets its part. Default 0: Slurm's own default. Example: 8."
+    ).tag(config=True)
+    memory_gib = Float(
+        0.0, min=0, help="Main memory in GiB for each GPU. Default 0: Slurm's own default. Example: 64."
+    ).tag(config=True)
+    python = Unicode(
+        sys.executable,
+        help="The Python with timeshare that sessions on the nodes use, by its path there. Default: this one. "
+        "Example: '/shared/timeshare/bin/python'.",
+    ).tag(config=True)
+    service_url = Unicode(
+        help="The reservations service as nodes reach it. Default '': as this machine does, which is right only where "
+        "nodes are this machine. Example: 'https://hub.lab.example/services/timeshare'."
+    ).tag(config=True)
+    hub_api_url = Unicode(
+        help="The hub's REST API as nodes reach it. Default '': as this machine does. "
+        "Example: 'https://hub.lab.example/hub/api'."
+    ).tag(config=True)
+    run_as = List(
+        Unicode(),
+        help="Words before every command of Slurm that is run for a user; {user} stands for the name. Default: "
+        "['runuser', '-u', '{user}', '--'] where timeshare runs as root, [] where it does not, so that every job is of "
+        "its own account. Example: ['sudo', '-n', '-u', '{user}', '--'].",
+    ).tag(config=True)
+    log_folder = Unicode(
+        ".timeshare/slurm",
+        help="Where Slurm writes what jobs put out, from each user's home; it must be there on all nodes. Default "
+        "'.timeshare/slurm'. Example: '/scratch/{user}/timeshare'.",
+    ).tag(config=True)
+    extend = Bool(
+        False,
+        help="Whether the account of the service may raise time limits (an operator of Slurm). Default False: ends "
+        "there cannot be moved. Example: True.",
+    ).tag(config=True)
+    ports = Unicode(
+        help="Ports that servers on the nodes may use. Default '': any free one. Example: '20000-29999'."
+    ).tag(config=True)
+    command_timeout = Float(
+        60.0, min=1, help="Seconds after which a command of Slurm is given up. Default 60. Example: 120."
+    ).tag(config=True)
+    environment = Dict(
+        Unicode(), Unicode(), help="Variables for Slurm's commands, such as {'SLURM_CONF': '/etc/slurm/slurm.conf'}."
+    ).tag(config=True)
+    simulated = Bool(
+        False, help="The GPUs of this Slurm are not real, and are called simulated. Default False. Example: True."
+    ).tag(config=True)
+
+    def __init__(self, name: str, config: Config) -> None:
+        super().__init__(config=config)
+        self.name = name
+        if "run_as" not in config.SlurmPool and os.geteuid() == 0:
+            self.run_as = ["runuser", "-u", "{user}", "--"]
+
+
+def read_pools(state_dir: Path) -> list[SlurmPool]:
+    """The pools of ``timeshare_slurm.py``; none where there is no such file. Raises ConfigError."""
+    if not (state_dir / CONFIG_FILE).exists():
+        return []
+    try:
+        config = PyFileConfigLoader(CONFIG_FILE, path=str(state_dir)).load_config()
+        pools = config.Slurm.pools if "pools" in config.Slurm else {"slurm": {}}
+        return [_pool(str(name), config, said) for name, said in pools.items()]
+    except (TraitError, TypeError, AttributeError, SyntaxError, NameError, ValueError) as error:
+        raise ConfigError(f"{state_dir / CONFIG_FILE}: {error}") from None
+
+
+def _pool(name: str, config: Config, said: Mapping[str, Any]) -> SlurmPool:
+    if not ENGINE_PATTERN.fullmatch(name):
+        raise ConfigError(f"{CONFIG_FILE}: the pool {name!r}: a name is up to 31 lower-case letters, digits and dashes")
+    unknown = sorted(set(said) - set(SlurmPool.class_trait_names(config=True)))
+    if unknown:
+        known = ", ".join(sorted(SlurmPool.class_trait_names(config=True)))
+        raise ConfigError(f"{CONFIG_FILE}: the pool {name!r}: there is no {unknown[0]!r}; known are {known}")
+    mine = Config()
+    mine.merge(config)
+    mine.SlurmPool.update(said)
+    return SlurmPool(name, mine)
