@@ -13,8 +13,8 @@ from .shares import ShareRequest
 @dataclass(frozen=True)
 class Outlook:
     """Of a share at an engine. ``free``: how many would start now, as far as is known. ``said``: what to expect
-    otherwise, for people. ``expected_in_s``: until one starts, None: nobody can say. ``age_s``: how old that is. ``closed``: nothing of it starts at all, ``said``
-    why."""
+    otherwise, for people. ``expected_in_s``: until one starts, None: nobody can say. ``age_s``: how old that is.
+    ``closed``: nothing of it starts at all, ``said`` why."""
 
     free: int
     said: str = ""
