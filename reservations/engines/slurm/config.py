@@ -32,9 +32,9 @@ class SlurmPool(Configurable):  # type: ignore[misc]
     reservation = Unicode(help="Reservation of Slurm to run in. Default '': none. Example: 'school'.").tag(config=True)
     constraint = Unicode(help="Features that nodes must have. Default '': none. Example: 'ib'.").tag(config=True)
     gpus = Dict(
-        help="By GPU type of Slurm's gres: 'model' (what people ask for), 'memory_gib', and 'shards' of one GPU (0: "
-        "not shared). Default {}: the types of the nodes under their own names, memory of known ones; the rest is offered "
-        "whole only. Example: {'a100': {'model': 'a100-40gb', 'memory_gib': 40, 'shards': 4}}."
+        help="By GPU type of Slurm's gres: model (what people ask for), memory_gib, and shards of one GPU (0: it is "
+        "not shared). Default {}: the types of the nodes under their own names, with the memory that is known of them; "
+        "others are offered whole only. Example: {'a100': {'model': 'a100-40gb', 'memory_gib': 40, 'shards': 4}}."
     ).tag(config=True)
     mig = Dict(
         help="By GPU type of Slurm's gres that is a MIG instance: 'profile' and 'model'. Default {}: none. "
