@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, Unicode
-from traitlets.config import Config, Configurable, PyFileConfigLoader
+from traitlets.config import Config, Configurable
+from traitlets.config.loader import PyFileConfigLoader
 
 from ...shares import ENGINE_PATTERN
 
@@ -20,7 +21,7 @@ class ConfigError(Exception):
     """The file cannot be used; the text says what is wrong and what would work."""
 
 
-class SlurmPool(Configurable):  # type: ignore[misc]
+class SlurmPool(Configurable):
     """One way into a Slurm, such as a partition. ``c.SlurmPool`` says what holds for all of ``c.Slurm.pools``."""
 
     title = Unicode(help="What people call it. Default: its name. Example: 'The cluster'.").tag(config=True)

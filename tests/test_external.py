@@ -1,0 +1,337 @@
+"""Reservations at engines that place work themselves: what follows from what they say, and what the ledger keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pools import Lab, pool
+
+from timeshare.reservations.elsewhere import Outlook
+from timeshare.reservations.engines.external import ExternalJob, Life, job_name
+from timeshare.reservations.engines.follow import (
+    LOST_S,
+    SETTLED_S,
+    Adopt,
+    Arrival,
+    Begin,
+    Cancel,
+    Extend,
+    Gone,
+    Interrupt,
+    Note,
+    Runs,
+    Seen,
+    SubmitAgain,
+    WaitsAgain,
+    follow,
+)
+from timeshare.reservations.errors import PublicError
+from timeshare.reservations.external import External
+from timeshare.reservations.job import JobSpec
+from timeshare.reservations.kind import Kind
+from timeshare.reservations.limits.schema import Stop
+from timeshare.reservations.outside import Outside
+from timeshare.reservations.placement import Holding
+from timeshare.reservations.reservation import Reason, Reservation, State
+from timeshare.reservations.service.external import by_reservation, grouped, orphans
+from timeshare.reservations.shares import ShareRequest, parse_share
+from timeshare.reservations.submission import Submission
+
+SHARE = parse_share({"gpus": 1, "engine": "slurm"})
+HELD = (Holding("slurm/a1/0", "", 40_000, 1000, False),)
+STOP = Stop(save_grace=30, term_grace=10)
+ASKED = Reservation("r", 1, "ada", "", Kind.SESSION, SHARE, 3600, 0.0, external=External())
+TRIED = replace(ASKED, external=External(attempt=1, tried_at=10.0))
+QUEUED = replace(ASKED, external=External(attempt=1, tried_at=10.0, job_id="7"))
+GRANTED = QUEUED.granted(HELD, 20.0)
+ACTIVE = GRANTED.starting(21.0).active("simulated", 22.0)
+JOB = replace(QUEUED, kind=Kind.BATCH, job=JobSpec("fit", "/py", "/f", "0" * 64, array="a"))
+JOB_RUNS = JOB.granted(HELD, 20.0).starting(21.0).active("simulated", 22.0)
+PENDING = ExternalJob("7", "timeshare-t-r.1", "ada", Life.PENDING, said="Priority", expected_at=99.0)
+RUNNING = replace(PENDING, life=Life.RUNNING, said="", expected_at=None, node="a1", holdings=HELD, time_limit_s=3645)
+ENDED = replace(RUNNING, life=Life.ENDED, reason=Reason.FAILED, detail="its node failed")
+HERE = Arrival("7", HELD, "a1")
+
+
+def acts(reservation: Reservation, job: ExternalJob | None, at: float = 100.0, **more: Any) -> list[object]:
+    return list(follow(reservation, Seen(job, at, **more), STOP))
+
+
+def test_what_was_not_handed_over_is_left_alone() -> None:
+    assert acts(ASKED, None) == []
+
+
+def test_an_attempt_that_may_be_on_its_way_is_waited_for_and_then_made_again() -> None:
+    assert acts(TRIED, None, 10.0 + SETTLED_S - 1) == []
+    assert acts(TRIED, None, 10.0 + SETTLED_S) == [SubmitAgain()]
+
+
+def test_an_attempt_that_arrived_is_adopted_by_its_name() -> None:
+    assert acts(TRIED, PENDING) == [Adopt("7"), Note("Priority", 99.0)]
+
+
+def test_a_session_begins_when_its_allocation_was_heard_of_and_not_before() -> None:
+    assert acts(QUEUED, RUNNING) == [Note("its node is preparing the start", None, "a1")]
+    assert acts(QUEUED, RUNNING, arrival=HERE) == [Begin(HELD, "a1")]
+    assert acts(QUEUED, None, arrival=HERE) == [Begin(HELD, "a1")], "its own word is newer than the list of its engine"
+    assert acts(ACTIVE, RUNNING, arrival=HERE) == []
+
+
+def test_a_job_begins_and_runs_at_once() -> None:
+    assert acts(JOB, RUNNING) == [Begin(HELD, "a1"), Runs(1)]
+    assert acts(JOB_RUNS, RUNNING) == []
+
+
+def test_a_job_that_was_taken_back_waits_again_and_runs_as_its_next_start() -> None:
+    assert acts(JOB_RUNS, PENDING) == [WaitsAgain("its engine took back what it held: Priority")]
+    again = replace(RUNNING, restarts=1)
+    assert acts(JOB_RUNS, again) == [WaitsAgain("its engine started it again"), Begin(HELD, "a1"), Runs(2)]
+
+
+def test_a_session_whose_allocation_was_taken_back_is_over() -> None:
+    assert acts(ACTIVE, PENDING) == [Cancel()]
+
+
+@pytest.mark.parametrize("reservation", [QUEUED, GRANTED, ACTIVE, JOB_RUNS])
+def test_unknown_changes_nothing(reservation: Reservation) -> None:
+    assert acts(reservation, replace(RUNNING, life=Life.UNKNOWN)) == []
+
+
+@pytest.mark.parametrize("reservation", [QUEUED, GRANTED, ACTIVE, JOB_RUNS])
+def test_a_job_that_is_not_listed_is_over_only_when_it_stays_away(reservation: Reservation) -> None:
+    assert acts(reservation, None) == []
+    assert acts(reservation, None, 100.0, absent_since=100.0 - LOST_S + 1) == []
+    assert acts(reservation, None, 100.0, absent_since=100.0 - LOST_S) == [
+        Gone(Reason.LOST, "its engine does not know this job any more")
+    ]
+
+
+@pytest.mark.parametrize("reservation", [QUEUED, GRANTED, ACTIVE, JOB_RUNS])
+def test_an_end_that_its_engine_tells_is_its_end(reservation: Reservation) -> None:
+    assert acts(reservation, ENDED) == [Gone(Reason.FAILED, "its node failed")]
+
+
+def ending(reservation: Reservation, at: float = 50.0) -> Reservation:
+    return reservation.ending(Reason.TIME_LIMIT, "its time was up", at)
+
+
+def test_what_waits_is_cancelled_at_once() -> None:
+    assert acts(ending(QUEUED), PENDING) == [Cancel()]
+
+
+def test_a_session_ends_by_its_agent_and_by_force_when_that_takes_too_long() -> None:
+    assert acts(ending(ACTIVE), RUNNING, 60.0, arrival=HERE) == []
+    assert acts(ending(ACTIVE), RUNNING, 60.0) == [Cancel()], "an agent that nobody hears cannot be told"
+    assert acts(ending(ACTIVE), RUNNING, 50.0 + 55.0, arrival=HERE) == [Cancel()]
+
+
+def test_a_job_is_interrupted_once_has_its_time_and_is_then_ended() -> None:
+    assert acts(ending(JOB_RUNS), RUNNING, 51.0) == [Interrupt()]
+    told = ending(replace(JOB_RUNS, external=replace(JOB_RUNS.external, asked_to_stop=True)))  # type: ignore[arg-type]
+    assert acts(told, RUNNING, 51.0) == []
+    assert acts(told, RUNNING, 80.0) == [Cancel()]
+    assert acts(told, replace(RUNNING, life=Life.ENDING), 90.0) == []
+
+
+def test_one_that_ends_and_never_arrived_is_gone_when_nothing_can_come_any_more() -> None:
+    over = ending(TRIED)
+    assert acts(over, None, 10.0 + SETTLED_S - 1) == []
+    assert acts(over, None, 10.0 + SETTLED_S) == [Gone(Reason.TIME_LIMIT, "its time was up")]
+
+
+def test_a_session_that_was_extended_has_its_limit_moved_there_too() -> None:
+    longer = ACTIVE.extended(1800)
+    assert acts(longer, RUNNING, arrival=HERE) == [Extend(5400)]
+    assert acts(longer, replace(RUNNING, time_limit_s=5445), arrival=HERE) == []
+
+
+# --- with a ledger
+
+
+@dataclass
+class Engine:
+    """One that takes everything."""
+
+    name: str = "slurm"
+    title: str = "The cluster"
+
+    def check(self, request: ShareRequest, seconds: int, kind: Kind) -> None:
+        if request.count > 4:
+            raise PublicError("too-large", f"gpus is {request.count}: the most is 4", 422)
+
+    def enforcement(self, request: ShareRequest) -> str:
+        return "simulated"
+
+    def outlook(self, request: ShareRequest, now: float) -> Outlook:
+        return Outlook(1)
+
+    def cannot_extend(self) -> str:
+        return "this site does not allow it"
+
+
+def lab_with_engine(folder: Path, **limits: Any) -> tuple[Lab, Outside]:
+    lab = Lab(folder, {"defaults": limits}, "t4")
+    lab.pool.engines["slurm"] = Engine()
+    lab.pool.set_devices("slurm", [replace(d, uuid=f"slurm/{d.uuid}") for d in pool("a100", "a100", node="a1")])
+    return lab, Outside(lab.pool)
+
+
+def array(lab: Lab, count: int, parallel: int) -> list[Reservation]:
+    spec = JobSpec("scan", "/py", "/f", "0" * 64, array="many", parallel=parallel)
+    wishes = [Submission("ada", SHARE, 3600, Kind.BATCH, job=replace(spec, index=i)) for i in range(count)]
+    return [lab.pool.submit(wish)[0] for wish in wishes]
+
+
+def next_ones(lab: Lab) -> list[str]:
+    return [r.id for r in lab.pool.world().handed_over_next("slurm")]
+
+
+def test_devices_of_an_engine_are_not_given_out_here(tmp_path: Path) -> None:
+    lab, _ = lab_with_engine(tmp_path)
+    with pytest.raises(PublicError, match="this pool has t4"):
+        lab.ask("ada", gpus=1, model="a100")
+    here, there = lab.ask("ada", gpus=1), lab.ask("ada", gpus=1, model="a100", engine="slurm")
+    assert lab.state(here) == "granted"
+    assert lab.state(there) == "queued"
+    lab.later(1)
+    assert lab.state(there) == "queued"
+
+
+def test_what_an_engine_could_never_start_is_refused_before_it_is_asked(tmp_path: Path) -> None:
+    lab, _ = lab_with_engine(tmp_path)
+    with pytest.raises(PublicError, match="gpus is 5"):
+        lab.ask("ada", gpus=5, engine="slurm")
+    with pytest.raises(PublicError, match="must be one of the engines of this site: slurm"):
+        lab.ask("ada", gpus=1, engine="condor")
+
+
+def test_a_reservation_goes_there_runs_and_is_charged(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path)
+    asked = lab.ask("ada", gpus=1, engine="slurm")
+    assert next_ones(lab) == [asked.id]
+    outside.handing_over([asked.id])
+    assert next_ones(lab) == [], "the intention is written down before the act"
+    outside.handed_over(asked.id, 1, "7")
+    outside.noted(asked.id, "others go first", 1_795_000_100.0, "")
+    outside.begun(asked.id, 1, (Holding("slurm/GPU-0", "", 40_000, 1000, False),), "a1")
+    found = lab.pool.get(asked.id)
+    assert (found.state, found.terms.gpus, found.terms.model) == (State.GRANTED, 1.0, "a100")
+    lab.run(found)
+    lab.now += 3600
+    lab.pool.end(asked.id, Reason.CANCELLED, "by its owner")
+    assert lab.state(asked) == "ending", "its job is still there"
+    outside.gone(asked.id, 1, Reason.LOST, "")
+    ended = lab.pool.get(asked.id)
+    assert (ended.state, ended.reason, ended.detail) == (State.ENDED, Reason.CANCELLED, "by its owner")
+    assert [charge.gpus for charge in lab.pool.running()] == []
+
+
+def test_one_that_waits_there_and_is_left_is_over_only_when_its_job_is(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path)
+    kept, waiting = lab.ask("ada", gpus=1, engine="slurm"), lab.ask("ben", gpus=1, engine="slurm")
+    lab.pool.end(kept.id, Reason.CANCELLED, "left the queue")
+    assert lab.state(kept) == "ended", "its engine never heard of it"
+    outside.handing_over([waiting.id])
+    lab.pool.end(waiting.id, Reason.CANCELLED, "left the queue")
+    assert lab.state(waiting) == "ending"
+    outside.gone(waiting.id, 1, Reason.CANCELLED, "")
+    assert lab.state(waiting) == "ended"
+
+
+def test_limits_keep_back_what_is_too_much_and_what_may_begin_counts(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path, gpus=2)
+    asked = [lab.ask("ada", gpus=1, engine="slurm") for _ in range(3)]
+    assert next_ones(lab) == [asked[0].id, asked[1].id]
+    outside.handing_over([asked[0].id, asked[1].id])
+    assert next_ones(lab) == []
+    assert "you hold 2 of the 2 GPUs" in lab.pool.world().kept_back(asked[2])
+    here = lab.ask("ada", gpus=1)
+    assert lab.state(here) == "queued", "one limit for all engines"
+    outside.gone(asked[0].id, 1, Reason.COMPLETED, "done")
+    assert next_ones(lab) == [asked[2].id]
+
+
+def test_an_array_goes_as_one_where_its_bound_is_within_the_limits(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path, gpus=2)
+    tasks = array(lab, 6, parallel=2)
+    ready = lab.pool.world().handed_over_next("slurm")
+    assert [r.id for r in ready] == [t.id for t in tasks]
+    assert len(grouped(ready)) == 1
+    outside.handing_over([t.id for t in tasks])
+    assert lab.state(lab.ask("ada", gpus=1)) == "queued", "two of them may begin at any moment"
+
+
+def test_an_array_beyond_the_limits_follows_in_parts_within_its_bound(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path, gpus=1)
+    tasks = array(lab, 4, parallel=2)
+    assert next_ones(lab) == [tasks[0].id]
+    outside.handing_over([tasks[0].id])
+    assert next_ones(lab) == []
+    outside.gone(tasks[0].id, 1, Reason.COMPLETED, "done")
+    assert next_ones(lab) == [tasks[1].id]
+
+
+def test_a_job_that_was_taken_back_is_counted_from_its_old_place_and_starts_again(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path)
+    (task,) = array(lab, 1, parallel=0)
+    outside.handing_over([task.id])
+    outside.handed_over(task.id, 1, "7")
+    outside.begun(task.id, 1, HELD, "a1")
+    outside.runs(task.id, 1, "simulated")
+    outside.waits_again(task.id, "preempted there")
+    waiting = lab.pool.get(task.id)
+    assert (waiting.state, waiting.requeues, waiting.external and waiting.external.job_id) == (State.QUEUED, 1, "7")
+    outside.begun(task.id, 1, HELD, "a1")
+    outside.runs(task.id, 2, "simulated")
+    assert (lab.pool.get(task.id).state, lab.pool.get(task.id).generation) == (State.ACTIVE, 2)
+
+
+def test_a_granted_session_that_nobody_starts_is_ended_there_too(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path)
+    asked = lab.ask("ada", gpus=1, engine="slurm")
+    outside.handing_over([asked.id])
+    outside.begun(asked.id, 1, HELD, "a1")
+    lab.later(700)
+    assert lab.state(asked) == "ending"
+
+
+def test_ends_are_moved_only_where_the_engine_allows_it(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path)
+    asked = lab.ask("ada", gpus=1, engine="slurm")
+    outside.handing_over([asked.id])
+    outside.begun(asked.id, 1, HELD, "a1")
+    with pytest.raises(PublicError, match="its end cannot be moved: this site does not allow it"):
+        lab.pool.extend(asked.id, 60)
+
+
+def test_all_of_it_is_there_again_after_a_restart(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path)
+    asked = lab.ask("ada", gpus=1, engine="slurm")
+    outside.handing_over([asked.id])
+    outside.handed_over(asked.id, 1, "7")
+    outside.noted(asked.id, "Priority", 12.0, "")
+    again, _ = lab_with_engine(tmp_path)
+    assert again.pool.get(asked.id) == lab.pool.get(asked.id)
+
+
+def test_jobs_of_nobody_are_found_by_their_names_and_those_of_others_are_not() -> None:
+    mine = [QUEUED, replace(JOB, id="j")]
+    known = {
+        "7": PENDING,
+        "8": replace(PENDING, job_id="8", name=job_name("t", "gone", 1)),
+        "9": replace(PENDING, job_id="9", name=job_name("t", "r", 2)),
+        "10": replace(PENDING, job_id="10", name=job_name("other", "gone", 1)),
+        "11": replace(ENDED, job_id="11", name=job_name("t", "gone", 1)),
+        "12": replace(PENDING, job_id="12", name="somebody's own"),
+    }
+    assert [job.job_id for job in orphans(mine, known, "t")] == ["8", "9"]
+
+
+def test_a_job_is_known_by_its_id_and_an_unknown_one_by_name_and_index() -> None:
+    task = replace(JOB, external=External(attempt=1, tried_at=1.0), job=replace(JOB.job, index=3))  # type: ignore[type-var]
+    known = {"5_3": replace(PENDING, job_id="5_3", name=job_name("t", "a", 1), index=3), "7": RUNNING}
+    assert by_reservation([QUEUED], known, "t") == {"r": RUNNING}
+    assert by_reservation([task], known, "t")["r"].job_id == "5_3"
