@@ -71,6 +71,7 @@ class Recorder:
         system = os.uname()
         replaced = {
             str(self.cluster.layout.folder): "/cluster",
+            str(self.cluster.layout.folder).replace("/", r"\/"): r"\/cluster",  # as Slurm writes it in JSON
             f"{self.cluster.layout.name}-": "",
             self.cluster.layout.name: "testcl",
             f"{system.release} {system.version}": "6.1.0 #1 SMP",
