@@ -71,6 +71,7 @@ class Recorder:
         system = os.uname()
         replaced = {
             str(self.cluster.layout.folder): "/cluster",
+            str(self.cluster.layout.folder).replace("/", r"\/"): r"\/cluster",  # as Slurm writes it in JSON
             f"{self.cluster.layout.name}-": "",
             self.cluster.layout.name: "testcl",
             f"{system.release} {system.version}": "6.1.0 #1 SMP",
@@ -133,7 +134,7 @@ def queue(to: Recorder) -> None:
         to.job("running_cpu", "--partition=cpu", "--cpus-per-task=2"),
         to.job("running_several_gpus", "--gres=gpu:p100:2", "--qos=scav", user="tsbob"),
         to.job("running_two_nodes", "--nodes=2", "--gres=gpu:1", user="tsbob"),
-        to.job("first_of_single", single, "--partition=cpu"),
+        to.job("first_of_single", single),
         to.job("first_of_interactive", "--qos=interactive", "--gres=gpu:v100:2"),
         to.job("suspended", "--partition=cpu", user="tsbob"),
     ]
@@ -141,7 +142,7 @@ def queue(to: Recorder) -> None:
         cluster.wait(job, "RUNNING")
     cluster.run("scontrol", "suspend", running[-1])
     to.job("qos_limit", "--qos=interactive", "--gres=gpu:1")
-    to.job("qos_jobs", single, "--partition=cpu")
+    to.job("qos_jobs", single)
     to.job("group_limit", "--gres=gpu:3", user="tscarol")
     to.job("dependency", f"--dependency=afterok:{running[0]}")
     to.job("begin", "--begin=now+1hour")
