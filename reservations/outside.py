@@ -18,13 +18,14 @@ class Outside:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    def handing_over(self, reservation_ids: Sequence[str]) -> list[Reservation]:
-        """Writes down that these are about to be handed to their engine; those that still are to be."""
+    def handing_over(self, reservation_ids: Sequence[str], *, lost: bool = False) -> list[Reservation]:
+        """Writes down that these are about to be handed to their engine; those that still are to be. ``lost``: once
+        more, for it does not know them any more."""
         found = []
         for reservation_id in reservation_ids:
             reservation = self._pool.get(reservation_id)
             external = reservation.external
-            if reservation.state is State.QUEUED and external is not None and not external.job_id:
+            if reservation.state is State.QUEUED and external is not None and (lost or not external.job_id):
                 tried = External(
                     attempt=external.attempt + 1,
                     tried_at=self._pool.clock(),
@@ -96,13 +97,6 @@ class Outside:
             self._pool.change(reservation, waiting)
             return
         self._pool.change(reservation, reservation.ended(reason, detail, self._pool.clock()))
-
-    def not_taken(self, reservation_id: str, attempt: int) -> None:
-        """Nothing of that attempt arrived at its engine: it is to be tried once more."""
-        reservation, external = self._of(reservation_id)
-        waits = reservation.state is State.QUEUED and external is not None
-        if waits and external is not None and external.attempt == attempt and not external.job_id:
-            self.handing_over([reservation_id])
 
     def _of(self, reservation_id: str) -> tuple[Reservation, External | None]:
         reservation = self._pool.get(reservation_id)

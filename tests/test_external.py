@@ -100,7 +100,12 @@ def test_unknown_changes_nothing(reservation: Reservation) -> None:
     assert acts(reservation, replace(RUNNING, life=Life.UNKNOWN)) == []
 
 
-@pytest.mark.parametrize("reservation", [QUEUED, GRANTED, ACTIVE, JOB_RUNS])
+def test_a_job_that_its_engine_lost_before_it_began_is_handed_over_again() -> None:
+    assert acts(QUEUED, None, 100.0, absent_since=100.0 - LOST_S + 1) == []
+    assert acts(QUEUED, None, 100.0, absent_since=100.0 - LOST_S) == [SubmitAgain()]
+
+
+@pytest.mark.parametrize("reservation", [GRANTED, ACTIVE, JOB_RUNS])
 def test_a_job_that_is_not_listed_is_over_only_when_it_stays_away(reservation: Reservation) -> None:
     assert acts(reservation, None) == []
     assert acts(reservation, None, 100.0, absent_since=100.0 - LOST_S + 1) == []
@@ -334,4 +339,5 @@ def test_a_job_is_known_by_its_id_and_an_unknown_one_by_name_and_index() -> None
     task = replace(JOB, external=External(attempt=1, tried_at=1.0), job=replace(JOB.job, index=3))  # type: ignore[type-var]
     known = {"5_3": replace(PENDING, job_id="5_3", name=job_name("t", "a", 1), index=3), "7": RUNNING}
     assert by_reservation([QUEUED], known, "t") == {"r": RUNNING}
+    assert by_reservation([QUEUED], {"7": replace(RUNNING, name="another's")}, "t") == {}, "its number was given away"
     assert by_reservation([task], known, "t")["r"].job_id == "5_3"

@@ -45,7 +45,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class SubmitAgain:
-    """Nothing of the last attempt arrived."""
+    """Nothing of the last attempt arrived, or its engine has lost it before it began."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ def _absent(reservation: Reservation, external: External, seen: Seen) -> list[Ac
         return _arrived(reservation, seen.arrival)  # its own word is newer than the engine's list
     if seen.absent_since is None or seen.asked_at < seen.absent_since + LOST_S:
         return []
+    if reservation.state is State.QUEUED:
+        return [SubmitAgain()]
     return [Gone(Reason.LOST, "its engine does not know this job any more")]
 
 

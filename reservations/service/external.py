@@ -109,8 +109,9 @@ class ExternalLoop:
         for group in grouped(ready):
             await self._begin(group)
 
-    async def _begin(self, group: Sequence[Reservation]) -> None:
-        written = await self._runtime.call(self.outside.handing_over, [r.id for r in group])
+    async def _begin(self, group: Sequence[Reservation], *, lost: bool = False) -> None:
+        ids = [reservation.id for reservation in group]
+        written = await self._runtime.call(self.outside.handing_over, ids, lost=lost)
         if written:
             task = asyncio.create_task(self._submit(written))
             self._handing.add(task)
@@ -216,7 +217,7 @@ class ExternalLoop:
         assert reservation.external is not None
         attempt = reservation.external.attempt
         if isinstance(act, SubmitAgain):
-            await self._begin([reservation])
+            await self._begin([reservation], lost=True)
         elif isinstance(act, Adopt):
             await call(self.outside.handed_over, name, attempt, act.job_id)
         elif isinstance(act, Note):
@@ -270,17 +271,16 @@ def grouped(ready: Iterable[Reservation]) -> list[list[Reservation]]:
 
 
 def by_reservation(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> dict[str, ExternalJob]:
-    """The job of each, by its id; where that is not known yet, by the name of its last attempt."""
+    """The job of each, by its id; where that is not known yet, by the name of its last attempt. An id alone says little:
+    an engine that lost a job may give its number to another one."""
     named = {(job.name, job.index): job for job in known.values()}
     found = {}
     for reservation in mine:
         external = reservation.external
         assert external is not None
-        job = known.get(external.job_id) if external.job_id else None
-        if job is None and external.handed_over and not external.job_id:
-            name = job_name(tag, name_of(reservation), external.attempt)
-            job = named.get((name, index_of(reservation)))
-        if job is not None:
+        name = job_name(tag, name_of(reservation), external.attempt)
+        job = known.get(external.job_id) if external.job_id else named.get((name, index_of(reservation)))
+        if job is not None and job.name == name:
             found[reservation.id] = job
     return found
 
