@@ -271,8 +271,8 @@ def grouped(ready: Iterable[Reservation]) -> list[list[Reservation]]:
 
 
 def by_reservation(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> dict[str, ExternalJob]:
-    """The job of each, by its id; where that is not known yet, by the name of its last attempt. An id alone says little:
-    an engine that lost a job may give its number to another one."""
+    """The job of each, by its id; where that is not known yet, by the name of its last attempt. An id alone says
+    little: an engine that lost a job may give its number to another one."""
     named = {(job.name, job.index): job for job in known.values()}
     found = {}
     for reservation in mine:
