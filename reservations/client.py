@@ -73,6 +73,11 @@ class ServiceClient:
         body = {"generation": generation, "enforcement": enforcement}
         return await self.call("POST", f"{_one(reservation_id)}/active", body)
 
+    async def order(self, reservation_id: str, order: Json, wait_s: float = 0) -> Json:
+        """Has the waiting job of a reservation run something (``generation``, ``argv``, ``env`` and more), and says
+        how that goes; ``wait_s``: how long to wait for that."""
+        return await self.call("POST", f"{_one(reservation_id)}/order", {**order, "wait_s": wait_s}, waits_s=wait_s)
+
     async def extend(self, reservation_id: str, seconds: int) -> Json:
         return await self.call("POST", f"{_one(reservation_id)}/extend", {"seconds": seconds})
 
