@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slurm_examples import DATA, ID, KEY, SUBMISSIONS, runner, session
 
+from timeshare.reservations.engines.slurm.commands import SETTINGS
 from timeshare.reservations.engines.slurm.errors import Unreadable
 from timeshare.reservations.engines.slurm.script import (
     MAX_COMMENT,
@@ -196,7 +197,8 @@ def test_restarts_by_slurm_count_on_from_the_generation(place: Path) -> None:
 
 
 def test_settings_of_the_submission_do_not_reach_sruns_inside_the_job(place: Path) -> None:
-    leaked = {"SLURM_EXPORT_ENV": "NIL", "SLURM_GET_USER_ENV": "1", "SLURM_TIME_FORMAT": "standard"}
+    ours = {name: value for name, value in SETTINGS.items() if name.startswith("SLURM_")}
+    leaked = {"SLURM_EXPORT_ENV": "NIL", "SLURM_GET_USER_ENV": "1", **ours}
     told = run(place, script(session([], program=Program(("python",), str(place)))), SLURM_JOB_ID="7", **leaked)
     assert {name for name in told["env"] if name.startswith("SLURM_")} == {"SLURM_JOB_ID"}
 

@@ -21,8 +21,8 @@ MAX_COMMENT = 200
 MAX_SIGNAL_LEAD_S = 65535
 SIGNAL_SLACK_S = 60
 """Slurm sends the signal before the end up to so much too early."""
-# Slurm would hand the submission's own settings on to every srun inside the job.
-_FORGOTTEN = ("SLURM_EXPORT_ENV", "SLURM_GET_USER_ENV", "SLURM_TIME_FORMAT")
+# Settings of the submission, which Slurm would hand on to everything inside the job.
+_FORGOTTEN = ("SLURM_BITSTR_LEN", "SLURM_EXPORT_ENV", "SLURM_GET_USER_ENV", "SLURM_TIME_FORMAT")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OF_BASH = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
 _NAME = re.compile(rf"{PREFIX}([A-Za-z0-9_-]+)\.([1-9][0-9]*)")
