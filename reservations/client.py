@@ -16,7 +16,7 @@ from .errors import PublicError
 Json = dict[str, Any]
 
 
-ORDER_WAIT_S = 90
+ORDER_WAIT_S = 60
 """Longest wait for a server to listen on a node."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,7 @@ class Engine:
 
     name: str = "slurm"
     title: str = "The cluster"
+    nodes_environment: dict[str, str] = field(default_factory=dict)
 
     def check(self, request: ShareRequest, seconds: int, kind: Kind) -> None:
         if request.count > 4:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from ..engines.base import EngineUnknown, LaunchRefused
@@ -28,7 +29,8 @@ from ..engines.follow import (
 )
 from ..errors import PublicError
 from ..outside import Outside
-from ..reservation import Reservation, State
+from ..kind import Kind
+from ..reservation import Reason, Reservation, State
 from .runtime import Runtime
 
 log = logging.getLogger("timeshare.service")
@@ -47,8 +49,14 @@ class Agents(Protocol):
     def arrival(self, reservation: Reservation) -> Arrival | None:
         """Of the attempt that is under way; None while it was not heard."""
 
+    def expect(self, reservation: Reservation) -> None:
+        """Only the job that the ledger means is let in."""
+
     def stop(self, reservation: Reservation) -> None:
         """Tells its agent that the end has come."""
+
+    def end(self, reservation: Reservation) -> tuple[Reason, str] | None:
+        """How the server of its last start ended; None where nobody saw."""
 
     def forget(self, keep: Iterable[str]) -> None:
         """Drops what is known of any but the reservations ``keep``."""
@@ -195,12 +203,18 @@ class ExternalLoop:
             self._absent.setdefault(reservation.id, asked_at)
         else:
             self._absent.pop(reservation.id, None)
-        arrival = self._agents.arrival(reservation)
+        session = reservation.kind is Kind.SESSION
+        if session:
+            self._agents.expect(reservation)
+        arrival = self._agents.arrival(reservation) if session else None
+        end = self._agents.end(reservation) if session else None
+        if job is not None and job.life is Life.ENDED and job.reason in (Reason.COMPLETED, Reason.FAILED) and end:
+            job = replace(job, reason=end[0], detail=end[1])
         seen = Seen(job, asked_at, self._absent.get(reservation.id), arrival)
         return follow(reservation, seen, self._runtime.pool.stop_of(reservation))
 
     async def _carry_out(self, reservation: Reservation, job: ExternalJob | None, acts: Sequence[Act]) -> None:
-        if reservation.state is State.ENDING:
+        if reservation.state is State.ENDING and reservation.kind is Kind.SESSION:
             self._agents.stop(reservation)
         for act in acts:
             try:

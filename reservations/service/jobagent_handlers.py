@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from ..engines.slurm.meeting import EXITED, STARTING
@@ -57,6 +58,9 @@ class GiveOrder(Base):
         order, wait_s = parse_order(self.json_body())
         reservation = await self.mine(reservation_id)
         _startable(reservation, order.generation)
+        engine = self.runtime.pool.engines.get(reservation.request.engine)
+        there = engine.nodes_environment if engine is not None else {}
+        order = replace(order, env={**order.env, **{name: there[name] for name in there if name in order.env}})
         until = asyncio.get_running_loop().time() + wait_s
         while True:
             left = until - asyncio.get_running_loop().time()
