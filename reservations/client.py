@@ -65,10 +65,6 @@ class ServiceClient:
     async def starting(self, reservation_id: str) -> Json:
         return await self.call("POST", f"{_one(reservation_id)}/starting", {})
 
-    async def order(self, reservation_id: str, order: Json) -> Json:
-        """Has the server of a session started where its engine began it. Returns where it listens."""
-        return await self.call("POST", f"{_one(reservation_id)}/order", order, waits_s=ORDER_WAIT_S)
-
     async def active(self, reservation_id: str, generation: int, enforcement: str) -> Json:
         body = {"generation": generation, "enforcement": enforcement}
         return await self.call("POST", f"{_one(reservation_id)}/active", body)

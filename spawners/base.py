@@ -149,10 +149,9 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             "cwd": self.notebook_dir or None,
             "port_in": ["JUPYTERHUB_SERVICE_URL"],
             "ends_at": reservation["ends_at"],
-            "wait_s": ORDER_WAIT_S,
         }
         try:
-            told = await self.service.order(reservation["id"], order)
+            told = await self.service.order(reservation["id"], order, ORDER_WAIT_S)
         except PublicError as error:
             raise LaunchError(f"the server could not be started: {error.message}") from None
         except ServiceUnreachable as error:

@@ -28,8 +28,8 @@ from ..engines.follow import (
     follow,
 )
 from ..errors import PublicError
-from ..outside import Outside
 from ..kind import Kind
+from ..outside import Outside
 from ..reservation import Reason, Reservation, State
 from .runtime import Runtime
 
