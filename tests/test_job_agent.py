@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -556,6 +557,10 @@ def test_hostile_values_reach_the_server_as_they_are_and_the_share_wins(service:
     assert (seen["TIMESHARE_ENFORCEMENT"], seen["TIMESHARE_MEMORY_MIB"]) == ("simulated", "40960")
     assert (seen["TIMESHARE_GENERATION"], seen["TIMESHARE_ENDS_AT"]) == ("1", "2030-01-01T00:00:00Z")
     assert seen["TIMESHARE_SHARE_TEXT"] == "1 whole a100-40gb"
+    page = (Path(__file__).parents[1] / "docs" / "environment.md").read_text()
+    of_a_share, _, _ = page.partition("The last two are a courtesy")
+    documented = set(re.findall(r"^\| `([A-Z_]+)`", of_a_share, re.MULTILINE))
+    assert documented - set(seen) == {"TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE"}  # of parts only
 
 
 def test_no_secret_stands_in_arguments_logs_or_files(service: Service, begin: Begin, tmp_path: Path) -> None:
