@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -284,7 +285,7 @@ def test_a_service_that_never_answers_is_given_up_and_the_allocation_comes_back(
     nowhere = f"http://127.0.0.1:{free_port()}/services/timeshare"
     job = begin(begun(service), TIMESHARE_SERVICE_URL=nowhere, TIMESHARE_PATIENCE_S="1")
     assert job.exit_code() == 75
-    assert "the allocation is given back" in job.log
+    assert "the allocation comes back" in job.log
 
 
 def test_a_server_dies_with_its_agent(service: Service, begin: Begin) -> None:
@@ -473,7 +474,7 @@ async def test_the_job_that_the_ledger_knows_wins_over_the_one_that_came_first(
             await until(lambda: meeting.arrival(name))
             meeting.expect(name, 2, "101")
             assert await asyncio.to_thread(first.exit_code) == 0
-            assert "attempt 2 is wanted, job 101" in first.log
+            assert "attempt 2, job 101 is wanted" in first.log
             second = Job(tmp_path, jobagent_environment(place, name, TIMESHARE_ATTEMPT="2", SLURM_JOB_ID="101"))
             started.append(second)
             assert (await until(lambda: meeting.arrival(name))).job_id == "101"
@@ -556,6 +557,10 @@ def test_hostile_values_reach_the_server_as_they_are_and_the_share_wins(service:
     assert (seen["TIMESHARE_ENFORCEMENT"], seen["TIMESHARE_MEMORY_MIB"]) == ("simulated", "40960")
     assert (seen["TIMESHARE_GENERATION"], seen["TIMESHARE_ENDS_AT"]) == ("1", "2030-01-01T00:00:00Z")
     assert seen["TIMESHARE_SHARE_TEXT"] == "1 whole a100-40gb"
+    page = (Path(__file__).parents[1] / "docs" / "environment.md").read_text()
+    of_a_share, _, _ = page.partition("The last two are a courtesy")
+    documented = set(re.findall(r"^\| `([A-Z_]+)`", of_a_share, re.MULTILINE))
+    assert documented - set(seen) == {"TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE"}  # of parts only
 
 
 def test_no_secret_stands_in_arguments_logs_or_files(service: Service, begin: Begin, tmp_path: Path) -> None:

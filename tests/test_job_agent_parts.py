@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from timeshare.reservations.devices.model import Device, Inventory, MigInstance
 from timeshare.reservations.devices.simulated import SimulatedSource
 from timeshare.reservations.jobagent.ports import free_port, listens, with_port
 from timeshare.reservations.jobagent.seat import Places, nothing_else_opens, take_seat
-from timeshare.reservations.jobagent.setting import KEY, Setting, SettingError, numbers, read_setting
+from timeshare.reservations.jobagent.setting import KEY, OWN, Setting, SettingError, numbers, read_setting
 from timeshare.reservations.jobagent.talk import Leave, Order, Stop, Wait, told, understood
 from timeshare.reservations.jobagent.tree import processes_below
 
@@ -120,6 +121,12 @@ def test_a_part_is_watched_only_where_the_driver_can_be_asked(variables: dict[st
     part = real(variables, TIMESHARE_SHARE_SHAPE="fraction", TIMESHARE_SHARE_MEMORY_MIB="10240")
     seat = take_seat(part, Driver(WHOLE), places)
     assert (seat.level, seat.devices, seat.share[0].memory_mib) == ("watchdog", ("GPU-1",), 10240)
+    assert (
+        take_seat(
+            real(variables, TIMESHARE_SHARE_SHAPE="fraction", TIMESHARE_SHARE_MEMORY_MIB="0"), Driver(WHOLE), places
+        ).level
+        == "cooperative"
+    )
     seat = take_seat(part, None, places)
     assert (seat.level, seat.devices, seat.measured) == ("cooperative", ("a1/gpu1",), False)
 
@@ -180,6 +187,13 @@ def test_a_wrong_variable_is_named_with_its_rule(
 
 def test_the_key_is_never_shown(variables: dict[str, str]) -> None:
     assert variables[KEY] not in repr(setting(variables))
+
+
+def test_every_variable_that_is_for_the_agent_alone_is_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "environment.md").read_text()
+    _, _, batch = page.partition("## On a batch system")
+    told = {name for row in re.findall(r"^\| (`[^|]+) \|", batch, re.MULTILINE) for name in re.findall(r"[A-Z_]+", row)}
+    assert told - {"TIMESHARE_SERVICE_URL", "TIMESHARE_RESERVATION_ID", "TIMESHARE_SHARE_TEXT"} == set(OWN)
 
 
 def test_numbers_of_gpus_are_read_as_slurm_writes_them() -> None:

@@ -111,8 +111,15 @@ def test_the_second_job_leaves(meeting: Meeting) -> None:
 
 def test_the_job_that_the_ledger_knows_is_welcome_and_no_other(meeting: Meeting) -> None:
     meeting.expect(ID, 2, "101")
-    assert meeting.hear(ID, WAITS, NOW) == Leave("attempt 2 is wanted, job 101")
+    assert meeting.hear(ID, WAITS, NOW) == Leave("attempt 2, job 101 is wanted")
     assert meeting.hear(ID, replace(WAITS, attempt=2, job_id="101"), NOW) == Wait()
+
+
+def test_a_job_must_be_on_the_node_where_the_batch_system_has_it(meeting: Meeting) -> None:
+    """Else a person could have the hub send her browser wherever she likes."""
+    meeting.expect(ID, 1, "100", "a1")
+    assert meeting.hear(ID, WAITS, NOW) == Wait()
+    assert meeting.hear(ID, replace(WAITS, node="b2"), NOW) == Leave("attempt 1, job 100, on a1 is wanted")
 
 
 def test_the_one_that_came_first_leaves_once_the_ledger_knows_another(meeting: Meeting) -> None:

@@ -134,9 +134,11 @@ class Agent:
         if self._server is None and self._ordered is not None and self._leaving is None:
             order, self._ordered = self._ordered, None
             self._begin(order)
-        if self._leaving is None and self._server is None and now - self._contact.at > self._setting.patience_s:
-            minutes = self._setting.patience_s / 60
-            why = f"the service did not answer for {minutes:g} min, and no server runs: the allocation is given back"
+        patience_s = self._setting.patience_s
+        if self._leaving is None and self._server is None and 0 < patience_s < now - self._contact.at:
+            why = (
+                f"the service did not answer for {patience_s / 60:g} min, and no server runs: the allocation comes back"
+            )
             self._leaving = Leaving(why, OUT_OF_PATIENCE, tell=False)
 
     def _follow(self, server: Server, codes: Mapping[int, int], alone: bool, now: float) -> None:

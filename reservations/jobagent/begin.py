@@ -19,7 +19,6 @@ def main() -> None:
     if os.getppid() != parent:
         return  # the agent died before that was arranged
     os.setsid()
-    os.umask(0o077)
     enter_folder(sys.argv[3])
     argv = sys.argv[4:]
     try:

@@ -91,7 +91,7 @@ def _level(setting: Setting, share: tuple[SharePart, ...], inventory: Inventory,
     if not share or (shape is not Shape.WHOLE and len(held) < len(share)):
         return COOPERATIVE
     if shape is Shape.FRACTION:
-        return WATCHDOG
+        return WATCHDOG if setting.share.memory_mib else COOPERATIVE
     if shape is Shape.WHOLE:
         own = {f"nvidia{number}" for number in setting.gpus}
     else:

@@ -60,7 +60,7 @@ class Graces:
 class Setting:
     """``gpus``: numbers of the node's GPUs that the job was given. ``visible``: its CUDA_VISIBLE_DEVICES. ``address``
     empty: the one that faces the service. ``ports`` None: any free one. ``patience_s``: without a server and without
-    an answer of the service the agent leaves after this long."""
+    an answer of the service the agent leaves after this long; 0: never."""
 
     service_url: str
     reservation_id: str

@@ -52,21 +52,37 @@ class Progress:
     exit: Exit | None = None
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """The job as the ledger and the batch system have it; None: they do not know yet."""
+
+    attempt: int
+    job_id: str | None
+    node: str | None
+
+    def is_of(self, report: Report) -> bool:
+        same_job, same_node = self.job_id in (None, report.job_id), self.node in (None, report.node)
+        return report.attempt == self.attempt and same_job and same_node
+
+    def __str__(self) -> str:
+        job = f", job {self.job_id}" if self.job_id else ""
+        return f"attempt {self.attempt}{job}" + (f", on {self.node}" if self.node else "")
+
+
 @dataclass
 class _Place:
-    """What is known of one reservation. ``expected``: attempt and job as the ledger has them."""
+    """What is known of one reservation."""
 
     arrival: Arrival | None = None
-    expected: tuple[int, str | None] | None = None
+    expected: _Expected | None = None
     order: Order | None = None
     stop: tuple[int, Stop] | None = None
     exits: dict[int, Exit] = field(default_factory=dict)
 
     def refusal(self, report: Report) -> str:
         """Why the agent of this report is not wanted; empty when it is."""
-        if self.expected is not None and not _is(report, *self.expected):
-            attempt, job_id = self.expected
-            return f"attempt {attempt} is wanted" + (f", job {job_id}" if job_id else "")
+        if self.expected is not None and not self.expected.is_of(report):
+            return f"{self.expected} is wanted"
         here = self.arrival
         if here is None or here.over:
             return ""
@@ -83,10 +99,6 @@ class _Place:
         for generation in lost - set(self.exits):
             self.exits[generation] = Exit(generation, None, why)
         self.order = None
-
-
-def _is(report: Report, attempt: int, job_id: str | None) -> bool:
-    return report.attempt == attempt and job_id in (None, report.job_id)
 
 
 class Meeting:
@@ -167,14 +179,15 @@ class Meeting:
 
     # --- the engine
 
-    def expect(self, reservation_id: str, attempt: int, job_id: str | None = None) -> None:
-        """The ledger has this attempt of it, and this job if it knows one: every other is told to leave. To be told for
-        every live reservation before agents are heard, so that none is chosen that the ledger does not mean."""
+    def expect(self, reservation_id: str, attempt: int, job_id: str | None = None, node: str | None = None) -> None:
+        """The ledger has this attempt of it, and this job on this node if they are known: every other is told to leave.
+        To be told for every live reservation before agents are heard, so that none is chosen that is not meant."""
         place = self._places.setdefault(reservation_id, _Place())
-        if place.expected == (attempt, job_id):
+        expected = _Expected(attempt, job_id, node)
+        if place.expected == expected:
             return
-        place.expected = (attempt, job_id)
-        if place.arrival is not None and not _is(place.arrival.said, attempt, job_id):
+        place.expected = expected
+        if place.arrival is not None and not expected.is_of(place.arrival.said):
             place.lose("another job took its place")
             place.arrival = None
         self.changed(reservation_id)
