@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .elsewhere import Elsewhere
-from .errors import invalid
+from .errors import PublicError
 from .external import External
 from .limits.checks import Asking, check_submission, check_time
 from .placement import Slot
@@ -41,7 +41,8 @@ def accept(desk: Desk, wish: Submission) -> Reservation:
     seconds = check_time(limits, wish.kind, wish.time_limit_s)
     if wish.request.engine and wish.request.engine not in desk.engines:
         known = ", ".join(desk.engines) or "there is none but this machine: leave engine out"
-        raise invalid("engine", wish.request.engine, f"must be one of the engines of this site: {known}")
+        message = f"engine is '{wish.request.engine}': must be one of the engines of this site: {known}"
+        raise PublicError("unknown-engine", message, 422, {"engine": wish.request.engine, "engines": [*desk.engines]})
     if wish.request.engine:
         desk.engines[wish.request.engine].check(wish.request, seconds, wish.kind)
     if desk.slots:

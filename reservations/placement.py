@@ -161,10 +161,29 @@ def _place_whole(rooms: Sequence[Room], request: ShareRequest) -> tuple[Holding,
         if room.untouched and need(room.slot, request) is not None:
             groups.setdefault((room.slot.node, room.slot.model), []).append(room.slot)
     fitting = [slots for slots in groups.values() if len(slots) >= request.count]
-    if not fitting:
+    fitting.sort(key=lambda slots: (slots[0].memory_mib, len(slots), slots[0].order))
+    chosen = _nodes_of_one_model(fitting, request.nodes) or _nodes_of_any_model(fitting, request.nodes)
+    if chosen is None:
         return None
-    tightest = min(fitting, key=lambda slots: (slots[0].memory_mib, len(slots), slots[0].order))
-    return tuple(hold(slot, (slot.memory_mib, slot.compute)) for slot in tightest[: request.count])
+    return tuple(hold(slot, (slot.memory_mib, slot.compute)) for slots in chosen for slot in slots[: request.count])
+
+
+def _nodes_of_one_model(fitting: Sequence[list[Slot]], nodes: int) -> list[list[Slot]] | None:
+    """``nodes`` of ``fitting``, the first best: what computes together goes as fast as its slowest part."""
+    by_model: dict[str, list[list[Slot]]] = {}
+    for slots in fitting:
+        same = by_model.setdefault(slots[0].model, [])
+        same.append(slots)
+        if len(same) == nodes:
+            return same
+    return None
+
+
+def _nodes_of_any_model(fitting: Sequence[list[Slot]], nodes: int) -> list[list[Slot]] | None:
+    by_node: dict[str, list[Slot]] = {}
+    for slots in fitting:
+        by_node.setdefault(slots[0].node, slots)
+    return list(by_node.values())[:nodes] if len(by_node) >= nodes else None
 
 
 def hold(slot: Slot, wanted: tuple[int, int]) -> Holding:
@@ -209,6 +228,13 @@ def _too_large(slots: Sequence[Slot], request: ShareRequest) -> PublicError:
         for slot in slots:
             if not slot.profile:
                 groups[slot.node, slot.model] = groups.get((slot.node, slot.model), 0) + 1
+        enough = len({node for (node, _), count in groups.items() if count >= request.count})
+        if 0 < enough < request.nodes:
+            message = (
+                f"nodes is {request.nodes}: {enough} here {'has' if enough == 1 else 'have'} {request.count} whole "
+                f"GPU{'s' if request.count > 1 else ''} of one model; ask for no more nodes than that"
+            )
+            return _refusal("too-many-nodes", message, request, largest=enough)
         most = max(groups.values(), default=0)
         instead = f"ask for gpus from 1 to {most}" if most else "ask for a MIG profile or memory_gib instead"
         message = f"gpus is {request.count}: the most whole GPUs of one model on one node is {most}; {instead}"
@@ -235,5 +261,5 @@ def least_gpus(request: ShareRequest, slots: Iterable[Slot]) -> float:
     if request.shape is Shape.CPU:
         return 0.0
     if request.shape is Shape.WHOLE:
-        return float(request.count)
+        return float(request.count * request.nodes)
     return min((slot.gpus(wanted) for slot in slots if (wanted := need(slot, request)) is not None), default=0.0)

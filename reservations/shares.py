@@ -14,12 +14,13 @@ from .errors import PublicError, invalid
 
 MAX_COUNT = 1024
 MAX_MEMORY_GIB = 1024.0
+MAX_NODES = 64
 FULL_COMPUTE = 1000
 """Compute weight of a whole device, in thousandths."""
 MODEL_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,62}")
 PROFILE_PATTERN = re.compile(r"[1-9][0-9]?g\.[1-9][0-9]{0,3}gb(\+[a-z0-9.+]{1,12})?")
 ENGINE_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,30}")
-SHARE_FIELDS = ("gpus", "memory_gib", "compute_percent", "mig_profile", "model", "cpu_only", "engine")
+SHARE_FIELDS = ("gpus", "memory_gib", "compute_percent", "mig_profile", "model", "cpu_only", "engine", "nodes")
 
 
 class Shape(str, Enum):
@@ -38,7 +39,7 @@ class ShareRequest:
     ``count``: whole devices on one node. ``memory_mib``: device memory of one device, in MiB. ``compute``: weight in
     thousandths of a device, 0 for "in proportion to the memory". ``profile``: a MIG profile such as ``1g.10gb``.
     ``model``: a device model such as ``a100-40gb``; empty for any. ``engine``: the name of the engine that is to run
-    it, such as ``slurm``; empty: this machine.
+    it, such as ``slurm``; empty: this machine. ``nodes``: of an engine, with the same on each.
     """
 
     shape: Shape
@@ -48,9 +49,12 @@ class ShareRequest:
     profile: str = ""
     model: str = ""
     engine: str = ""
+    nodes: int = 1
 
     def describe(self) -> str:
         """The share in a person's words, such as ``10 GiB of one a100-40gb``."""
+        if self.nodes > 1:
+            return f"{self._what()} on each of {self.nodes} nodes of {self.engine}"
         return f"{self._what()} on {self.engine}" if self.engine else self._what()
 
     def _what(self) -> str:
@@ -81,12 +85,14 @@ class ShareRequest:
             fields["model"] = self.model
         if self.engine:
             fields["engine"] = self.engine
+        if self.nodes > 1:
+            fields["nodes"] = self.nodes
         return fields
 
 
 def parse_share(fields: Mapping[str, Any]) -> ShareRequest:
     """The typed request for API fields (``gpus``, ``memory_gib``, ``compute_percent``, ``mig_profile``, ``model``,
-    ``cpu_only``, ``engine``).
+    ``cpu_only``, ``engine``, ``nodes``).
 
     Raises PublicError naming the field, the value and the rule.
     """
@@ -101,8 +107,9 @@ def parse_share(fields: Mapping[str, Any]) -> ShareRequest:
     if "compute_percent" in given and shapes[0] != "memory_gib":
         raise invalid("compute_percent", given["compute_percent"], "goes with memory_gib only")
     engine = _engine(given.get("engine", ""))
+    nodes = _nodes(given["nodes"], shapes[0], engine) if "nodes" in given else 1
     if shapes[0] == "gpus":
-        return ShareRequest(Shape.WHOLE, count=_count(given["gpus"]), model=model, engine=engine)
+        return ShareRequest(Shape.WHOLE, count=_count(given["gpus"]), model=model, engine=engine, nodes=nodes)
     if shapes[0] == "memory_gib":
         return ShareRequest(
             Shape.FRACTION,
@@ -113,7 +120,7 @@ def parse_share(fields: Mapping[str, Any]) -> ShareRequest:
         )
     if shapes[0] == "mig_profile":
         return ShareRequest(Shape.MIG, profile=_profile(given["mig_profile"]), model=model, engine=engine)
-    return _cpu_only(given["cpu_only"], model, engine)
+    return _cpu_only(given["cpu_only"], model, engine, nodes)
 
 
 def _not_one_shape(shapes: Sequence[str]) -> PublicError:
@@ -139,9 +146,24 @@ def _engine(value: object) -> str:
     return value
 
 
+def _nodes(value: object, shape: str, engine: str) -> int:
+    value = _integer(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_NODES:
+        raise invalid("nodes", value, f"must be a whole number from 1 to {MAX_NODES}")
+    if shape not in ("gpus", "cpu_only"):
+        raise invalid("nodes", value, f"goes with gpus or cpu_only: {shape} is a part of one GPU")
+    if not engine:
+        raise invalid("nodes", value, "this machine is one node: leave nodes out, or name an engine that has several")
+    return value
+
+
+def _integer(value: object) -> object:
+    """JSON knows one kind of number: 2.0 is 2."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _count(value: object) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # JSON knows one kind of number: 2.0 is 2
+    value = _integer(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
         raise invalid(
             "gpus",
@@ -177,9 +199,9 @@ def _profile(value: object) -> str:
     return value
 
 
-def _cpu_only(value: object, model: str, engine: str) -> ShareRequest:
+def _cpu_only(value: object, model: str, engine: str, nodes: int) -> ShareRequest:
     if value is not True:
         raise invalid("cpu_only", value, "must be true, or left out")
     if model:
         raise invalid("model", model, "a cpu_only session holds no GPU: leave model out")
-    return ShareRequest(Shape.CPU, engine=engine)
+    return ShareRequest(Shape.CPU, engine=engine, nodes=nodes)

@@ -37,6 +37,8 @@ from timeshare.reservations.outside import Outside
 from timeshare.reservations.placement import Holding
 from timeshare.reservations.reservation import Reason, Reservation, State
 from timeshare.reservations.service.external import by_reservation, grouped, orphans
+from timeshare.reservations.service.job_bodies import Estimate
+from timeshare.reservations.service.job_handlers import estimate_view
 from timeshare.reservations.shares import ShareRequest, parse_share
 from timeshare.reservations.submission import Submission
 
@@ -53,6 +55,7 @@ JOB_RUNS = JOB.granted(HELD, 20.0).starting(21.0).active("simulated", 22.0)
 PENDING = ExternalJob("7", "timeshare-t-r.1", "ada", Life.PENDING, said="Priority", expected_at=99.0)
 RUNNING = replace(PENDING, life=Life.RUNNING, said="", expected_at=None, node="a1", holdings=HELD, time_limit_s=3645)
 ENDED = replace(RUNNING, life=Life.ENDED, reason=Reason.FAILED, detail="its node failed")
+FREE = Outlook(1)
 HERE = Arrival("7", HELD, "a1")
 
 
@@ -163,6 +166,7 @@ class Engine:
     name: str = "slurm"
     title: str = "The cluster"
     nodes_environment: dict[str, str] = field(default_factory=dict)
+    now: Outlook = FREE
 
     def check(self, request: ShareRequest, seconds: int, kind: Kind) -> None:
         if request.count > 4:
@@ -172,7 +176,7 @@ class Engine:
         return "simulated"
 
     def outlook(self, request: ShareRequest, now: float) -> Outlook:
-        return Outlook(1)
+        return self.now
 
     def cannot_extend(self) -> str:
         return "this site does not allow it"
@@ -258,6 +262,36 @@ def test_limits_keep_back_what_is_too_much_and_what_may_begin_counts(tmp_path: P
     assert lab.state(here) == "queued", "one limit for all engines"
     outside.gone(asked[0].id, 1, Reason.COMPLETED, "done")
     assert next_ones(lab) == [asked[2].id]
+
+
+def test_every_gpu_of_every_node_counts(tmp_path: Path) -> None:
+    lab, _ = lab_with_engine(tmp_path, gpus=3)
+    nodes = [replace(d, uuid=f"{n}/{d.uuid}", node=n) for n in ("a1", "b1") for d in pool("a100", "a100")]
+    lab.pool.set_devices("slurm", nodes)
+    with pytest.raises(PublicError, match="2 whole GPUs on each of 2 nodes of slurm counts 4 GPUs; your limit"):
+        lab.ask("ada", gpus=2, nodes=2, engine="slurm")
+    two = lab.ask("ada", gpus=1, nodes=2, engine="slurm")
+    lab.ask("ada", gpus=2, engine="slurm")
+    assert next_ones(lab) == [two.id], "three at once: the other must wait"
+
+
+def estimate(lab: Lab, **share: Any) -> dict[str, Any]:
+    return estimate_view(lab.pool, Estimate(Submission("ada", parse_share(share), 3600, Kind.BATCH), 1))
+
+
+def test_an_estimate_of_what_an_engine_runs_is_what_it_says(tmp_path: Path) -> None:
+    lab, _ = lab_with_engine(tmp_path)
+    told = estimate(lab, gpus=2, engine="slurm")
+    assert (told["possible"], told["latest_start_in_s"], told["firm"], told["gpu_hours"]) == (True, 0, False, 2.0)
+    assert (told["engine"], told["engine_title"]) == ("slurm", "The cluster")
+    busy = Engine(now=Outlook(0, "2 wait before you", 600.0))
+    lab.pool.engines["slurm"] = busy
+    told = estimate(lab, gpus=2, engine="slurm")
+    assert (told["latest_start_in_s"], told["why"]) == (600, "2 wait before you")
+    busy.now = Outlook(0, "the cluster is down", closed=True)
+    assert (estimate(lab, gpus=2, engine="slurm")["possible"], estimate(lab, gpus=1)["engine"]) == (False, "local")
+    told = estimate(lab, gpus=2, engine="condor")
+    assert (told["possible"], "must be one of the engines" in told["why"]) == (False, True)
 
 
 def test_an_array_goes_as_one_where_its_bound_is_within_the_limits(tmp_path: Path) -> None:

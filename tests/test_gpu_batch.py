@@ -123,6 +123,8 @@ def test_what_cannot_go_is_refused_by_name_and_nothing_is_submitted(kernel: Note
         ("%%gpu_batch --time soon\n1", "--time is 'soon': must be a time such as 90m"),
         ("%%gpu_batch --nonsense\n1", "unrecognized arguments: --nonsense"),
         ("%%gpu_batch --memory 1000\n1", "Nothing was submitted"),
+        ("%%gpu_batch --engine condor\n1", "engine is 'condor': must be one of the engines of this site"),
+        ("%%gpu_batch --nodes 2\n1", "this machine is one node"),
         ("%%gpu_batch --with nobody\n1", "--with names nobody, which the notebook does not have"),
         ("%%gpu_batch --env JUPYTERHUB_API_TOKEN\n1", "may hold its secrets"),
         ("%%gpu_batch --sweep lr\n1", "must be NAME=VALUE"),
@@ -172,6 +174,8 @@ def test_flags_commands_and_jobs_are_completed(kernel: NotebookKernel) -> None:
 
     assert "--time" in matches("%%gpu_batch --t")
     assert "cancel" in matches("%gpu_batch c")
+    assert "local" in matches("%%gpu_batch --engine ")
+    assert "local" in matches("%%gpu_batch --engine lo")
 
 
 def test_a_python_program_hands_over_calls(kernel: NotebookKernel) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools import mig_device, pool
 
+from timeshare.reservations.devices.model import Device
 from timeshare.reservations.placement import Holding, never_fits, place, rooms_of, slots_of
 from timeshare.reservations.shares import FULL_COMPUTE, Shape, ShareRequest, parse_share
 
@@ -47,6 +48,20 @@ def test_several_whole_devices_come_from_one_node_and_one_model() -> None:
     devices = (*pool("a100", "t4"), *(replace(d, uuid=d.uuid + "b", node="b") for d in pool("a100", "a100")))
     got = give(devices, [], gpus=2)
     assert [holding.device_uuid for holding in got] == ["GPU-0b", "GPU-1b"]
+
+
+def test_several_nodes_are_of_one_model_where_enough_have_it() -> None:
+    def node(name: str, *models: str) -> list[Device]:
+        return [replace(d, uuid=f"{name}-{d.order}", node=name, engine="slurm") for d in pool(*models)]
+
+    devices = (*node("a", "a100", "a100"), *node("b", "t4", "t4"), *node("c", "a100", "a100"), *node("d", "t4"))
+    got = give(devices, [], gpus=2, engine="slurm", nodes=2)
+    assert [holding.device_uuid for holding in got] == ["a-0", "a-1", "c-0", "c-1"]
+    got = give(devices, [], gpus=2, engine="slurm", nodes=3)
+    assert {holding.device_uuid[0] for holding in got} == {"a", "b", "c"}
+    refusal = never_fits(slots_of(devices), parse_share({"gpus": 2, "engine": "slurm", "nodes": 4}))
+    assert refusal is not None
+    assert refusal.message == ("nodes is 4: 3 here have 2 whole GPUs of one model; ask for no more nodes than that")
 
 
 def test_a_cordoned_device_gets_nothing_new() -> None:

@@ -13,6 +13,15 @@ from timeshare.reservations.errors import PublicError
 from timeshare.reservations.shares import SHARE_FIELDS, Shape, ShareRequest, parse_share
 
 
+def test_several_nodes_have_the_same_share_each() -> None:
+    request = parse_share({"gpus": 2, "model": "a100", "engine": "slurm", "nodes": 2})
+    assert request == ShareRequest(Shape.WHOLE, count=2, model="a100", engine="slurm", nodes=2)
+    assert request.describe() == "2 whole a100 on each of 2 nodes of slurm"
+    assert parse_share({"cpu_only": True, "engine": "slurm", "nodes": 3}).describe() == (
+        "CPU only on each of 3 nodes of slurm"
+    )
+
+
 def test_a_count_of_gpus_is_a_whole_share() -> None:
     assert parse_share({"gpus": 2, "model": "t4"}) == ShareRequest(Shape.WHOLE, count=2, model="t4")
 
@@ -54,6 +63,10 @@ def test_an_empty_model_is_any_model_and_nothing_else_may_be_empty() -> None:
         ({"cpu_only": True, "model": "t4"}, ["holds no GPU"]),
         ({"cpu_only": 1}, ["must be true"]),
         ({"gpu": 1}, ["no such field", "memory_gib"]),
+        ({"gpus": 1, "nodes": 2}, ["nodes is 2", "this machine is one node"]),
+        ({"gpus": 1, "engine": "slurm", "nodes": 0}, ["nodes is 0", "from 1 to 64"]),
+        ({"gpus": 1, "engine": "slurm", "nodes": 65}, ["nodes is 65", "from 1 to 64"]),
+        ({"memory_gib": 4, "engine": "slurm", "nodes": 2}, ["nodes is 2", "a part of one GPU"]),
     ],
 )
 def test_bad_input_is_refused_with_the_value_and_the_rule(fields: dict[str, Any], names: list[str]) -> None:

@@ -170,10 +170,10 @@ class Following:
 
 
 def status_text(job: Job, status: Status, progress: str = "") -> str:
-    """``1124-3f9a · running on t4, 7 h 32 min left · epoch 12 %``."""
+    """``1124-3f9a · running on t4, 7 h 32 min left · The cluster, a1, job 4711 · epoch 12 %``."""
     state = status.state
     if status.placement:
         state += f" on {status.placement}"
     left = f", {duration(status.left_s)} left" if status.left_s is not None else ""
     why = f": {status.why}" if status.why and status.state != "completed" else ""
-    return " · ".join(part for part in (job.id, f"{state}{left}{why}", progress) if part)
+    return " · ".join(part for part in (job.id, f"{state}{left}{why}", status.where, progress) if part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -12,9 +13,9 @@ from .commands import FOR_PEOPLE, Desk
 from .following import CellScreen, Following, Screen, TerminalScreen
 from .handing import Handed, check, hand_over
 from .job import Job, JobFailed
-from .options import HelpShown, Options, parse, parser
+from .options import LOCAL, HelpShown, Options, parse, parser
 from .places import Places
-from .service import Service
+from .service import Refused, Service, Unreachable
 from .states import COMPLETED
 
 _HISTORY = re.compile(r"run\s+(?:In\[(\d+)\]|(\d+))\s*(.*)", re.IGNORECASE)
@@ -104,11 +105,21 @@ class GpuBatch(Magics):
 def completions(shell: Any, event: Any) -> list[str]:
     """Of a line that begins with the magic: options of a cell, commands and ids of a line."""
     if event.line.startswith("%%"):
+        if event.line[: -len(event.symbol) or None].split()[-1] == "--engine":
+            return engines()
         return [option for action in parser()._actions for option in action.option_strings if option.startswith("--")]
     words = event.line.split()
     if len(words) > 2 or (len(words) == 2 and event.line.endswith(" ")):
         return Places.own().ids()[:50]
     return ["ls", "status", "attach", "logs", "result", "cancel", "rerun", "rm", "run"]
+
+
+def engines() -> list[str]:
+    """Where jobs may run; nothing while the service cannot be asked."""
+    try:
+        return [*replace(Service.of_session(), timeout_s=2.0).engines(), LOCAL]
+    except (Refused, Unreachable):
+        return []
 
 
 def load(shell: Any) -> None:

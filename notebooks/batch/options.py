@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 MOST_POINTS = 256
+MOST_NODES = 64
+LOCAL = "local"
+"""What the service calls this machine, where it names engines."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 EXAMPLES = """\
 examples:
@@ -21,6 +24,7 @@ examples:
   %%gpu_batch --memory 10 --time 2h        10 GiB of a GPU, for two hours
   %%gpu_batch --sweep lr=1e-3,1e-2 --sweep seed=0:5    ten jobs that share one snapshot
   %%gpu_batch --trials 100 --parallel 8    Optuna; the cell has `trial`, and its last line is the value
+  %%gpu_batch --engine slurm --gpus 4      on the cluster, in its own queue
 afterwards: %gpu_batch ls | attach | logs | status | result | cancel | rerun [ID]
 """
 
@@ -78,6 +82,8 @@ def parser(prog: str = "%%gpu_batch") -> Parser:
     add("--mig", metavar="PROFILE", help="instead: a MIG instance, such as 1g.10gb")
     add("--cpu", action="store_true", help="instead: no GPU at all")
     add("--model", "-C", default="", metavar="M", help="only this model, such as a100-40gb; default any")
+    add("--engine", default="", metavar="E", help="an engine of this site, such as slurm; default: this machine")
+    add("--nodes", "-N", metavar="N", help="of an engine, N nodes with such a share each; default 1, at most 64")
     add("--time", "-t", default="", metavar="T", help="such as 90m, 8h, 2d or 1-12:00:00; default: your limits' own")
     add("--name", "-J", default="", metavar="S", help="for lists; default: the cell's first line")
     add("--with", dest="with_names", default="", metavar="A,B", help="variables that go too, though nothing shows why")
@@ -140,9 +146,10 @@ def _share(given: argparse.Namespace) -> dict[str, Any]:
     chosen = [name for name, is_given in shapes.items() if is_given]
     if len(chosen) > 1:
         raise BadOption(f"{' and '.join(chosen)} exclude each other: keep one")
+    where = _where(given)
     if given.cpu:
-        return {"cpu_only": True}
-    model = {"model": given.model} if given.model else {}
+        return {"cpu_only": True, **where}
+    model = {**({"model": given.model} if given.model else {}), **where}
     if given.memory is not None:
         try:
             memory = float(given.memory)
@@ -154,6 +161,14 @@ def _share(given: argparse.Namespace) -> dict[str, Any]:
     if given.mig is not None:
         return {"mig_profile": given.mig, **model}
     return {"gpus": whole("--gpus", given.gpus or "1", 1, 64), **model}
+
+
+def _where(given: argparse.Namespace) -> dict[str, Any]:
+    engine = "" if given.engine == LOCAL else given.engine
+    nodes = {} if given.nodes is None else {"nodes": whole("--nodes", given.nodes, 1, MOST_NODES)}
+    if nodes and not engine:
+        raise BadOption(f"--nodes is {given.nodes!r}: this machine is one node; name one with several by --engine")
+    return {**({"engine": engine} if engine else {}), **nodes}
 
 
 def whole(option: str, text: str, least: int, most: int) -> int:

@@ -43,18 +43,21 @@ def _state(job: Job) -> str:
     where = f" on {status.placement}" if status.placement else ""
     progress = "" if job.is_sweep or status.ended else job.tasks[0].progress()
     left = f", {duration(status.left_s)} left" if status.left_s is not None else ""
-    return f"{status.state}{where}{left}" + (f", {progress}" if progress else "")
+    return ", ".join(part for part in (f"{status.state}{where}{left}", status.where, progress) if part)
 
 
 def offer(options: Options, estimate: Json) -> str:
     """When it starts and what it costs at most, in one line."""
     count = max(1, len(options.points) or options.trials)
     what = f"{count} × {share_text(options.share)}" if count > 1 else share_text(options.share)
+    what += f" at {estimate['engine_title']}" if estimate["engine_title"] else ""
     start = estimate["latest_start_in_s"]
     soon = (
         "now" if start == 0 else f"within {duration(start)}" if start is not None else "at a time nobody can tell yet"
     )
     sure = "" if estimate["firm"] or start in (0, None) else ", if nobody comes before"
+    if estimate["engine_title"] and start != 0 and estimate["why"]:
+        sure += f" ({estimate['why']})"
     hours = estimate["gpu_hours"]
     purse = _budget(estimate["budgets"], hours)
     cost = f"at most {hours:g} GPU-hours{purse}" if hours else "no GPU-hours"
@@ -72,7 +75,12 @@ def _budget(budgets: Sequence[Json], hours: float) -> str:
 
 
 def share_text(share: Json) -> str:
-    """``{"gpus": 2, "model": "t4"}`` -> ``2 t4``."""
+    """``{"gpus": 2, "model": "t4"}`` -> ``2 t4``; with ``"nodes": 3``, ``2 t4 on each of 3 nodes``."""
+    nodes = share.get("nodes", 1)
+    return _share_text(share) + (f" on each of {nodes} nodes" if nodes > 1 else "")
+
+
+def _share_text(share: Json) -> str:
     model = share.get("model", "")
     if "memory_gib" in share:
         return f"{share['memory_gib']:g} GiB of {model or 'a GPU'}"

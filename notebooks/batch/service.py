@@ -55,6 +55,11 @@ class Service:
     def estimate(self, body: Json) -> Json:
         return self._ask("POST", "jobs/estimate", {**body, **self._whose()})
 
+    def engines(self) -> list[str]:
+        """By name, those beside this machine."""
+        offers = self._ask("GET", f"offers?{urlencode(self._whose())}".rstrip("?"))["offers"]
+        return sorted({str(offer["engine"]) for offer in offers if offer["engine"]})
+
     def get(self, reservation_id: str) -> Json:
         return self._ask("GET", _one("reservations", reservation_id))
 

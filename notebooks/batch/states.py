@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 WAITING, STARTING, RUNNING, UNKNOWN = "waiting", "starting", "running", "unknown"
@@ -28,7 +28,8 @@ _REASONS = {
 @dataclass(frozen=True)
 class Status:
     """``why``: for people, may be empty. ``ended``: nothing more will happen by itself. ``attempt``: of how often it
-    was started. ``left_s``: of its time, in seconds; None while it does not run."""
+    was started. ``left_s``: of its time, in seconds; None while it does not run. ``placement``: what it holds;
+    ``where``: the engine, node and number there, empty for this machine."""
 
     state: str
     why: str = ""
@@ -36,6 +37,7 @@ class Status:
     attempt: int = 0
     left_s: int | None = None
     placement: str = ""
+    where: str = ""
 
 
 def status_of(reservation: Mapping[str, Any] | None, told: Mapping[str, Any] | None) -> Status:
@@ -45,6 +47,10 @@ def status_of(reservation: Mapping[str, Any] | None, told: Mapping[str, Any] | N
         if told is not None and told["state"] in _FINAL:
             return Status(str(told["state"]), str(told["why"]), True, int(told["attempt"]))
         return Status(UNKNOWN, "the service cannot be asked, and the job itself has not said how it ended")
+    return replace(_status_of(reservation, told), where=_where(reservation))
+
+
+def _status_of(reservation: Mapping[str, Any], told: Mapping[str, Any] | None) -> Status:
     attempt = int(reservation["generation"])
     ours = told if told is not None and int(told["attempt"]) >= attempt > 0 else None
     if reservation["state"] == "ended":
@@ -79,8 +85,17 @@ def _waiting_why(reservation: Mapping[str, Any]) -> str:
     again = f"preempted, it starts again (attempt {reservation['generation'] + 1})" if reservation["requeues"] else ""
     position = f"position {reservation['position']}" if reservation["position"] else ""
     start = reservation["latest_start_in_s"]
-    within = "" if start is None else f"starts within {duration(start)}"
+    word = "starts" if reservation["firm"] else "is expected to start"
+    within = "" if start is None else f"{word} within {duration(start)}"
     return ", ".join(part for part in (again, position, within, str(reservation["why_waiting"] or "")) if part)
+
+
+def _where(reservation: Mapping[str, Any]) -> str:
+    """``The cluster, a1, job 4711``; empty for this machine."""
+    if reservation["engine"] == "local":
+        return ""
+    job = f"job {reservation['external_job']}" if reservation["external_job"] else ""
+    return ", ".join(part for part in (reservation["engine_title"], reservation["external_node"], job) if part)
 
 
 def _placement(reservation: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@ those of any reservation."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ..clock import rfc3339
@@ -12,6 +13,7 @@ from ..job import JobSpec
 from ..limits.values import UNLIMITED
 from ..pool import Pool
 from ..reservation import Reason, Reservation
+from ..submission import Submission
 from ..usage import HOUR
 from . import job_bodies, views
 from .base import Base
@@ -94,14 +96,16 @@ def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
     limits, files = pool.standing.effective(wish.owner, now), pool.limits.job_files
     seconds = wish.time_limit_s or limits.default_time(wish.kind)
     least = pool.world().policy([wish.owner]).least_gpus(pool.slots, wish.request, tuple(limits.values["models"]))
-    (told,) = pool.latest_starts([wish]) if refusal is None else (None,)
-    start = told.latest_start if told else None
+    outlook = _outlook(pool, wish, refusal)
+    start = outlook.start
     return {
-        "possible": refusal is None,
-        "why": refusal.message if refusal else told.why if told else "",
+        "possible": outlook.possible,
+        "why": outlook.why,
         "latest_start": rfc3339(start),
         "latest_start_in_s": None if start is None else max(0, round(start - now)),
-        "firm": told.firm if told else True,
+        "firm": outlook.firm,
+        "engine": wish.request.engine or "local",
+        "engine_title": pool.engines[wish.request.engine].title if wish.request.engine in pool.engines else "",
         "time_limit_s": seconds,
         "gpu_hours": round(least * seconds * asked.count / HOUR, 3),
         "budgets": [purse_view(purse, now) for purse in pool.purses(wish.owner)],
@@ -110,6 +114,28 @@ def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
             "bytes": None if files.space_gib == UNLIMITED else int(files.space_gib * 1024**3),
         },
     }
+
+
+@dataclass(frozen=True)
+class _Outlook:
+    """``start``: at the latest, or if not ``firm`` as expected; seconds since the epoch."""
+
+    possible: bool
+    why: str
+    start: float | None
+    firm: bool
+
+
+def _outlook(pool: Pool, wish: Submission, refusal: PublicError | None) -> _Outlook:
+    if refusal is not None:
+        return _Outlook(False, refusal.message, None, True)
+    engine, now = pool.engines.get(wish.request.engine), pool.clock()
+    if engine is None:
+        (told,) = pool.latest_starts([wish])
+        return _Outlook(True, told.why, told.latest_start, told.firm)
+    told_there = engine.outlook(wish.request, now)
+    wait = 0.0 if told_there.free else told_there.expected_in_s
+    return _Outlook(not told_there.closed, told_there.said, None if wait is None else now + wait, False)
 
 
 def routes(base: str) -> list[tuple[str, type[Base]]]:

@@ -8,7 +8,7 @@ from ..devices.model import MIB_PER_GIB
 from ..enforcement import MEANING
 from ..kind import Kind
 from ..reservation import Reason, State
-from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MODEL_PATTERN, PROFILE_PATTERN
+from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MAX_NODES, MODEL_PATTERN, PROFILE_PATTERN
 from . import bodies, openapi_activity, openapi_jobagent, openapi_jobs, openapi_limits
 from .openapi_parts import (
     COUNT,
@@ -30,7 +30,7 @@ from .openapi_parts import (
 
 def share_schema() -> Schema:
     properties: Schema = {
-        "gpus": {"type": "integer", "minimum": 1, "maximum": MAX_COUNT, "description": "whole devices on one node"},
+        "gpus": {"type": "integer", "minimum": 1, "maximum": MAX_COUNT, "description": "whole devices on each node"},
         "memory_gib": {
             "type": "number",
             "minimum": 1 / MIB_PER_GIB,
@@ -55,6 +55,12 @@ def share_schema() -> Schema:
             "pattern": f"^({ENGINE_PATTERN.pattern})?$",
             "description": "the engine that is to run it, such as slurm; left out or empty: this machine",
         },
+        "nodes": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_NODES,
+            "description": "of an engine: how many nodes, each with the same share; left out: 1",
+        },
     }
     shapes = [
         record({k: properties[k] for k in names}, (names[0],))
@@ -64,6 +70,11 @@ def share_schema() -> Schema:
             ("mig_profile", "model", "engine"),
             ("cpu_only", "engine"),
         )
+    ]
+    several = {**properties, "engine": {**properties["engine"], "pattern": f"^{ENGINE_PATTERN.pattern}$"}}
+    shapes += [
+        record({k: several[k] for k in names}, (names[0], "engine", "nodes"))
+        for names in (("gpus", "model", "engine", "nodes"), ("cpu_only", "engine", "nodes"))
     ]
     return {"description": "Exactly one kind of share.", "oneOf": shapes}
 

@@ -77,6 +77,8 @@ def schemas() -> Schema:
                 "latest_start": TIME,
                 "latest_start_in_s": SECONDS,
                 "firm": {"type": "boolean", "description": "latest_start can only come earlier"},
+                "engine": {**TEXT, "description": "where it would run: local, or the name of an engine"},
+                "engine_title": {**TEXT, "description": "the same for people; empty for this machine"},
                 "time_limit_s": COUNT,
                 "gpu_hours": {**NUMBER, "description": "at most, of all jobs together"},
                 "budgets": {"type": "array", "items": budget_schema()},

@@ -6,6 +6,8 @@ const NAMES = {
   memory: ["--memory"],
   mig: ["--mig"],
   model: ["--model", "-C"],
+  engine: ["--engine"],
+  nodes: ["--nodes", "-N"],
   time: ["--time", "-t"],
   name: ["--name", "-J"],
   with: ["--with"],

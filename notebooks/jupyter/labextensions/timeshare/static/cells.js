@@ -34,6 +34,8 @@ function form(fields) {
       size,
     ),
     input("model", "Model", "any"),
+    input("engine", "Runs at", "this machine; or an engine such as slurm"),
+    input("nodes", "Nodes", "1; an engine may give more"),
     input("time", "Time limit", "8h, 90m, 2d; default: your limits’ own"),
     input("name", "Name", "the cell’s first line"),
     input("with", "Also takes along", "names, with commas"),
@@ -43,7 +45,7 @@ function form(fields) {
 
 function fieldsOf(node, before) {
   const value = (name) => node.querySelector(`[name=${name}]`).value.trim();
-  const named = Object.fromEntries(["model", "time", "name", "with", "out"].map((name) => [name, value(name)]));
+  const named = Object.fromEntries(["model", "engine", "nodes", "time", "name", "with", "out"].map((name) => [name, value(name)]));
   return { ...named, [value("kind")]: value("size"), rest: before.rest };
 }
 
