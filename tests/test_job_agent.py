@@ -587,6 +587,14 @@ def test_no_secret_stands_in_arguments_logs_or_files(service: Service, begin: Be
     assert holding == []
 
 
+def test_a_job_whose_script_was_given_nothing_still_has_a_path(service: Service, begin: Begin) -> None:
+    name = begun(service)
+    job = begin(name, PATH="")
+    told = run(service, name, argv=("sh", "-c", "exit 4"))
+    assert told["exit"]["code"] == 4
+    assert job.exit_code() == 4
+
+
 def test_a_port_of_the_range_that_the_site_has_opened_is_taken(service: Service, begin: Begin) -> None:
     name = begun(service)
     begin(name, TIMESHARE_PORTS="41000-41999", TIMESHARE_NODE_ADDRESS="localhost")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ def server_environment(
     wins = {name: value for name, value in job.items() if name.startswith(_OF_THE_BATCH_SYSTEM)}
     wins |= {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "SHELL": account.pw_shell}
     asked = {**order.env, **{name: with_port(order.env[name], port) for name in order.port_in if name in order.env}}
-    told = {**job, **asked, **wins, **_share(order, setting, seat, job)}
+    path = {"PATH": job.get("PATH") or os.defpath}
+    told = {**job, **path, **asked, **wins, **_share(order, setting, seat, job)}
     return {name: value for name, value in told.items() if name not in OWN}
 
 
