@@ -58,6 +58,9 @@ class Agents(Protocol):
     def end(self, reservation: Reservation) -> tuple[Reason, str] | None:
         """How the server of its last start ended; None where nobody saw."""
 
+    def news(self) -> list[tuple[str, str]]:
+        """What agents have noticed since the last call: the reservation, and the words for its owner."""
+
     def forget(self, keep: Iterable[str]) -> None:
         """Drops what is known of any but the reservations ``keep``."""
 
@@ -191,6 +194,8 @@ class ExternalLoop:
         jobs = by_reservation(mine, known, self._tag)
         acts = [(one, jobs.get(one.id), self._acts(one, jobs.get(one.id), asked_at)) for one in mine]
         await asyncio.gather(*(self._carry_out(*act) for act in acts))
+        for name, text in self._agents.news():
+            await self._runtime.call(self._runtime.pool.notice, name, "danger", text)
         await asyncio.gather(*(self._cancel(job) for job in orphans(mine, known, self._tag)))
 
     def _mine(self) -> list[Reservation]:

@@ -21,12 +21,14 @@ class MeetingAgents:
 
     def __init__(self, meeting: Meeting, pool: Pool, holdings: Holdings, gentle: Callable[[Reservation], bool]) -> None:
         self._meeting, self._pool, self._holdings, self._gentle = meeting, pool, holdings, gentle
+        self._heard: dict[tuple[str, str], int] = {}
 
     def expect(self, reservation: Reservation) -> None:
         """Only the job that the ledger means is let in."""
         external = reservation.external
         if external is not None and external.handed_over:
-            self._meeting.expect(reservation.id, external.attempt, external.job_id or None)
+            job, node = external.job_id or None, external.node or None
+            self._meeting.expect(reservation.id, external.attempt, job, node)
 
     def arrival(self, reservation: Reservation) -> Arrival | None:
         """Of the attempt that is under way; None while it was not heard, or once it is over."""
@@ -48,12 +50,24 @@ class MeetingAgents:
         found = self._meeting.exits(reservation.id).get(reservation.generation)
         return None if found is None else reason_of(found)
 
+    def news(self) -> list[tuple[str, str]]:
+        """What agents have noticed since the last call: the reservation, and the words for its owner."""
+        found = []
+        for here in self._meeting.arrivals():
+            key = (here.reservation_id, here.job_id)
+            new = [event for event in here.said.events if event.seq > self._heard.get(key, 0)]
+            found += [(here.reservation_id, event.message) for event in new]
+            if new:
+                self._heard[key] = max(event.seq for event in new)
+        return found
+
     def forget(self, keep: Iterable[str]) -> None:
         """Drops what is known of any but the reservations ``keep``."""
         kept = set(keep)
         for arrival in self._meeting.arrivals():
             if arrival.reservation_id not in kept:
                 self._meeting.forget(arrival.reservation_id)
+        self._heard = {key: seq for key, seq in self._heard.items() if key[0] in kept}
 
 
 def reason_of(end: Exit) -> tuple[Reason, str]:
