@@ -208,6 +208,8 @@ class ExternalLoop:
             self._absent.setdefault(reservation.id, asked_at)
         else:
             self._absent.pop(reservation.id, None)
+        if job is not None:
+            job = replace(job, holdings=self._engine.holdings(reservation.request, job.places))
         session = reservation.kind is Kind.SESSION
         if session:
             self._agents.expect(reservation)

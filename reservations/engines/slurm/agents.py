@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ...jobagent.talk import Exit, Stop
 from ...placement import Holding
@@ -12,8 +13,9 @@ from ...shares import ShareRequest
 from ..follow import Arrival
 from .meeting import Meeting
 
-Holdings = Callable[[ShareRequest, str, Sequence[str]], tuple[Holding, ...]]
-"""What a share on a node is in the ledger's terms, for the devices that its agent saw."""
+Holdings = Callable[[ShareRequest, Mapping[str, Sequence[int]]], tuple[Holding, ...]]
+"""What a share holds in the ledger's terms: its nodes, and the numbers of its GPUs there as far as they are told."""
+_NUMBERED = re.compile(r".*/gpu([0-9]+)")
 
 
 class MeetingAgents:
@@ -36,7 +38,8 @@ class MeetingAgents:
         if here is None or external is None or here.over or here.attempt != external.attempt:
             return None
         said = here.said
-        return Arrival(said.job_id, self._holdings(reservation.request, said.node, said.devices), said.node)
+        numbers = [int(match[1]) for device in said.devices if (match := _NUMBERED.fullmatch(device))]
+        return Arrival(said.job_id, self._holdings(reservation.request, {said.node: numbers}), said.node)
 
     def stop(self, reservation: Reservation) -> None:
         """Tells its agent that the end has come."""
