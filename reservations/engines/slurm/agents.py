@@ -45,7 +45,8 @@ class MeetingAgents:
         """Tells its agent that the end has come."""
         rules, external = self._pool.stop_of(reservation), reservation.external
         if external is not None:
-            stop = Stop(self._gentle(reservation), float(rules.save_grace), float(rules.term_grace))
+            gentle = self._gentle(reservation)
+            stop = Stop(gentle, float(rules.save_grace) if gentle else 0.0, float(rules.term_grace))
             self._meeting.stop(reservation.id, external.attempt, stop)
 
     def end(self, reservation: Reservation) -> tuple[Reason, str] | None:

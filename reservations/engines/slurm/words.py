@@ -111,4 +111,4 @@ def ended(state: str, code: int, signal: int, by: str = "", reason: str = "") ->
         return Reason.LOST, "Slurm moved it to another cluster"
     if signal:
         return Reason.FAILED, f"it was ended by signal {signal}; most often 9 means out of memory"
-    return Reason.FAILED, f"it ended with exit status {code}{f' ({reason})' if reason not in ('', 'None') else ''}"
+    return Reason.FAILED, f"it ended with exit status {code}; what its job put out says why"
