@@ -37,7 +37,8 @@ class SlurmHub(Machine):
             "simulated": True,
             **traits,
         }
-        lines = [f"c.SlurmPool.{name} = {value!r}" for name, value in said.items()]
+        lines = ["c.Slurm.pools = {'slurm': {}, 'wrong': {'title': 'Wrong', 'qos': 'nothing'}}"]
+        lines += [f"c.SlurmPool.{name} = {value!r}" for name, value in said.items()]
         (state / "timeshare_slurm.py").write_text("\n".join(lines))
         (state / "limits.yaml").write_text(LIMITS)
         super().__init__(state, command(), "--simulate", "t4:1")

@@ -40,7 +40,6 @@ class Settings:
         """As this machine reaches it."""
         return f"http://{self.address}:{self.port}{self.prefix}"
 
-    @property
-    def tag(self) -> str:
-        """Short, of this deployment alone, and the same for as long as its tokens are."""
-        return hashlib.sha256(f"tag:{self.admin_token}".encode()).hexdigest()[:8]
+    def tag(self, engine: str) -> str:
+        """Short, of this deployment and ``engine`` alone, and the same for as long as its tokens are."""
+        return hashlib.sha256(f"tag:{self.admin_token}:{engine}".encode()).hexdigest()[:8]

@@ -33,14 +33,14 @@ def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool) -> ExternalLoop
     )
     conf = pool.environment.get("SLURM_CONF", "")
     commands = Commands(tuple(pool.run_as), conf=conf, timeout_s=pool.command_timeout)
-    addresses = runtime.meeting.addresses
-    engine = SlurmEngine(pool, commands, ways, settings.tag, lambda: runtime.pool.limits.stop, addresses)
+    addresses, tag = runtime.meeting.addresses, settings.tag(pool.name)
+    engine = SlurmEngine(pool, commands, ways, tag, lambda: runtime.pool.limits.stop, addresses)
     runtime.pool.engines[engine.name] = engine
     agents = MeetingAgents(runtime.meeting, runtime.pool, engine.holdings, _is_gentle)
     for reservation in runtime.pool.live():
         if reservation.request.engine == engine.name:
             agents.expect(reservation)  # before any agent is heard: none may be let in that the ledger does not mean
-    return ExternalLoop(runtime, engine, agents, settings.tag)
+    return ExternalLoop(runtime, engine, agents, tag)
 
 
 def _is_gentle(reservation: Reservation) -> bool:

@@ -12,7 +12,7 @@ from ...elsewhere import Outlook
 from ...placement import Holding
 from ...shares import FULL_COMPUTE, MODEL_PATTERN, Shape, ShareRequest
 from .config import SlurmPool
-from .nodes import SlurmNode, SlurmPartition
+from .nodes import OUT, SlurmNode, SlurmPartition
 from .queue import SlurmJob
 from .request import GpuType, MigType, SlurmSite
 
@@ -38,13 +38,19 @@ def snapshot_of(
         away = f"Slurm has no partition {pool.partition!r}; it has {known}" if pool.partition else "none is the default"
         return Snapshot(site_of(pool, ()), away=away, seen_at=now)
     members = tuple(node for node in nodes if node.name in mine.nodes)
-    return Snapshot(site_of(pool, members), members, mine.away, mine.max_time_s, now)
+    return Snapshot(
+        site_of(pool, members),
+        members,
+        "" if mine.up else f"the partition {mine.name} is {mine.state.lower()}",
+        mine.max_time_s,
+        now,
+    )
 
 
 def site_of(pool: SlurmPool, nodes: Iterable[SlurmNode]) -> SlurmSite:
     """What can be asked for, from what the administrator says and the nodes have. Raises ValueError."""
     nodes = tuple(nodes)
-    types = sorted({type_ for node in nodes for type_ in node.gpus} - set(pool.mig))
+    types = sorted({type_ for node in nodes for type_ in node.configured()} - set(pool.mig))
     return SlurmSite(
         partition=pool.partition,
         account=pool.account,
@@ -65,15 +71,15 @@ def _gpu_type(pool: SlurmPool, type_: str, nodes: Sequence[SlurmNode]) -> GpuTyp
     if not MODEL_PATTERN.fullmatch(model):
         return None
     gib = float(said.get("memory_gib", known_memory_gib(model) or 0))
-    mine = [node for node in nodes if type_ in node.gpus]
-    shared = [node.shards // node.gpus[type_] for node in mine if node.shards]
+    mine = [node for node in nodes if type_ in node.configured()]
+    shared = [each for node in mine if (each := shards_each(node))]
     shards = int(said.get("shards", shared[0] if shared and pool.fraction and gib else 0))
     features = set.intersection(*(set(node.features) for node in mine)) if mine else set()
-    others = {feature for node in nodes if type_ not in node.gpus for feature in node.features}
+    others = {feature for node in nodes if type_ not in node.configured() for feature in node.features}
     feature = min(features - others, default="")
     # Memory that nobody knows is 1 MiB: whole ones can be had, parts cannot.
     return GpuType(
-        type_, model, max(1, round(gib * MIB_PER_GIB)), max(node.gpus[type_] for node in mine), shards, feature
+        type_, model, max(1, round(gib * MIB_PER_GIB)), max(node.configured()[type_] for node in mine), shards, feature
     )
 
 
@@ -82,8 +88,8 @@ def devices_of(snapshot: Snapshot, engine: str, simulated: bool) -> tuple[Device
     found: list[Device] = []
     for node in snapshot.nodes:
         for gpu in snapshot.site.gpus:
-            away = node.away or snapshot.away or None
-            for at in range(node.gpus.get(gpu.gres, 0)):
+            away = away_of(node) or snapshot.away or None
+            for at in range(node.configured().get(gpu.gres, 0)):
                 found.append(
                     Device(
                         device_uuid(engine, node.name, gpu.gres, at),
@@ -114,7 +120,7 @@ def holdings_of(
     nodes = {node.name: node for node in snapshot.nodes}
     for name, told in places.items():
         node = nodes.get(name)
-        gpus = [gpu for gpu in snapshot.site.gpus if node is not None and gpu.gres in node.gpus]
+        gpus = [gpu for gpu in snapshot.site.gpus if node is not None and gpu.gres in node.configured()]
         gpu = next((gpu for gpu in gpus if request.model in ("", gpu.model)), None)
         if gpu is None:
             continue
@@ -140,16 +146,16 @@ def outlook_of(snapshot: Snapshot, jobs: Iterable[SlurmJob], request: ShareReque
     if snapshot.away:
         return Outlook(0, snapshot.away, age_s=age, closed=True)
     fitting = [(node, gpu) for node in snapshot.nodes for gpu in _could(snapshot.site, node, request)]
-    here = [(node, gpu) for node, gpu in fitting if not node.away]
+    here = [(node, gpu) for node, gpu in fitting if node.open]
     if request.shape is not Shape.CPU and fitting and not here:
-        away = sorted({f"{node.name}: {node.away}" for node, _ in fitting})
+        away = sorted({f"{node.name}: {away_of(node)}" for node, _ in fitting})
         return Outlook(0, "; ".join(away), age_s=age, closed=True)
     free = 1 if request.shape is Shape.CPU else _free(here, request, units)
     if free:
         return Outlook(free, age_s=age)
     names = {node.name for node, _ in here}
-    ends = sorted(job.end_at for job in jobs if job.end_at and names & set(job.nodes) and "gres/" in job.allocated)
-    waiting = sum(1 for job in jobs if job.life.value == "pending")
+    ends = sorted(job.end_at for job in jobs if job.end_at and names & set(job.nodes) and job.life == "running")
+    waiting = sum(len(job.array_tasks or ()) or 1 for job in jobs if job.life == "pending")
     line = f"{waiting} jobs wait in all" if waiting else "nobody else waits"
     if not ends:
         return Outlook(0, f"In use; {line}", age_s=age)
@@ -158,11 +164,12 @@ def outlook_of(snapshot: Snapshot, jobs: Iterable[SlurmJob], request: ShareReque
 
 
 def _could(site: SlurmSite, node: SlurmNode, request: ShareRequest) -> list[GpuType]:
-    kinds = [gpu for gpu in site.gpus if gpu.gres in node.gpus and request.model in ("", gpu.model)]
+    have = node.configured()
+    kinds = [gpu for gpu in site.gpus if gpu.gres in have and request.model in ("", gpu.model)]
     if request.shape is Shape.WHOLE:
-        return [gpu for gpu in kinds if node.gpus[gpu.gres] >= request.count]
+        return [gpu for gpu in kinds if have[gpu.gres] >= request.count]
     if request.shape is Shape.FRACTION:
-        return [gpu for gpu in kinds if gpu.shards and node.shards]
+        return [gpu for gpu in kinds if gpu.shards and shards_each(node)]
     return kinds
 
 
@@ -170,9 +177,9 @@ def _free(here: Sequence[tuple[SlurmNode, GpuType]], request: ShareRequest, unit
     """How many would start now. GPUs that are shared are whole for nobody, and the other way round."""
     found = 0
     for node, gpu in here:
-        each = node.shards // node.gpus[gpu.gres] if node.shards else 0
+        each = shards_each(node)
         shared = -(-node.shards_used // each) if each else 0
-        whole = max(0, node.gpus[gpu.gres] - node.used.get(gpu.gres, 0) - shared)
+        whole = max(0, node.configured()[gpu.gres] - node.taken().get(gpu.gres, 0) - shared)
         if request.shape is Shape.FRACTION and units:
             found += (whole * each + (shared * each - node.shards_used)) // units
         elif request.shape is not Shape.FRACTION:
@@ -180,6 +187,15 @@ def _free(here: Sequence[tuple[SlurmNode, GpuType]], request: ShareRequest, unit
     return found // request.nodes if request.nodes > 1 else found
 
 
-def with_addresses(snapshot: Snapshot) -> dict[str, str]:
-    """Where each node is reached."""
-    return {node.name: node.address for node in snapshot.nodes}
+def shards_each(node: SlurmNode) -> int:
+    """Into how many shards each GPU of the node is divided; 0: it has none."""
+    gpus = sum(node.configured().values())
+    return sum(node.configured("shard").values()) // gpus if gpus else 0
+
+
+def away_of(node: SlurmNode) -> str:
+    """Why nothing new starts on the node, in words; empty: it takes work."""
+    if node.open:
+        return ""
+    states = ", ".join(sorted(state.lower().replace("_", " ") for state in node.states & OUT)) or "no state is told"
+    return f"{states} ({node.reason})" if node.reason else states

@@ -76,13 +76,7 @@ class Commands:
         """
         words = [*_prefix(self.prefix, user), *argv]
         wait_s = timeout_s or self.timeout_s
-        loop = asyncio.get_running_loop()
-        try:
-            transport, listener = await loop.subprocess_exec(
-                _Listener, *words, env=self._environment(), cwd="/", umask=0o077, start_new_session=True
-            )
-        except OSError as error:
-            raise SchedulerSilent(f"{words[0]} cannot be run: {error.strerror}") from None
+        transport, listener = await _started(words, self._environment())
         try:
             _tell(transport, stdin)
             await asyncio.wait_for(listener.ended, wait_s)
@@ -107,11 +101,12 @@ def _prefix(prefix: Sequence[str], user: str) -> list[str]:
 
 
 class _Listener(asyncio.SubprocessProtocol):
-    """Keeps what a command puts out. ``exited``: it has ended; ``ended``: and nothing more can come."""
+    """Keeps what a command puts out. ``over``: it has ended, and nothing is open any more; ``ended`` is that too, or
+    that it puts out too much."""
 
     def __init__(self) -> None:
         self.text: Mapping[int, bytearray] = {1: bytearray(), 2: bytearray()}
-        self.exited = asyncio.Event()
+        self.over = asyncio.Event()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -119,12 +114,24 @@ class _Listener(asyncio.SubprocessProtocol):
         if len(self.text[fd]) > MAX_OUTPUT and not self.ended.done():
             self.ended.set_exception(SchedulerSilent(f"it answered with more than {MAX_OUTPUT} bytes"))
 
-    def process_exited(self) -> None:
-        self.exited.set()
-
     def connection_lost(self, exc: Exception | None) -> None:
+        self.over.set()
         if not self.ended.done():
             self.ended.set_result(None)
+
+
+async def _started(words: list[str], env: dict[str, str]) -> tuple[asyncio.SubprocessTransport, _Listener]:
+    loop = asyncio.get_running_loop()
+    starting = asyncio.ensure_future(
+        loop.subprocess_exec(_Listener, *words, env=env, cwd="/", umask=0o077, start_new_session=True)
+    )
+    try:
+        return await asyncio.shield(starting)
+    except OSError as error:
+        raise SchedulerSilent(f"{words[0]} cannot be run: {error.strerror}") from None
+    except asyncio.CancelledError:
+        await _end(*await starting)  # in the middle of a start it would leave what it began
+        raise
 
 
 def _tell(transport: asyncio.SubprocessTransport, stdin: str) -> None:
@@ -137,12 +144,13 @@ def _tell(transport: asyncio.SubprocessTransport, stdin: str) -> None:
 async def _end(transport: asyncio.SubprocessTransport, listener: _Listener) -> None:
     """Kills what still runs, with all that it started."""
     # sudo may not be killed by others than root; it ends by itself, and is not waited for.
-    with contextlib.suppress(ProcessLookupError, PermissionError, asyncio.TimeoutError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         if transport.get_returncode() is None:
             os.killpg(transport.get_pid(), signal.SIGKILL)
-            await asyncio.wait_for(listener.exited.wait(), KILL_WAIT_S)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         transport.close()
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(listener.over.wait(), KILL_WAIT_S)
 
 
 def _answer(name: str, code: int | None, listener: _Listener) -> Answer:

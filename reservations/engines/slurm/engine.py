@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import pwd
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ...clock import duration_text
 from ...devices.model import Device
@@ -20,16 +23,19 @@ from ...placement import Holding
 from ...shares import Shape, ShareRequest
 from ..base import LaunchRefused
 from ..external import ExternalJob, Life, Order
-from . import accounting, cluster, words
+from . import cluster, words
+from .accounting import SlurmEnd, accounting_argv, parse_accounting
 from .commands import Commands
 from .config import SlurmPool
 from .errors import SchedulerRefused, SchedulerSilent
-from .nodes import read_nodes, read_partitions
-from .queue import SlurmJob, read_queue
+from .jobs import ended, external_jobs, last_attempts
+from .nodes import NODES_ARGV, PARTITIONS_ARGV, parse_nodes, parse_partitions
+from .queue import SlurmJob, parse_queue, queue_argv
 from .request import sbatch_options
 from .script import parse_submitted, sbatch_argv, script
 from .submissions import Account, Ways, log_folder, submission_of
 
+log = logging.getLogger("timeshare.service")
 MOST_ASKED = 200
 """Jobs that sacct is asked about at once."""
 
@@ -96,12 +102,9 @@ class SlurmEngine:
     # --- what it is asked to do
 
     async def devices(self) -> tuple[Device, ...]:
-        nodes, partitions = await asyncio.gather(
-            self._commands.run(["scontrol", "show", "node", "-d", "-o"]),
-            self._commands.run(["scontrol", "show", "partition", "-o"]),
-        )
-        told = read_nodes(nodes.out)
-        self._seen = cluster.snapshot_of(self._pool, told, read_partitions(partitions.out), time.time())
+        nodes, partitions = await asyncio.gather(self._commands.run(NODES_ARGV), self._commands.run(PARTITIONS_ARGV))
+        told = parse_nodes(nodes.out)
+        self._seen = cluster.snapshot_of(self._pool, told, parse_partitions(partitions.out), time.time())
         self._addresses.update({node.name: node.address for node in told})
         return cluster.devices_of(self._seen, self.name, self._pool.simulated)
 
@@ -116,16 +119,16 @@ class SlurmEngine:
             await self._commands.run(["mkdir", "-p", "-m", "0700", "--", folder], self._user(order.owner))
             answer = await self._commands.run(sbatch_argv(submission), self._user(order.owner), script(submission))
         except SchedulerRefused as error:
-            raise LaunchRefused(words.refused(error.text)) from None
+            raise LaunchRefused(words.refusal(error.text).message) from None
         return str(parse_submitted(answer.out))
 
     async def look(self, job_ids: Sequence[str]) -> Mapping[str, ExternalJob]:
-        answer = await self._commands.run(["squeue", "--json"])
-        self._jobs = read_queue(answer.out)
-        mine = {job.id: job for job in self._jobs if job.name.startswith(f"timeshare-{self._tag}-")}
-        found = {name: self._external(job) for name, job in mine.items() if job.life is not Life.ENDED}
-        over = [name for name in job_ids if name not in found]
-        return found | await self._ends(over, mine)
+        answer = await self._commands.run(queue_argv())
+        self._jobs = parse_queue(answer.out)
+        mine = [job for job in self._jobs if job.name.startswith(f"timeshare-{self._tag}-")]
+        listed = {one.job_id: one for job in mine for one in external_jobs(job, self._addresses, job_ids)}
+        live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
+        return live | await self._ends([name for name in job_ids if name not in live], listed)
 
     async def interrupt(self, job: ExternalJob) -> None:
         await self._ended_quietly(["scancel", "--signal=INT", "--batch", job.job_id], job)
@@ -138,7 +141,7 @@ class SlurmEngine:
         try:
             await self._commands.run(["scontrol", "update", f"JobId={job.job_id}", f"TimeLimit={minutes}"])
         except SchedulerRefused as error:
-            raise LaunchRefused(words.refused(error.text)) from None
+            raise LaunchRefused(words.refusal(error.text).message) from None
 
     # --- inside
 
@@ -153,52 +156,27 @@ class SlurmEngine:
             raise LaunchRefused(f"there is no account {owner!r} on the hub's machine, so none to submit as") from None
         return Account(entry.pw_name, entry.pw_dir)
 
-    def _external(self, job: SlurmJob) -> ExternalJob:
-        running = job.life in (Life.RUNNING, Life.ENDING)
-        said = "" if running and job.state == "RUNNING" else words.waits(job.reason)
-        if job.state in ("SUSPENDED", "STOPPED"):
-            said = "Slurm has suspended it"
-        return ExternalJob(
-            job_id=job.id,
-            name=job.name,
-            owner=job.user,
-            life=job.life,
-            index=job.index,
-            said=said,
-            expected_at=job.start_at if job.life is Life.PENDING else None,
-            started_at=job.start_at if running else None,
-            node=job.nodes[0] if job.nodes else "",
-            address=self._addresses.get(job.nodes[0], "") if job.nodes else "",
-            places={node: (job.gpus or {}).get(node, ()) for node in job.nodes} if running else {},
-            restarts=job.restarts,
-            time_limit_s=job.time_limit_s,
-        )
-
-    async def _ends(self, job_ids: Sequence[str], listed: Mapping[str, SlurmJob]) -> dict[str, ExternalJob]:
+    async def _ends(self, job_ids: Sequence[str], listed: Mapping[str, ExternalJob]) -> dict[str, ExternalJob]:
         """How these ended: by accounting, which knows better; by the list, while accounting does not answer."""
-        ends: dict[str, accounting.SlurmEnd] = {}
-        silent = False
-        for begin in range(0, len(job_ids), MOST_ASKED):
-            asked = ",".join(job_ids[begin : begin + MOST_ASKED])
+        ends: dict[str, SlurmEnd] = {}
+        numbers = sorted({int(name.partition("_")[0]) for name in job_ids})
+        for begin in range(0, len(numbers), MOST_ASKED):
+            separator = f"<{secrets.token_hex(8)}>"
             try:
-                answer = await self._commands.run([*accounting.ARGUMENTS, "-j", asked])
-                ends |= accounting.read_ends(answer.out)
-            except (SchedulerSilent, SchedulerRefused):
-                silent = True
+                answer = await self._commands.run(accounting_argv(separator, numbers[begin : begin + MOST_ASKED]))
+                ends |= last_attempts(parse_accounting(answer.out, separator))
+            except (SchedulerSilent, SchedulerRefused) as error:
+                log.warning("%s: accounting did not answer: %s", self.name, error)
+                return {name: listed[name] for name in job_ids if name in listed}
         found = {}
         for name in job_ids:
             end, job = ends.get(name), listed.get(name)
-            if end is not None and end.life is Life.ENDED:
-                reason, detail = words.ended(end.state, end.code, end.signal, end.by, end.reason)
-                index = int(name.rpartition("_")[2]) if "_" in name else 0
-                found[name] = ExternalJob(name, end.name, end.user, Life.ENDED, index, reason=reason, detail=detail)
-            elif job is not None and (silent or end is None):
-                reason, detail = words.ended(job.state, 1, 0, "", job.reason)
-                found[name] = ExternalJob(name, job.name, job.user, Life.ENDED, job.index, reason=reason, detail=detail)
-            elif job is not None or end is not None:
-                # The two do not agree yet: a moment later they do.
-                told = job.name if job is not None else end.name if end is not None else ""
-                found[name] = ExternalJob(name, told, "", Life.UNKNOWN)
+            if end is not None and end.life == "ended" and (job is None or job.name == end.name):
+                found[name] = ended(name, end)
+            elif job is not None:
+                found[name] = job  # accounting has not heard of its end yet
+            elif end is not None:
+                found[name] = replace(ended(name, end), life=Life.UNKNOWN)
         return found
 
     async def _ended_quietly(self, argv: Sequence[str], job: ExternalJob) -> None:
@@ -206,4 +184,4 @@ class SlurmEngine:
             await self._commands.run(argv, self._user(job.owner))
         except SchedulerRefused as error:
             if "invalid job id" not in error.text.lower() and "already" not in error.text.lower():
-                raise LaunchRefused(words.refused(error.text)) from None
+                raise LaunchRefused(words.refusal(error.text).message) from None
