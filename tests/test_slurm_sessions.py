@@ -75,8 +75,12 @@ def executed(base: str, kernel: str, token: str, code: str) -> str:
             if told["msg_type"] == "stream":
                 shown += told["content"]["text"]
             if told["msg_type"] in ("execute_reply", "error"):
-                socket.close()
-                return shown or str(told["content"])
+                break
+        socket.close()
+        while await socket.read_message() is not None:
+            continue  # until the other side has closed it too
+        await asyncio.sleep(0.05)
+        return shown or str(told["content"])
 
     return asyncio.run(cell())
 
@@ -137,7 +141,7 @@ def test_a_refusal_of_slurm_is_told_in_words(hub: SlurmHub) -> None:
     ended = alice.get(refused)
     assert ended["reason"] == "refused"
     assert ended["detail"].startswith("Slurm refused it: ")
-    assert "quality of service" in ended["detail"]
+    assert "you may not use the QOS that this cluster is configured with" in ended["detail"]
 
 
 def test_who_waits_there_is_told_what_slurm_says_and_starts_by_itself(hub: SlurmHub) -> None:

@@ -62,7 +62,7 @@ class Agents(Protocol):
         """What agents have noticed since the last call: the reservation, and the words for its owner."""
 
     def forget(self, keep: Iterable[str]) -> None:
-        """Drops what is known of any but the reservations ``keep``."""
+        """Drops what is known of those of this engine that are not among ``keep``."""
 
 
 class ExternalLoop:

@@ -24,10 +24,12 @@ class MeetingAgents:
     def __init__(self, meeting: Meeting, pool: Pool, holdings: Holdings, gentle: Callable[[Reservation], bool]) -> None:
         self._meeting, self._pool, self._holdings, self._gentle = meeting, pool, holdings, gentle
         self._heard: dict[tuple[str, str], int] = {}
+        self._mine: set[str] = set()
 
     def expect(self, reservation: Reservation) -> None:
         """Only the job that the ledger means is let in."""
         external = reservation.external
+        self._mine.add(reservation.id)
         if external is not None and external.handed_over:
             job, node = external.job_id or None, external.node or None
             self._meeting.expect(reservation.id, external.attempt, job, node)
@@ -58,6 +60,8 @@ class MeetingAgents:
         """What agents have noticed since the last call: the reservation, and the words for its owner."""
         found = []
         for here in self._meeting.arrivals():
+            if here.reservation_id not in self._mine:
+                continue  # of another engine
             key = (here.reservation_id, here.job_id)
             new = [event for event in here.said.events if event.seq > self._heard.get(key, 0)]
             found += [(here.reservation_id, event.message) for event in new]
@@ -66,12 +70,12 @@ class MeetingAgents:
         return found
 
     def forget(self, keep: Iterable[str]) -> None:
-        """Drops what is known of any but the reservations ``keep``."""
-        kept = set(keep)
-        for arrival in self._meeting.arrivals():
-            if arrival.reservation_id not in kept:
-                self._meeting.forget(arrival.reservation_id)
-        self._heard = {key: seq for key, seq in self._heard.items() if key[0] in kept}
+        """Drops what is known of those of this engine that are not among ``keep``."""
+        over = self._mine - set(keep)
+        for reservation_id in over:
+            self._meeting.forget(reservation_id)
+        self._mine -= over
+        self._heard = {key: seq for key, seq in self._heard.items() if key[0] in self._mine}
 
 
 def reason_of(end: Exit) -> tuple[Reason, str]:
