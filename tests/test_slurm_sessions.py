@@ -74,13 +74,15 @@ def executed(base: str, kernel: str, token: str, code: str) -> str:
                 continue
             if told["msg_type"] == "stream":
                 shown += told["content"]["text"]
-            if told["msg_type"] in ("execute_reply", "error"):
+            if told["msg_type"] == "error":
+                shown += f"{told['content']['ename']}: {told['content']['evalue']}"
+            if told["msg_type"] == "status" and told["content"]["execution_state"] == "idle":
                 break
         socket.close()
         while await socket.read_message() is not None:
             continue  # until the other side has closed it too
         await asyncio.sleep(0.05)
-        return shown or str(told["content"])
+        return shown
 
     return asyncio.run(cell())
 
@@ -197,11 +199,13 @@ def test_while_slurm_is_silent_nothing_is_lost_and_nothing_is_concluded(hub: Slu
     mine = alice.active()
     hub.cluster.wait_saved()
     hub.cluster.kill_ctl()
-    waiting = alice.ask(gpus=1, model="v100")
-    assert in_session(alice, "print(6 * 7)") == "42\n"
-    assert alice.get(mine)["state"] == "active"
-    assert alice.get(waiting)["state"] == "queued"
-    hub.cluster.start_ctl()
+    try:
+        waiting = alice.ask(gpus=1, model="v100")
+        assert in_session(alice, "print(6 * 7)") == "42\n"
+        assert alice.get(mine)["state"] == "active"
+        assert alice.get(waiting)["state"] == "queued"
+    finally:
+        hub.cluster.start_ctl()
     eventually(lambda: alice.get(waiting)["state"] in ("starting", "active"), 200)
     assert alice.get(mine)["state"] == "active"
     assert len(jobs(hub)) == 2
