@@ -13,7 +13,10 @@ from .torchrun import Layout
 
 ANSWER_S = 10.0
 # Of the job's own first task; the step's words say these anew, and two words for memory exclude each other.
-_OF_THE_JOB = ("SLURM_MEM_PER_", "SLURM_CPU_BIND", "SLURM_CPUS_PER_TASK", "SLURM_NTASKS_PER_", "SLURM_TRES_PER_TASK")
+_OF_THE_JOB = (
+    *("SLURM_MEM_PER_", "SLURM_CPU_BIND", "SLURM_CPUS_PER_TASK", "SLURM_NTASKS_PER_"),
+    *("SLURM_TRES_PER_TASK", "SLURM_GPU_BIND", "SLURM_GPUS_PER_TASK"),
+)
 
 
 class NoStep(Exception):
@@ -25,7 +28,7 @@ def words(layout: Layout, command: Sequence[str]) -> list[str]:
     return [
         *("srun", f"--nodes={layout.nodes}", f"--ntasks={layout.size}", f"--ntasks-per-node={layout.processes}"),
         # Beside the runner's kernel, with all that the job has on each node, GPUs and memory: LOCAL_RANK picks.
-        *("--overlap", "--overcommit", "--mem=0", "--cpu-bind=none", "--gpu-bind=none", "--distribution=block"),
+        *("--overlap", "--overcommit", "--mem=0", "--cpu-bind=none", "--distribution=block"),
         *("--mpi=none", "--export=ALL", "--kill-on-bad-exit=1", "--wait=0"),
         *command,
     ]
