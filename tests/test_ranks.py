@@ -234,6 +234,17 @@ def test_a_stop_interrupts_all_and_keeps_what_each_has_put_out(tmp_path: Path) -
     assert [work.errors(rank) for rank in range(3)] == [["KeyboardInterrupt: "]] * 3
 
 
+def test_a_stop_after_the_end_of_rank_0_ends_the_others_and_the_job_is_not_complete(tmp_path: Path) -> None:
+    cell = "import os, time\nbest = 5\nprint('here', flush=True)\ntime.sleep(600 * int(os.environ['RANK']))"
+    work = launched(tmp_path, 2, cell)
+    process = work.start(10)
+    eventually(lambda: (work.folder.path / "results.json").exists() and "here" in work.text(1), 60)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 1
+    assert (work.status()["state"], work.status()["why"]) == ("stopped", "rank 1 had not come to its end")
+    assert work.results()[0]["best"] == 5
+
+
 def test_a_resumable_loop_of_several_ranks_ends_after_a_step_and_goes_on_there(tmp_path: Path) -> None:
     cell = """
 from timeshare.notebooks import resumable
