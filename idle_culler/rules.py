@@ -70,13 +70,14 @@ def decide(facts: Facts, rules: Rules, now: float) -> Decision:
     if now < facts.kept_until:
         return Decision(Action.KEEP, f"its owner protects it for another {duration_text(facts.kept_until - now)}")
     found = idle(facts.watched, now)
-    since = max(found.since, facts.started_at + rules.grace, facts.kept_until, facts.refused_at)
+    since = max(found.since, facts.started_at + rules.grace, facts.kept_until)
     if since >= now:
         why = found.why if found.since >= now else "it has just begun, or was protected until now"
         return Decision(Action.KEEP, why)
     # What was done after a warning makes it void: the next idle time has one of its own.
-    warned_at = facts.warned_at if facts.warned_at is not None and since <= facts.warned_at <= now else None
-    due = since + rules.after
+    counted = max(since, facts.refused_at)
+    warned_at = facts.warned_at if facts.warned_at is not None and counted <= facts.warned_at <= now else None
+    due = counted + rules.after
     if warned_at is not None and now >= max(due, warned_at + rules.lead):
         return Decision(Action.GIVE_BACK, _reason(found, since, now, rules), since, now)
     if now < due - rules.lead:

@@ -16,7 +16,7 @@ from .errors import PublicError
 Json = dict[str, Any]
 
 
-ORDER_WAIT_S = 90
+ORDER_WAIT_S = 60
 """Longest wait for a server to listen on a node."""
 
 
@@ -65,13 +65,14 @@ class ServiceClient:
     async def starting(self, reservation_id: str) -> Json:
         return await self.call("POST", f"{_one(reservation_id)}/starting", {})
 
-    async def order(self, reservation_id: str, order: Json) -> Json:
-        """Has the server of a session started where its engine began it. Returns where it listens."""
-        return await self.call("POST", f"{_one(reservation_id)}/order", order, waits_s=ORDER_WAIT_S)
-
     async def active(self, reservation_id: str, generation: int, enforcement: str) -> Json:
         body = {"generation": generation, "enforcement": enforcement}
         return await self.call("POST", f"{_one(reservation_id)}/active", body)
+
+    async def order(self, reservation_id: str, order: Json, wait_s: float = 0) -> Json:
+        """Has the waiting job of a reservation run something (``generation``, ``argv``, ``env`` and more), and says
+        how that goes; ``wait_s``: how long to wait for that."""
+        return await self.call("POST", f"{_one(reservation_id)}/order", {**order, "wait_s": wait_s}, waits_s=wait_s)
 
     async def extend(self, reservation_id: str, seconds: int) -> Json:
         return await self.call("POST", f"{_one(reservation_id)}/extend", {"seconds": seconds})

@@ -3,6 +3,7 @@ keeps them up to date."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,9 @@ class Elsewhere(Protocol):
     name: str
     title: str
     """For people, such as ``Slurm, partition gpu``."""
+
+    nodes_environment: Mapping[str, str]
+    """Variables of a server that are other on its nodes than on the hub's machine, such as addresses."""
 
     def check(self, request: ShareRequest, seconds: int, kind: Kind) -> None:
         """Raises PublicError for what it could never start: such a job would wait there for ever."""

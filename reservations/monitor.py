@@ -204,8 +204,11 @@ class Monitor:
             raise PublicError("not-warned", "its owner was not warned for the full time: nothing is done", 409)
 
     def decided(self, reservation_id: str, what: str, why: str) -> None:
-        """Writes down what is done to it, before it is."""
+        """Writes down what is done to it, before it is. The warning has done its part: whoever asks for the GPU again
+        at once does not lose it by the same one."""
+        self._sessions.setdefault(reservation_id, Session()).warned = None
         self._write(reservation_id, what, why)
+        self._show_warnings()
 
     def not_parked(self, reservation_id: str, why: str) -> None:
         """It keeps its GPU. The warning has done its part: before the next try there is a new one."""

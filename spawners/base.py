@@ -16,7 +16,7 @@ from typing import Any
 from jupyterhub.spawner import Spawner, SpawnException
 from traitlets import Bool, Integer, Unicode
 
-from ..reservations.client import Json, ServiceClient, ServiceUnreachable
+from ..reservations.client import ORDER_WAIT_S, Json, ServiceClient, ServiceUnreachable
 from ..reservations.errors import PublicError
 from .options import SessionOptions, options_from_form, parse_options
 
@@ -148,14 +148,18 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             "env": self.get_env(),
             "cwd": self.notebook_dir or None,
             "port_in": ["JUPYTERHUB_SERVICE_URL"],
+            "ends_at": reservation["ends_at"],
         }
         try:
-            told = await self.service.order(reservation["id"], order)
+            told = await self.service.order(reservation["id"], order, ORDER_WAIT_S)
         except PublicError as error:
             raise LaunchError(f"the server could not be started: {error.message}") from None
         except ServiceUnreachable as error:
             self.log.error("%s: %s", self._log_name, error)
             raise LaunchError(f"the server could not be started: {UNREACHABLE}") from None
+        if told["state"] != "running":
+            why = told["exit"]["message"] if told["exit"] else f"it does not answer on {told['node']}"
+            raise LaunchError(f"the server did not start: {why or 'it ended at once; the log of its job says why'}")
         self.enforcement, self.host = told["enforcement"], told["address"]
         self.ip, self.port = told["address"], told["port"]
         return f"http://{told['address']}:{told['port']}"

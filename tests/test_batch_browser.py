@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from browsers import Person, chromium, chromium_path
 from hubs import Hub, running_hub
-from nodes import all_marked, eventually
+from nodes import eventually, marked
 from playwright.sync_api import Browser, Page, TimeoutError
 from test_browser import photograph
 
@@ -86,11 +86,11 @@ def until(page: Page, number: int, text: str, seconds: int = 60) -> None:
     raise AssertionError(f"{text!r} did not appear; there is {output(page, number)!r}")
 
 
-def notebook_kernels() -> list[int]:
-    """Of sessions; those of jobs are none."""
+def notebook_kernels(hub: Hub) -> list[int]:
+    """Of the sessions of ``hub``; those of jobs are none."""
     found = []
-    for pids in all_marked().values():
-        for pid in pids:
+    for reservation in hub.everybodys():
+        for pid in marked(reservation["id"]):
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes()
                 found += [pid] if b"ipykernel_launcher" in words else []
@@ -111,7 +111,7 @@ def test_a_job_survives_tab_kernel_and_hub_and_is_attached_to_afterwards(hub: Hu
     job_id = re.findall(r"\d{4}-[0-9a-f]{8}", output(page, 1))[0]
     page.close()
     ada.context.close()
-    (kernel,) = notebook_kernels()
+    (kernel,) = notebook_kernels(hub)
     os.kill(kernel, signal.SIGKILL)
     (hub_pid,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == "hub"]
     os.kill(hub_pid, signal.SIGKILL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,7 @@ class Engine:
 
     name: str = "slurm"
     title: str = "The cluster"
+    nodes_environment: dict[str, str] = field(default_factory=dict)
     now: Outlook = FREE
 
     def check(self, request: ShareRequest, seconds: int, kind: Kind) -> None:

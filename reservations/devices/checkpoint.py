@@ -57,8 +57,8 @@ class CudaCheckpointer:
             return f"the package cuda-core is not installed ({error.name or error}): {PACKAGES}"
         try:
             code, version = driver.cuDriverGetVersion()
-        except RuntimeError as error:
-            return f"no NVIDIA driver was found ({error})"
+        except RuntimeError:
+            return "no NVIDIA driver was found"
         if code != driver.CUresult.CUDA_SUCCESS:
             return f"the NVIDIA driver does not say its version ({code.name})"
         if version < OLDEST_CUDA:

@@ -64,12 +64,16 @@ def _device(part: str, model: str, layout: str | None, order: int) -> Device:
     return Device(uuid, model, memory_mib, order=order, instances=instances, simulated=True)
 
 
-def _memory_gib(part: str, model: str) -> int:
+def known_memory_gib(model: str) -> int | None:
+    """What its name says, or what is known of it."""
     size = _SIZE.search(model)
-    if size:
-        return int(size[1])
-    if model in KNOWN_MEMORY_GIB:
-        return KNOWN_MEMORY_GIB[model]
+    return int(size[1]) if size else KNOWN_MEMORY_GIB.get(model)
+
+
+def _memory_gib(part: str, model: str) -> int:
+    known = known_memory_gib(model)
+    if known is not None:
+        return known
     raise _wrong(part, f"its memory is not known: add it to the name, such as {model[:20]}-40gb")
 
 

@@ -8,7 +8,7 @@ known, and nothing follows. LaunchRefused is an answer: it said no, in words for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -35,9 +35,9 @@ class ExternalJob:
     """A job as its engine sees it. ``name`` is what we gave it, see ``job_name``; ``index``: which of an array it is, 0
     of one that is none. ``said``: why it waits or how it is,
     for people. ``expected_at``: when it is expected to start, ``started_at``: since when it runs, seconds since the
-    epoch; None: the engine does not say. ``holdings``: what it holds while it runs. ``restarts``: how often the engine
-    began it anew. ``time_limit_s``: after which the engine ends it; None: unknown. ``reason``, ``detail``: of one that
-    has ended."""
+    epoch; None: the engine does not say. ``places``: while it runs, its nodes, and the numbers of its GPUs
+    there as far as they are told; ``holdings``: what that comes to. ``restarts``: how often the engine began it anew.
+    ``time_limit_s``: after which the engine ends it; None: unknown. ``reason``, ``detail``: of one that has ended."""
 
     job_id: str
     name: str
@@ -49,6 +49,7 @@ class ExternalJob:
     started_at: float | None = None
     node: str = ""
     address: str = ""
+    places: Mapping[str, Sequence[int]] = field(default_factory=dict)
     holdings: tuple[Holding, ...] = ()
     restarts: int = 0
     time_limit_s: int | None = None
@@ -76,6 +77,9 @@ class Order:
 
 class ExternalEngine(Elsewhere, Protocol):
     """Where reservations run that somebody else places."""
+
+    def holdings(self, request: ShareRequest, places: Mapping[str, Sequence[int]]) -> tuple[Holding, ...]:
+        """What a share holds in the ledger's terms. ``places``: as in ExternalJob."""
 
     async def devices(self) -> tuple[Device, ...]:
         """What there is, whether it is free or not."""

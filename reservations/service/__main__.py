@@ -13,6 +13,7 @@ from tornado.httpserver import HTTPServer
 
 from ..deployment import Deployment, DeploymentError, current_deployment
 from ..engines.local import LocalEngine
+from ..engines.slurm.config import ConfigError
 from ..limits.load import LimitsError
 from .auth import HubTokens, TokenChecker
 from .base import READ_AND_DROP, Context
@@ -21,6 +22,7 @@ from .job_starts import JobStarts
 from .people import HubPeople, People
 from .runtime import Runtime
 from .settings import Settings
+from .slurm import slurm_loops
 from .watch import Watch
 
 
@@ -40,6 +42,7 @@ def settings_of(deployment: Deployment) -> Settings:
         hub_token=deployment.service_token,
         multi_user=deployment.multi_user,
         log_dir=Path(deployment.state_dir) / "logs" / "sessions",
+        state_dir=Path(deployment.state_dir),
     )
 
 
@@ -51,7 +54,8 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
     if settings.log_dir is not None:
         settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     watch = Watch(runtime)
-    steps = [asyncio.create_task(step) for step in (JobStarts(runtime).run(), watch.sample(), watch.exchange())]
+    loops = [loop.run() for loop in slurm_loops(runtime, settings)]
+    steps = [asyncio.create_task(step) for step in (JobStarts(runtime).run(), watch.sample(), watch.exchange(), *loops)]
     server = HTTPServer(make_app(Context(settings, runtime, tokens)), max_body_size=READ_AND_DROP)
     server.listen(settings.port, settings.address)
     stop = asyncio.Event()
@@ -70,7 +74,7 @@ def main() -> None:
         settings = settings_of(current_deployment())
         people = HubPeople(settings.hub_api_url, settings.hub_token)
         asyncio.run(serve(settings, HubTokens(settings), people))
-    except (DeploymentError, LimitsError) as error:
+    except (DeploymentError, LimitsError, ConfigError) as error:
         sys.exit(f"timeshare service: {error}")
 
 

@@ -85,13 +85,30 @@ def caller_of(kind: str, name: str, scopes: Iterable[str]) -> Caller:
 
 def activity_key(settings: Settings, reservation_id: str) -> str:
     """With it a session can report what it does, and nothing else; that of no other session either."""
-    message = f"activity:{reservation_id}".encode()
-    return hmac.new(settings.admin_token.encode(), message, "sha256").hexdigest()
+    return _key(settings, "activity", reservation_id)
 
 
 def may_report(settings: Settings, reservation_id: str, header: str | None) -> bool:
+    return _holds(header, activity_key(settings, reservation_id))
+
+
+def jobagent_key(settings: Settings, reservation_id: str) -> str:
+    """With it a job agent reports how this reservation's job is, and gets what that is to run; nothing else."""
+    return _key(settings, "jobagent", reservation_id)
+
+
+def is_job_agent(settings: Settings, reservation_id: str, header: str | None) -> bool:
+    return _holds(header, jobagent_key(settings, reservation_id))
+
+
+def _key(settings: Settings, purpose: str, reservation_id: str) -> str:
+    """For one purpose and one reservation; checking it asks nobody."""
+    return hmac.new(settings.admin_token.encode(), f"{purpose}:{reservation_id}".encode(), "sha256").hexdigest()
+
+
+def _holds(header: str | None, key: str) -> bool:
     match = _HEADER.fullmatch((header or "").strip())
-    return match is not None and hmac.compare_digest(match[1], activity_key(settings, reservation_id))
+    return match is not None and hmac.compare_digest(match[1], key)
 
 
 async def authenticate(settings: Settings, tokens: TokenChecker | None, header: str | None) -> Caller:

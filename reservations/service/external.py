@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from ..engines.base import EngineUnknown, LaunchRefused
@@ -27,8 +28,9 @@ from ..engines.follow import (
     follow,
 )
 from ..errors import PublicError
+from ..kind import Kind
 from ..outside import Outside
-from ..reservation import Reservation, State
+from ..reservation import Reason, Reservation, State
 from .runtime import Runtime
 
 log = logging.getLogger("timeshare.service")
@@ -47,8 +49,17 @@ class Agents(Protocol):
     def arrival(self, reservation: Reservation) -> Arrival | None:
         """Of the attempt that is under way; None while it was not heard."""
 
+    def expect(self, reservation: Reservation) -> None:
+        """Only the job that the ledger means is let in."""
+
     def stop(self, reservation: Reservation) -> None:
         """Tells its agent that the end has come."""
+
+    def end(self, reservation: Reservation) -> tuple[Reason, str] | None:
+        """How the server of its last start ended; None where nobody saw."""
+
+    def news(self) -> list[tuple[str, str]]:
+        """What agents have noticed since the last call: the reservation, and the words for its owner."""
 
     def forget(self, keep: Iterable[str]) -> None:
         """Drops what is known of any but the reservations ``keep``."""
@@ -183,6 +194,8 @@ class ExternalLoop:
         jobs = by_reservation(mine, known, self._tag)
         acts = [(one, jobs.get(one.id), self._acts(one, jobs.get(one.id), asked_at)) for one in mine]
         await asyncio.gather(*(self._carry_out(*act) for act in acts))
+        for name, text in self._agents.news():
+            await self._runtime.call(self._runtime.pool.notice, name, "danger", text)
         await asyncio.gather(*(self._cancel(job) for job in orphans(mine, known, self._tag)))
 
     def _mine(self) -> list[Reservation]:
@@ -195,12 +208,20 @@ class ExternalLoop:
             self._absent.setdefault(reservation.id, asked_at)
         else:
             self._absent.pop(reservation.id, None)
-        arrival = self._agents.arrival(reservation)
+        if job is not None:
+            job = replace(job, holdings=self._engine.holdings(reservation.request, job.places))
+        session = reservation.kind is Kind.SESSION
+        if session:
+            self._agents.expect(reservation)
+        arrival = self._agents.arrival(reservation) if session else None
+        end = self._agents.end(reservation) if session else None
+        if job is not None and job.life is Life.ENDED and job.reason in (Reason.COMPLETED, Reason.FAILED) and end:
+            job = replace(job, reason=end[0], detail=end[1])
         seen = Seen(job, asked_at, self._absent.get(reservation.id), arrival)
         return follow(reservation, seen, self._runtime.pool.stop_of(reservation))
 
     async def _carry_out(self, reservation: Reservation, job: ExternalJob | None, acts: Sequence[Act]) -> None:
-        if reservation.state is State.ENDING:
+        if reservation.state is State.ENDING and reservation.kind is Kind.SESSION:
             self._agents.stop(reservation)
         for act in acts:
             try:

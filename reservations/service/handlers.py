@@ -11,7 +11,7 @@ from tornado import httputil, iostream, web
 
 from ..errors import PublicError
 from ..reservation import State
-from . import activity_handlers, bodies, job_handlers, limits_handlers, views
+from . import activity_handlers, bodies, job_handlers, jobagent_handlers, limits_handlers, views
 from .auth import activity_key
 from .base import Base, Context, public_error
 from .offers import offers_view
@@ -184,6 +184,7 @@ def make_app(context: Context) -> web.Application:
         (f"{base}/openapi.json", OpenApi),
         *activity_handlers.routes(base),
         *job_handlers.routes(base),
+        *jobagent_handlers.routes(base),
         *limits_handlers.routes(base),
         (".*", NotFound),
     ]

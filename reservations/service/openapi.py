@@ -9,7 +9,7 @@ from ..enforcement import MEANING
 from ..kind import Kind
 from ..reservation import Reason, State
 from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MAX_NODES, MODEL_PATTERN, PROFILE_PATTERN
-from . import bodies, openapi_activity, openapi_jobs, openapi_limits
+from . import bodies, openapi_activity, openapi_jobagent, openapi_jobs, openapi_limits
 from .openapi_parts import (
     COUNT,
     FLAG,
@@ -306,6 +306,7 @@ def paths() -> Schema:
             "post": operation("Back in service", "Devices", 404, 413, parameters=device, requestBody=empty)
         },
         **openapi_activity.paths(),
+        **openapi_jobagent.paths(),
         **openapi_jobs.paths(),
         **openapi_limits.paths(),
         "/health": {"get": operation("Is it serving", "Health", login=False, security=[])},
@@ -359,6 +360,7 @@ def describe(base: str) -> dict[str, Any]:
                 "End": end_schema(),
                 "Health": record(health),
                 **openapi_activity.schemas(),
+                **openapi_jobagent.schemas(),
                 **openapi_jobs.schemas(),
                 **openapi_limits.schemas(),
                 "Error": error_schema(),

@@ -19,6 +19,7 @@ from ..clock import SteadyClock
 from ..devices.model import Inventory
 from ..engines import reconcile as plan
 from ..engines.base import Engine, EngineEvent, EngineUnknown, SessionState
+from ..engines.slurm.meeting import Meeting
 from ..errors import PublicError
 from ..kind import Kind
 from ..ledger import Ledger, LedgerLost
@@ -29,6 +30,7 @@ from ..parking import Parking
 from ..pool import Pool
 from ..reservation import Reason, Reservation, State
 from ..submission import Answer, Submission
+from .bells import Bells
 from .people import People
 from .settings import Settings
 from .trying import Trials
@@ -40,13 +42,17 @@ MOST_TOGETHER = 64
 
 
 class Runtime:
-    """Owns pool and engine. ``call`` is the only way to the pool once the loops run."""
+    """Owns pool and engine. ``call`` is the only way to the pool once the loops run. ``meeting``: job agents and what
+    is wanted of them, for the event loop alone; ``bells`` ring when it changes."""
 
     def __init__(self, settings: Settings, engine: Engine, people: People | None = None) -> None:
         self.settings = settings
         self.people = people
         self.trials = Trials()
         self.engine = engine
+        self.meeting = Meeting()
+        self.bells = Bells()
+        self.meeting.changed = self.bells.ring
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pool")
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()

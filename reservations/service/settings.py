@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ class Settings:
     other tokens are checked with JupyterHub; empty means that only the deployment's own token is known.
     ``engine_period_s``: how often engine and ledger are compared. ``stale_after_s``: devices not seen for this long
     get nothing new. ``multi_user``: jobs run as the account of their owner. ``log_dir``: where the logs of their
-    runners go.
+    runners go. ``state_dir``: where files of the site say what else there is, such as a Slurm.
     """
 
     port: int
@@ -32,3 +33,13 @@ class Settings:
     stale_after_s: float = 20.0
     multi_user: bool = False
     log_dir: Path | None = None
+    state_dir: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """As this machine reaches it."""
+        return f"http://{self.address}:{self.port}{self.prefix}"
+
+    def tag(self, engine: str) -> str:
+        """Short, of this deployment and ``engine`` alone, and the same for as long as its tokens are."""
+        return hashlib.sha256(f"tag:{self.admin_token}:{engine}".encode()).hexdigest()[:8]

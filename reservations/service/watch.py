@@ -15,6 +15,8 @@ from .runtime import Runtime
 
 log = logging.getLogger("timeshare.service")
 STEP_S = 0.5
+HEARD_S = 60.0
+"""What an agent said longer ago is not what its session does now."""
 NOT_YET_S = 3.0
 """Before its node is asked again to bring back what it could not yet."""
 
@@ -37,16 +39,25 @@ class Watch:
             except Exception:
                 log.exception("a sample could not be taken; the next one follows")
 
+    def _elsewhere(self) -> dict[tuple[str, int], Reading]:
+        """What agents of jobs at other engines measured, as far as they were heard lately."""
+        oldest = self._runtime.pool.clock() - HEARD_S
+        heard = [here for here in self._runtime.meeting.arrivals() if here.said.reading and here.heard_at >= oldest]
+        return {
+            (here.reservation_id, here.generation): Reading(here.heard_at, **vars(here.said.reading)) for here in heard
+        }
+
     async def _readings(self, monitor: Monitor) -> dict[tuple[str, int], Reading]:
+        found = self._elsewhere()
         try:
             told = await self._runtime.engine.activity(monitor.period)
         except EngineUnknown as error:
-            log.warning("nothing is known of what sessions use: %s", error)
-            return {}
+            log.warning("nothing is known of what sessions use here: %s", error)
+            return found
         for reading in told:
             await self._runtime.call(self._runtime.parking.kept, *reading.start, reading.kept_mib)
         now = self._runtime.pool.clock()
-        return {t.start: Reading(now, t.gpu, t.cpu, t.memory_mib) for t in told}
+        return found | {t.start: Reading(now, t.gpu, t.cpu, t.memory_mib) for t in told}
 
     async def exchange(self) -> None:
         """Has the node do what stands in the ledger, until it is done."""

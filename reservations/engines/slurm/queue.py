@@ -1,0 +1,199 @@
+"""What ``squeue`` says about jobs. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import Unreadable
+from .fields import Gres, document, duration, gres, hosts, indices, moment, number, text, tres, whole, words
+from .states import Life, life
+
+_PART = re.compile(r"(.*?)(?:%\d+)?")
+# Columns and their widths in bytes. What fills one may have been cut off.
+_COLUMNS = {
+    "JobID": 20,
+    "ArrayJobID": 20,
+    "ArrayTaskID": 64,
+    "Name": 256,
+    "Comment": 256,
+    "UserName": 64,
+    "State": 64,
+    "Reason": 256,
+    "Partition": 256,
+    "RestartCnt": 12,
+    "SubmitTime": 24,
+    "StartTime": 24,
+    "EndTime": 24,
+    "TimeLimit": 24,
+    "NodeList": 2048,
+    "tres-alloc": 512,
+}
+_FREE = ("Name", "Comment", "Reason")
+"""What is for people; if it is cut off, nothing is wrong."""
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """A job, or a task of an array, or all tasks of an array that wait (``array_tasks``; None: which, is not told).
+
+    Times in seconds since the epoch; ``start_at`` of one that waits is Slurm's estimate, ``end_at`` the latest end.
+    ``gres``: by node, with indices of GPUs where they are told; ``tres``: of all nodes. ``exit_code`` and ``signal``:
+    of one that has ended. ``restarts``: None where it is not told.
+    """
+
+    job_id: int
+    name: str
+    user: str
+    state: str
+    reason: str = ""
+    array_job_id: int | None = None
+    array_task_id: int | None = None
+    array_tasks: tuple[int, ...] | None = ()
+    comment: str = ""
+    partition: str = ""
+    nodes: tuple[str, ...] = ()
+    submit_at: float | None = None
+    start_at: float | None = None
+    end_at: float | None = None
+    time_limit_s: int | None = None
+    restarts: int | None = None
+    tres: Mapping[str, int] = field(default_factory=dict)
+    gres: Mapping[str, tuple[Gres, ...]] = field(default_factory=dict)
+    exit_code: int | None = None
+    signal: int | None = None
+
+    @property
+    def life(self) -> Life:
+        return life(self.state)
+
+    def gpu_indices(self, node: str) -> tuple[int, ...] | None:
+        """Which of the node's GPUs it holds, wholly or in part; None: not told."""
+        told = [one.indices for one in self.gres.get(node, ()) if one.name in ("gpu", "shard", "mps")]
+        if not told or None in told:
+            return None
+        return tuple(sorted({index for one in told for index in one or ()}))
+
+
+def queue_argv(*, user: str = "") -> list[str]:
+    """For ``parse_queue``: all jobs that the caller may see, those that ended a moment ago too."""
+    return ["squeue", "--json", *([f"--user={user}"] if user else [])]
+
+
+def parse_queue(out: str) -> list[SlurmJob]:
+    """From ``squeue --json`` of Slurm 22.05 to 25."""
+    return [_job(entry) for entry in document(out, "squeue", "jobs")]
+
+
+def _job(entry: dict[str, Any]) -> SlurmJob:
+    job_id, array, task = (number(entry.get(name)) for name in ("job_id", "array_job_id", "array_task_id"))
+    states = words(entry.get("job_state"))
+    if not job_id or not states or not isinstance(entry.get("name"), str):
+        raise Unreadable("squeue", repr(entry), "a job without number, state or name")
+    nodes = hosts(text(entry.get("nodes")))
+    minutes = number(entry.get("time_limit"))
+    code, signal = _exit(entry.get("exit_code"))
+    state = "+".join(states)
+    ended = life(state) == "ended"
+    waiting = text(entry.get("array_task_string"))
+    return SlurmJob(
+        job_id=job_id,
+        name=entry["name"],
+        user=text(entry.get("user_name")),
+        state=state,
+        reason=text(entry.get("state_description")) or text(entry.get("state_reason")),
+        array_job_id=array or None,
+        array_task_id=task if array else None,
+        array_tasks=_tasks(waiting) if array and task is None else (),
+        comment=text(entry.get("comment")),
+        partition=text(entry.get("partition")),
+        nodes=nodes,
+        submit_at=number(entry.get("submit_time")) or None,
+        start_at=number(entry.get("start_time")) or None,
+        end_at=number(entry.get("end_time")) or None,
+        time_limit_s=None if minutes is None else minutes * 60,
+        restarts=number(entry.get("restart_cnt")),
+        tres=tres(text(entry.get("tres_alloc_str")) or text(entry.get("tres_req_str"))),
+        gres=_gres(entry.get("gres_detail"), nodes),
+        exit_code=code if ended else None,
+        signal=signal if ended else None,
+    )
+
+
+def _tasks(waiting: str) -> tuple[int, ...] | None:
+    """Of ``2-3,5%2``. Slurm cuts off what is long."""
+    found = _PART.fullmatch(waiting)
+    try:
+        return indices(found[1]) if found else None
+    except Unreadable:
+        return None
+
+
+def _gres(detail: object, nodes: tuple[str, ...]) -> dict[str, tuple[Gres, ...]]:
+    if detail is None:
+        return {}
+    if not isinstance(detail, list) or not all(isinstance(one, str) for one in detail):
+        raise Unreadable("squeue", repr(detail), "gres_detail")
+    # One for each node. Were it fewer, nobody could say whose they are.
+    return {node: gres(one) for node, one in zip(nodes, detail, strict=True)} if len(detail) == len(nodes) else {}
+
+
+def _exit(value: object) -> tuple[int | None, int | None]:
+    """Exit code and signal: a status as of wait(2) in old releases, both by name in new ones."""
+    if isinstance(value, dict) and ("return_code" in value or "signal" in value):
+        signal = value.get("signal")
+        told = (signal.get("id", signal.get("signal_id")) if isinstance(signal, dict) else None) or None
+        return number(value.get("return_code")), number(told) or None
+    status = number(value)
+    return (None, None) if status is None else ((status >> 8) & 0xFF, status & 0x7F or None)
+
+
+def queue_text_argv(separator: str, *, user: str = "") -> list[str]:
+    """For ``parse_queue_text``, where Slurm was built without JSON. ``separator``: new and random each time, such as
+    ``<5b0c…>``: jobs of other people may be called anything, and one that could foretell it could pretend to be more
+    than one job."""
+    if not re.fullmatch(r"[<>A-Za-z0-9]{8,}", separator):
+        raise ValueError(f"separator is {separator!r}: must be at least 8 letters and digits")
+    columns = ",".join(f"{name}:{width}{separator}" for name, width in _COLUMNS.items())
+    options = ["-h", "-a", "-r", "-t", "all", *([f"--user={user}"] if user else [])]
+    return ["squeue", *options, "-O", columns]
+
+
+def parse_queue_text(out: str, separator: str) -> list[SlurmJob]:
+    """Which GPUs a job has is not told this way."""
+    cells = out.split(separator)
+    if cells.pop().strip() or len(cells) % len(_COLUMNS):
+        raise Unreadable("squeue", out, "a row is not whole")
+    rows = [cells[place : place + len(_COLUMNS)] for place in range(0, len(cells), len(_COLUMNS))]
+    return [_row(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+
+
+def _row(padded: dict[str, str]) -> SlurmJob:
+    row = {
+        name: cell.removeprefix("\n").rstrip(" ") if name == "JobID" else cell.rstrip(" ")
+        for name, cell in padded.items()
+    }
+    cut = [name for name, width in _COLUMNS.items() if name not in _FREE and len(row[name].encode()) >= width]
+    job_id, task = whole(row["JobID"]), whole(row["ArrayTaskID"])
+    if cut or not job_id or not row["State"]:
+        raise Unreadable("squeue", repr(row), "cut off" if cut else "a job without number or state")
+    return SlurmJob(
+        job_id=job_id,
+        name=row["Name"],
+        user=text(row["UserName"]),
+        state=row["State"].upper(),
+        reason=text(row["Reason"]),
+        array_job_id=None if task is None else whole(row["ArrayJobID"]),
+        array_task_id=task,
+        comment=text(row["Comment"]),
+        partition=text(row["Partition"]),
+        nodes=hosts(row["NodeList"]),
+        submit_at=moment(row["SubmitTime"]),
+        start_at=moment(row["StartTime"]),
+        end_at=moment(row["EndTime"]),
+        time_limit_s=duration(row["TimeLimit"]),
+        restarts=whole(row["RestartCnt"]),
+        tres=tres(row["tres-alloc"]),
+    )

@@ -1,0 +1,48 @@
+"""The pools of a Slurm, as the service runs them."""
+
+from __future__ import annotations
+
+from ..engines.slurm.agents import MeetingAgents
+from ..engines.slurm.commands import Commands
+from ..engines.slurm.config import SlurmPool, read_pools
+from ..engines.slurm.engine import SlurmEngine
+from ..engines.slurm.submissions import Ways
+from ..reservation import Reason, Reservation
+from .auth import jobagent_key
+from .external import ExternalLoop
+from .runtime import Runtime
+from .settings import Settings
+
+UNASKED = (Reason.TIME_LIMIT, Reason.BUDGET, Reason.IDLE, Reason.PREEMPTED)
+
+
+def slurm_loops(runtime: Runtime, settings: Settings) -> list[ExternalLoop]:
+    """One for each pool that the site says, known to the runtime's pool from here on. Raises ConfigError."""
+    pools = [] if settings.state_dir is None else read_pools(settings.state_dir)
+    return [_loop(runtime, settings, pool) for pool in pools]
+
+
+def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool) -> ExternalLoop:
+    ways = Ways(
+        service_url=pool.service_url or settings.url,
+        python=pool.python,
+        log_folder=pool.log_folder,
+        key=lambda reservation_id: jobagent_key(settings, reservation_id),
+        ports=pool.ports,
+        simulated=pool.simulated,
+    )
+    conf = pool.environment.get("SLURM_CONF", "")
+    commands = Commands(tuple(pool.run_as), conf=conf, timeout_s=pool.command_timeout)
+    addresses, tag = runtime.meeting.addresses, settings.tag(pool.name)
+    engine = SlurmEngine(pool, commands, ways, tag, lambda: runtime.pool.limits.stop, addresses)
+    runtime.pool.engines[engine.name] = engine
+    agents = MeetingAgents(runtime.meeting, runtime.pool, engine.holdings, _is_gentle)
+    for reservation in runtime.pool.live():
+        if reservation.request.engine == engine.name:
+            agents.expect(reservation)  # before any agent is heard: none may be let in that the ledger does not mean
+    return ExternalLoop(runtime, engine, agents, tag)
+
+
+def _is_gentle(reservation: Reservation) -> bool:
+    """Whether a session is interrupted, and has time to save: who ends it by hand has saved."""
+    return reservation.reason in UNASKED

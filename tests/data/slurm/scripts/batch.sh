@@ -1,0 +1,9 @@
+#!/bin/bash
+unset SLURM_BITSTR_LEN SLURM_EXPORT_ENV SLURM_GET_USER_ENV SLURM_TIME_FORMAT
+export PATH=/opt/env/bin:/usr/bin
+export TIMESHARE_RESERVATION_ID=5f0c3f2e-8a9b-4c53-9e0a-0a3b8f1f4a10
+export TIMESHARE_GENERATION=$((2 + ${SLURM_RESTART_COUNT:-0}))
+cd -- '/home/ada/.local/share/timeshare/jobs/it'"'"'s 0' || exit 2
+exec -- /opt/env/bin/python -m timeshare.notebooks.runner '/home/ada/.local/share/timeshare/jobs/it'"'"'s 0' --digest 0000000000000000000000000000000000000000000000000000000000000000 --key-stdin <<'END'
+0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+END

@@ -1,0 +1,88 @@
+"""A hub for the accounts of the machine, with a real Slurm beside its own simulated GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hubs import Hub, command
+from nodes import eventually
+from slurm_cluster import Cluster
+from test_multi_user import Account, Machine
+
+LIMITS = """
+stop: {save_grace: 3s, term_grace: 2s}
+defaults:
+  sessions: {at_once: 8}
+"""
+
+
+class SlurmHub(Machine):
+    """``cluster``: where it sends what asks for ``engine: slurm``."""
+
+    def __init__(self, state: Path, cluster: Cluster, **traits: Any) -> None:
+        self.cluster = cluster
+        self.passwords = {user: secrets.token_urlsafe(12) for user in cluster.users}
+        for user, password in self.passwords.items():
+            subprocess.run(["chpasswd"], input=f"{user}:{password}", text=True, check=True)
+        said = {
+            "partition": "gpu",
+            "fraction": "shard",
+            "gpus": {"v100": {"model": "v100", "memory_gib": 16, "shards": 4}},
+            "environment": {"SLURM_CONF": cluster.env["SLURM_CONF"]},
+            "simulated": True,
+            **traits,
+        }
+        lines = ["c.Slurm.pools = {'slurm': {}, 'wrong': {'title': 'Wrong', 'qos': 'nothing'}}"]
+        lines += [f"c.SlurmPool.{name} = {value!r}" for name, value in said.items()]
+        (state / "timeshare_slurm.py").write_text("\n".join(lines))
+        (state / "limits.yaml").write_text(LIMITS)
+        super().__init__(state, command(), "--simulate", "t4:1")
+
+    def account(self, user: str) -> SlurmAccount:
+        return SlurmAccount(self, user, self.passwords[user])
+
+    def is_seen(self) -> bool:
+        """Whether the cluster has answered."""
+        return any(offer["engine"] for offer in self.service("GET", "offers?owner=tsalice").json()["offers"])
+
+
+class SlurmAccount(Account):
+    def live(self) -> list[dict[str, Any]]:
+        return [r for r in self.reservations() if r["state"] != "ended"]
+
+    def active(self) -> dict[str, Any]:
+        """Her only session, once it runs."""
+        eventually(lambda: [r["state"] for r in self.live()] == ["active"], 60)
+        return self.live()[0]
+
+    def ask(self, **share: Any) -> dict[str, Any]:
+        """Asks by the API of the service, and waits in line if need be."""
+        server = f"s{secrets.token_hex(3)}"
+        body = {"share": {"engine": "slurm", **share}, "time_limit_s": 3600, "server_name": server}
+        answer = self.service("POST", "reservations", json=body)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def get(self, reservation: dict[str, Any]) -> dict[str, Any]:
+        return dict(self.service("GET", f"reservations/{reservation['id']}").json())
+
+    def end(self, reservation: dict[str, Any]) -> None:
+        self.service("POST", f"reservations/{reservation['id']}/end", json={})
+
+
+@contextlib.contextmanager
+def slurm_hub(state: Path, cluster: Cluster, **traits: Any) -> Iterator[SlurmHub]:
+    hub: Hub = SlurmHub(state, cluster, **traits)
+    assert isinstance(hub, SlurmHub)
+    try:
+        hub.start()
+        eventually(hub.is_seen, 60)
+        yield hub
+    finally:
+        hub.close()
+        cluster.clear()

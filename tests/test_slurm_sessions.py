@@ -1,0 +1,224 @@
+"""Sessions on a real Slurm: a real hub, real accounts, real jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from nodes import eventually
+from slurm_cluster import Cluster
+from slurm_hubs import SlurmHub, slurm_hub
+
+from timeshare.hub_config.supervisor import leftovers
+
+pytestmark = [pytest.mark.hub, pytest.mark.slurm, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def hub(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmHub]:
+    with slurm_hub(tmp_path_factory.mktemp("slurm"), slurm) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(hub: SlurmHub) -> Iterator[None]:
+    yield
+    eventually(hub.is_healthy, 60)
+    for reservation in hub.everybodys():
+        if reservation["state"] != "ended":
+            hub.service("POST", f"reservations/{reservation['id']}/end", json={})
+    eventually(lambda: all(r["state"] == "ended" for r in hub.everybodys()), 90)
+    eventually(lambda: jobs(hub) == [], 30)
+    for user in ("tsalice", "tsbob"):
+        eventually(hub.account(user).has_no_servers, 60)
+
+
+def jobs(hub: SlurmHub) -> list[str]:
+    """Names of the jobs that Slurm has, of everybody."""
+    return str(hub.cluster.run("squeue", "-h", "-o", "%j").stdout).split()
+
+
+def in_session(user: Any, code: str, server: str = "") -> str:
+    """What a cell of a new kernel prints."""
+    name = f"/{server}" if server else ""
+    base, headers = f"{user.hub.url}user/{user.name}{name}/", {"Authorization": f"Bearer {user.token}"}
+    kernel = requests.post(f"{base}api/kernels", headers=headers, json={"name": "python3"}, timeout=60).json()["id"]
+    return executed(base, kernel, user.token, code)
+
+
+def executed(base: str, kernel: str, token: str, code: str) -> str:
+    import asyncio
+    import json
+    import uuid
+
+    from tornado.httpclient import HTTPRequest
+    from tornado.websocket import websocket_connect
+
+    async def cell() -> str:
+        address = f"{base.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
+        socket = await websocket_connect(HTTPRequest(address, headers={"Authorization": f"Bearer {token}"}))
+        name = uuid.uuid4().hex
+        header = {"msg_id": name, "msg_type": "execute_request", "username": "", "session": name, "version": "5.3"}
+        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+        message = {"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content}
+        await socket.write_message(json.dumps({**message, "buffers": []}))
+        shown = ""
+        while True:
+            told = json.loads(await asyncio.wait_for(socket.read_message(), 60) or "{}")
+            if told["parent_header"].get("msg_id") != name:
+                continue
+            if told["msg_type"] == "stream":
+                shown += told["content"]["text"]
+            if told["msg_type"] in ("execute_reply", "error"):
+                socket.close()
+                return shown or str(told["content"])
+
+    return asyncio.run(cell())
+
+
+def test_a_session_runs_as_a_job_of_its_owner_on_what_it_asked_for(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    assert alice.start(gpus=1, model="a100", engine="slurm").status_code in (201, 202)
+    eventually(alice.is_ready, 90)
+    mine = alice.active()
+    assert (mine["enforcement"], mine["simulated"], mine["gpus"]) == ("simulated", True, 1.0)
+    assert mine["external_node"] == hub.cluster.node("a100").name
+    job = hub.cluster.job(mine["external_job"])
+    assert job["UserId"].startswith("tsalice(")
+    told = in_session(
+        alice,
+        "import getpass, os; print(getpass.getuser(), os.environ['SLURM_JOB_ID'], os.environ['SLURM_JOB_GPUS'],"
+        " os.environ['TIMESHARE_SHARE_TEXT'])",
+    )
+    assert told.split(maxsplit=3) == ["tsalice", mine["external_job"], "0", "1 whole a100 on slurm\n"]
+    alice.stop()
+    ended = alice.get(mine)
+    assert (ended["state"], ended["reason"], ended["detail"]) == ("ended", "cancelled", "stopped by its owner")
+    assert jobs(hub) == []
+
+
+def test_a_part_of_a_gpu_is_so_many_shards(hub: SlurmHub) -> None:
+    bob = hub.account("tsbob")
+    bob.start(memory_gib=8, model="v100", engine="slurm")
+    eventually(bob.is_ready, 90)
+    mine = bob.active()
+    assert mine["gpus"] == 0.5
+    assert "gres/shard=2" in hub.cluster.job(mine["external_job"])["TRES"]
+
+
+BAD = [
+    ({"gpus": 5, "model": "a100"}, "ask for gpus from 1 to 4"),
+    ({"gpus": 1, "model": "h100"}, "model is 'h100'"),
+    ({"memory_gib": 20, "model": "v100"}, "memory_gib is 20"),
+    ({"memory_gib": 4, "model": "a100"}, "parts can be had of v100"),
+    ({"gpus": 1, "nodes": 2}, "a session is on one node"),
+]
+
+
+@pytest.mark.parametrize(("share", "said"), BAD, ids=[said for _, said in BAD])
+def test_what_would_wait_for_ever_there_is_refused_with_what_would_work(
+    hub: SlurmHub, share: dict[str, Any], said: str
+) -> None:
+    refused = hub.account("tsalice").start(engine="slurm", **share)
+    assert 400 <= refused.status_code < 500, refused.text
+    assert said in refused.json()["message"]
+    assert jobs(hub) == []
+
+
+def test_a_refusal_of_slurm_is_told_in_words(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    refused = alice.ask(gpus=1, model="a100", engine="wrong")
+    eventually(lambda: alice.get(refused)["state"] == "ended", 60)
+    ended = alice.get(refused)
+    assert ended["reason"] == "refused"
+    assert ended["detail"].startswith("Slurm refused it: ")
+    assert "quality of service" in ended["detail"]
+
+
+def test_who_waits_there_is_told_what_slurm_says_and_starts_by_itself(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    taken = hub.cluster.submit("sleep 600", "--gres=gpu:a100:4", "--time=15", user="tsbob")
+    hub.cluster.wait(taken, "RUNNING")
+    waiting = alice.ask(gpus=2, model="a100")
+    eventually(lambda: "not free yet" in alice.get(waiting)["why_waiting"], 60)
+    shown = alice.get(waiting)
+    assert (shown["state"], shown["engine_title"]) == ("queued", "Slurm, partition gpu")
+    eventually(lambda: (alice.get(waiting)["latest_start_in_s"] or 0) > 60, 90)
+    page = alice.page(f"timeshare/wait/{waiting['id']}").text
+    assert "decides when it starts" in page
+    hub.cluster.run("scancel", taken)
+    server = waiting["server_name"]
+    eventually(lambda: alice.is_ready(server), 90)
+    assert "a100" in in_session(alice, "import os; print(os.environ['TIMESHARE_SHARE_TEXT'])", server)
+    alice.end(waiting)
+
+
+def test_leaving_the_line_takes_the_job_out_of_slurm(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    taken = hub.cluster.submit("sleep 600", "--gres=gpu:a100:4", user="tsbob")
+    hub.cluster.wait(taken, "RUNNING")
+    waiting = alice.ask(gpus=4, model="a100")
+    eventually(lambda: len(jobs(hub)) == 2, 60)
+    alice.end(waiting)
+    eventually(lambda: len(jobs(hub)) == 1, 60)
+    eventually(lambda: alice.get(waiting)["state"] == "ended", 60)
+    hub.cluster.run("scancel", taken)
+
+
+@pytest.mark.parametrize("victim", ["service", "hub"])
+def test_a_running_session_survives_a_kill_of(hub: SlurmHub, victim: str) -> None:
+    alice = hub.account("tsalice")
+    alice.start(gpus=1, model="p100", engine="slurm")
+    eventually(alice.is_ready, 90)
+    mine = alice.active()
+    (pid,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == victim]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: pid not in leftovers(hub.deployment.path) and hub.is_healthy(), 90)
+    alice = hub.account("tsalice")
+    assert in_session(alice, "print(6 * 7)") == "42\n"
+    after = alice.active()
+    assert (after["id"], after["external_job"], after["generation"]) == (mine["id"], mine["external_job"], 1)
+    assert len(jobs(hub)) == 1
+
+
+def test_while_slurm_is_silent_nothing_is_lost_and_nothing_is_concluded(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    alice.start(gpus=1, model="p100", engine="slurm")
+    eventually(alice.is_ready, 90)
+    mine = alice.active()
+    hub.cluster.wait_saved()
+    hub.cluster.kill_ctl()
+    waiting = alice.ask(gpus=1, model="v100")
+    assert in_session(alice, "print(6 * 7)") == "42\n"
+    assert alice.get(mine)["state"] == "active"
+    assert alice.get(waiting)["state"] == "queued"
+    hub.cluster.start_ctl()
+    eventually(lambda: alice.get(waiting)["state"] in ("starting", "active"), 200)
+    assert alice.get(mine)["state"] == "active"
+    assert len(jobs(hub)) == 2
+
+
+def test_a_job_that_is_cancelled_in_slurm_ends_its_session_with_the_reason(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    alice.start(gpus=1, model="p100", engine="slurm")
+    eventually(alice.is_ready, 90)
+    mine = alice.active()
+    hub.cluster.run("scancel", mine["external_job"])
+    eventually(lambda: alice.get(mine)["state"] == "ended", 90)
+    assert "Slurm" in alice.get(mine)["detail"] or "server" in alice.get(mine)["detail"]
+
+
+def test_a_time_limit_is_kept_here_before_slurm_keeps_its_own(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    body = {"gpus": 1, "model": "p100", "engine": "slurm", "time_limit_s": 60}
+    assert alice.start(**body).status_code in (201, 202)
+    mine = alice.active()
+    assert any("ends in" in notice["text"] for notice in mine["notices"])
+    eventually(lambda: alice.get(mine)["state"] == "ended", 120)
+    assert alice.get(mine)["reason"] == "time_limit"
+    assert Path("/home/tsalice/.timeshare/slurm").is_dir()
