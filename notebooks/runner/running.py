@@ -67,7 +67,7 @@ class Runner:
         self._stop_at: float | None = None
         self._wrong_at: float | None = None
         self._interrupted_at: float | None = None
-        self._in_cell = self._died = False
+        self._in_cell = self._over = self._died = False
         self._oom_kills = ending.oom_kills()
 
     def run(self) -> Ending:
@@ -142,7 +142,7 @@ class Runner:
             self._died = True
             found = ending.of_death(died, self._oom_kills)
         finally:
-            self._in_cell = False
+            self._in_cell, self._over = False, True
             self._spool.flush()
         if self._interrupted_at is not None and self._crew.ranks and found.state != COMPLETED:
             # By a word of ours, though it may have seen the ends of the others sooner.
@@ -172,7 +172,7 @@ class Runner:
 
     def _settle(self, first: Report) -> None:
         """The others of a cell that did not complete here have a moment to say why, then they are interrupted."""
-        if first.state == COMPLETED:
+        if first.state == COMPLETED or not self._crew.ranks:
             return
         until = time.monotonic() + (SETTLE_S if first.wrong else 0.0)
         self._until(lambda: self._crew.over or time.monotonic() >= until)
@@ -225,10 +225,10 @@ class Runner:
         return asked or (self._wrong_at is not None and now >= self._wrong_at + SETTLE_S)
 
     def _interrupt(self, now: float) -> None:
-        """All of it, as Ctrl-C would; a kernel that is idle does not mind."""
+        """All that has not come to its end, as Ctrl-C would."""
         self._interrupted_at = now
         self._crew.say(INTERRUPT)
-        if self._kernel is not None and not self._died:
+        if self._kernel is not None and not self._over:
             self._kernel.interrupt()
 
     def _insist(self, since: float) -> None:
