@@ -35,6 +35,8 @@ def resumable(items: Iterable[T], state: Any = (), *, every_s: float = EVERY_S) 
     optimizers, arrays, dicts, lists. They are kept between steps, every ``every_s`` seconds and when the job is asked
     to end, and get back what was kept, in place, before the first step. States of the random generators go along.
 
+    In a cell that runs as several ranks, rank 0 keeps its state and decides when to end; all of them begin with that.
+
     Raises TypeError for a state that cannot be kept or updated in place, and JobStopped in a job that has to end.
     """
     folder = os.environ.get("TIMESHARE_JOB_FOLDER")
@@ -50,12 +52,18 @@ def resumable(items: Iterable[T], state: Any = (), *, every_s: float = EVERY_S) 
     for item in iterator:
         yield item
         loop.done += 1
+        if not _leads():
+            continue
         stop = (loop.folder.path / "stop").exists()
         if stop or time.monotonic() - kept_at >= every_s:
             _keep(loop.folder)
             kept_at = time.monotonic()
         if stop:
             raise JobStopped(f"after step {loop.done}; the next start goes on there")
+
+
+def _leads() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _Loop:
@@ -74,8 +82,8 @@ class _Loop:
                     raise TypeError(f"the state kept of a {type(part).__name__} does not fit the one that is here now")
             if self.done:
                 print(f"timeshare: goes on after step {self.done}", file=sys.stderr)
-        # From now on a stop waits for the end of a step.
-        (folder.path / "resumable").touch(mode=0o600)
+        if _leads():  # from now on a stop waits for the end of a step
+            (folder.path / "resumable").touch(mode=0o600)
 
 
 def _parts(state: Any) -> list[Any]:

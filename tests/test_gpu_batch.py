@@ -167,6 +167,29 @@ def test_a_cell_of_before_is_handed_over_by_its_number(kernel: NotebookKernel) -
     assert kernel.value("z") == "42"
 
 
+def test_a_cell_runs_as_a_process_for_each_gpu_and_each_has_its_logs(kernel: NotebookKernel) -> None:
+    kernel.run("x = 5")
+    cell = kernel.run(
+        "%%gpu_batch --gpus 2 --model a100-40gb --launch torchrun\nimport os\nprint('rank', os.environ['RANK'], x)"
+    )
+    assert "2 a100-40gb as 2 processes for" in kernel.text(cell)
+    kernel.until(lambda: "completed" in kernel.text(cell))
+    assert "rank 0 5\n" in kernel.text(cell)
+    assert "rank 1" not in kernel.text(cell)
+    assert kernel.text(kernel.run("%gpu_batch logs --rank 1")) == "rank 1 5\n\n"
+    assert "--rank is '2': must be a whole number from 0 to 1" in kernel.text(kernel.run("%gpu_batch logs --rank 2"))
+
+
+def test_a_rank_that_fails_is_named_where_the_cell_was_handed_over(kernel: NotebookKernel) -> None:
+    failed = kernel.run(
+        "%%gpu_batch --gpus 2 --model a100-40gb --launch torchrun --wait\nimport os, time\n"
+        "if os.environ['RANK'] == '1':\n    {}['lost']\ntime.sleep(600)"
+    )
+    errors = [o for o in kernel.shown(failed) if o["output_type"] == "error"]
+    assert [e["ename"] for e in errors] == ["KeyError", "JobFailed"]
+    assert "failed: rank 1: KeyError: 'lost'" in kernel.text(failed)
+
+
 def test_flags_commands_and_jobs_are_completed(kernel: NotebookKernel) -> None:
     def matches(code: str) -> list[str]:
         reply = kernel.client.complete(code, len(code), reply=True, timeout=30)
@@ -174,6 +197,7 @@ def test_flags_commands_and_jobs_are_completed(kernel: NotebookKernel) -> None:
 
     assert "--time" in matches("%%gpu_batch --t")
     assert "cancel" in matches("%gpu_batch c")
+    assert "torchrun" in matches("%%gpu_batch --launch ")
     assert "local" in matches("%%gpu_batch --engine ")
     assert "local" in matches("%%gpu_batch --engine lo")
 

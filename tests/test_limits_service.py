@@ -80,7 +80,7 @@ def test_an_edited_file_is_in_force_without_a_restart_and_what_runs_keeps_what_i
     limits_file(service).write_text(LIMITS.replace("max_time: 4h", "default_time: 1h, max_time: 1h"))
 
     eventually(lambda: service.ask("GET", "offers?owner=ben")["limits"]["max_time_s"] == 3600)
-    refused = error(service, "POST", "reservations", 400, share={"gpus": 1}, owner="ben", time_limit_s=7200)
+    refused = error(service, "POST", "reservations", 422, share={"gpus": 1}, owner="ben", time_limit_s=7200)
     assert "must be from 60 to 3600 seconds (1 h)" in refused["message"]
     assert service.get(running["id"])["time_limit_s"] == 4 * 3600
     assert service.ask("GET", "limits/audit")["audit"][0]["what"] == "limits"

@@ -7,65 +7,19 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
 from nodes import eventually
+from works import Work
 
-from timeshare.notebooks.capture import snapshot
-from timeshare.notebooks.capture.snapshot import Header
-from timeshare.notebooks.capture.store import Store
 from timeshare.notebooks.runner import failure
 from timeshare.notebooks.runner.document import outputs
-from timeshare.notebooks.runner.folder import Folder, Job
-from timeshare.notebooks.runner.signing import verified
 from timeshare.notebooks.runner.spool import Spool, read_lines
 
 pytestmark = pytest.mark.timeout(120)
-
-
-class Work:
-    """A job and its folder."""
-
-    def __init__(self, tmp_path: Path, cell: str, notebook: str = "", names: str = "", **fields: Any) -> None:
-        self.store = Store(tmp_path / "store")
-        self.main: dict[str, Any] = {"__name__": "__main__"}
-        exec(compile(notebook, "<notebook>", "exec"), self.main)
-        header = snapshot.write({name: self.main[name] for name in names.split()}, self.main, self.store).header
-        job = Job("job-1", cell, header, str(self.store.folder), str(tmp_path), tuple(sys.path), **fields)
-        self.folder = Folder.make(tmp_path / "job", job)
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> subprocess.Popen[bytes]:
-        # ipykernel takes this one as a sign to leave file descriptors alone.
-        env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-        words = [sys.executable, "-m", "timeshare.notebooks.runner", str(self.folder.path)]
-        self.process = subprocess.Popen(words, env=env)
-        return self.process
-
-    def run(self) -> dict[str, Any]:
-        self.start().wait(60)
-        return self.status()
-
-    def status(self) -> dict[str, Any]:
-        found = self.folder.status()
-        assert found is not None
-        return found
-
-    def lines(self) -> list[dict[str, Any]]:
-        return list(read_lines(self.folder.path / "spool.jsonl"))
-
-    def text(self) -> str:
-        return "".join(o["text"] for o in outputs(self.lines()) if o["output_type"] == "stream")
-
-    def results(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        told = verified(self.folder.read("results.json"), "job-1", "")
-        return snapshot.read(Header.from_json(json.dumps(told["snapshot"])), self.store, self.main), told["left"]
 
 
 def test_a_cell_runs_with_its_variables_and_returns_what_it_wrote_and_changed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ..capture.store import Untrusted
 from . import pages
 from .following import Following, Screen, status_text
 from .job import Job, JobFailed, NoSuchJob
-from .options import BadOption, HelpShown, Parser
+from .options import BadOption, HelpShown, Parser, whole
 from .places import Places
 from .preparation import CannotGo
 from .service import Refused, Service, Unreachable
@@ -52,7 +52,8 @@ class Desk:
         self._deed(deeds, "status", "how a job is")
         attach = self._deed(deeds, "attach", "its outputs here, from the beginning and while it runs")
         attach.add_argument("--wait", "-W", action="store_true", help="stay until it ends")
-        self._deed(deeds, "logs", "what it has put out so far, as text")
+        logs = self._deed(deeds, "logs", "what it has put out so far, as text")
+        logs.add_argument("--rank", metavar="R", default="0", help="of a cell launched as several processes; default 0")
         result = self._deed(deeds, "result", "bring its variables into this notebook")
         result.add_argument("--in-place", action="store_true", help="update the objects that are here already")
         result.add_argument("--wait", "-W", action="store_true", help="until it ends")
@@ -112,9 +113,10 @@ class Desk:
 
     def _logs(self, given: Any) -> str:
         job, number = self.job(given.id)
+        rank = 0 if given.rank == "0" else whole("--rank", given.rank, 0, job.tasks[0].ranks() - 1)
         if number is not None:
-            return job.tasks[number].text() or "It has put out nothing yet."
-        return "\n".join(f"--- {task.id}\n{task.text()}" for task in job.tasks)
+            return job.tasks[number].text(rank) or "It has put out nothing yet."
+        return "\n".join(f"--- {task.id}\n{task.text(rank)}" for task in job.tasks)
 
     def _result(self, given: Any) -> str:
         job, number = self.job(given.id)

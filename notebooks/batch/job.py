@@ -13,7 +13,7 @@ from typing import Any
 
 from ..capture.store import Untrusted
 from ..runner.document import outputs
-from ..runner.folder import Folder
+from ..runner.folder import Folder, folder_of
 from ..runner.spool import read_lines
 from .places import REQUEST, Places
 from .results import Results, bring, read_results
@@ -52,12 +52,16 @@ class Task:
         """What the runner said at its end."""
         return Folder(self.path).status()
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        return read_lines(self.path / "spool.jsonl")
+    def ranks(self) -> int:
+        """As how many processes the cell runs."""
+        return Folder(self.path).job().layout.size
 
-    def text(self) -> str:
-        """What the cell printed, as a terminal shows it, and its traceback."""
-        parts = [_plain(output) for output in outputs(self.lines())]
+    def lines(self, rank: int = 0) -> Iterator[dict[str, Any]]:
+        return read_lines(folder_of(self.path, rank) / "spool.jsonl")
+
+    def text(self, rank: int = 0) -> str:
+        """What the cell printed, in one of its ranks, as a terminal shows it, and its traceback."""
+        parts = [_plain(output) for output in outputs(self.lines(rank))]
         return "".join(part for part in parts if part)
 
     def progress(self) -> str:

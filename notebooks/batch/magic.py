@@ -9,6 +9,7 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
+from ..runner.torchrun import LAUNCHES
 from .commands import FOR_PEOPLE, Desk
 from .following import CellScreen, Following, Screen, TerminalScreen
 from .handing import Handed, check, hand_over
@@ -105,8 +106,9 @@ class GpuBatch(Magics):
 def completions(shell: Any, event: Any) -> list[str]:
     """Of a line that begins with the magic: options of a cell, commands and ids of a line."""
     if event.line.startswith("%%"):
-        if event.line[: -len(event.symbol) or None].split()[-1] == "--engine":
-            return engines()
+        before = event.line[: -len(event.symbol) or None].split()[-1]
+        if before in ("--engine", "--launch"):
+            return engines() if before == "--engine" else [name for name in LAUNCHES if name]
         return [option for action in parser()._actions for option in action.option_strings if option.startswith("--")]
     words = event.line.split()
     if len(words) > 2 or (len(words) == 2 and event.line.endswith(" ")):

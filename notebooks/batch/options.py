@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from ..runner.torchrun import LAUNCHES, Layout
+
 MOST_POINTS = 256
 MOST_NODES = 64
 LOCAL = "local"
@@ -25,6 +27,7 @@ examples:
   %%gpu_batch --sweep lr=1e-3,1e-2 --sweep seed=0:5    ten jobs that share one snapshot
   %%gpu_batch --trials 100 --parallel 8    Optuna; the cell has `trial`, and its last line is the value
   %%gpu_batch --engine slurm --gpus 4      on the cluster, in its own queue
+  %%gpu_batch --gpus 4 --launch torchrun   the cell as four processes that can speak to each other
 afterwards: %gpu_batch ls | attach | logs | status | result | cancel | rerun [ID]
 """
 
@@ -36,7 +39,8 @@ class BadOption(ValueError):
 @dataclass(frozen=True)
 class Options:
     """``share``: as the service's API has it. ``time_limit_s`` None: the default of the limits. ``points``: of a sweep;
-    empty: one job. ``trials``: of Optuna, 0: none. ``max_parallel`` 0: as many at once as the limits allow."""
+    empty: one job. ``trials``: of Optuna, 0: none. ``max_parallel`` 0: as many at once as the limits allow.
+    ``launch``: as several processes, see ``runner.torchrun``; empty: as one."""
 
     share: dict[str, Any]
     time_limit_s: int | None = None
@@ -51,6 +55,12 @@ class Options:
     direction: str = "minimize"
     stage: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
+    launch: str = ""
+
+    @property
+    def layout(self) -> Layout:
+        """Of the processes that ``launch`` makes: one for each GPU; without GPUs one on each node."""
+        return Layout(self.share.get("nodes", 1), self.share.get("gpus", 1)) if self.launch else Layout()
 
 
 class HelpShown(Exception):
@@ -84,6 +94,8 @@ def parser(prog: str = "%%gpu_batch") -> Parser:
     add("--model", "-C", default="", metavar="M", help="only this model, such as a100-40gb; default any")
     add("--engine", default="", metavar="E", help="an engine of this site, such as slurm; default: this machine")
     add("--nodes", "-N", metavar="N", help="of an engine, N nodes with such a share each; default 1, at most 64")
+    launch = "torchrun: one process for each GPU (with --cpu, each node), with its environment; default: one process"
+    add("--launch", default="", metavar="HOW", help=launch)
     add("--time", "-t", default="", metavar="T", help="such as 90m, 8h, 2d or 1-12:00:00; default: your limits' own")
     add("--name", "-J", default="", metavar="S", help="for lists; default: the cell's first line")
     add("--with", dest="with_names", default="", metavar="A,B", help="variables that go too, though nothing shows why")
@@ -119,8 +131,10 @@ def parse(words: Sequence[str] | str, prog: str = "%%gpu_batch") -> Options:
     points = tuple(sweep_points(given.sweep))
     if trials and points:
         raise BadOption("--trials and --sweep exclude each other: let the trial suggest what the sweep would vary")
+    share = _share(given)
     return Options(
-        share=_share(given),
+        share=share,
+        launch=_launch(given.launch, share, trials),
         time_limit_s=seconds_of(given.time) if given.time else None,
         name=given.name,
         with_names=names("--with", given.with_names),
@@ -169,6 +183,16 @@ def _where(given: argparse.Namespace) -> dict[str, Any]:
     if nodes and not engine:
         raise BadOption(f"--nodes is {given.nodes!r}: this machine is one node; name one with several by --engine")
     return {**({"engine": engine} if engine else {}), **nodes}
+
+
+def _launch(text: str, share: dict[str, Any], trials: int) -> str:
+    if text not in LAUNCHES:
+        raise BadOption(f"--launch is {text!r}: must be {' or '.join(filter(None, LAUNCHES))}, or left out")
+    if text and not {"gpus", "cpu_only"} & set(share):
+        raise BadOption(f"--launch {text} needs whole GPUs (--gpus) or none (--cpu): a part of one is one process")
+    if text and trials:
+        raise BadOption(f"--launch {text} and --trials exclude each other: a trial is one process; use --sweep")
+    return text
 
 
 def whole(option: str, text: str, least: int, most: int) -> int:

@@ -50,6 +50,7 @@ def offer(options: Options, estimate: Json) -> str:
     """When it starts and what it costs at most, in one line."""
     count = max(1, len(options.points) or options.trials)
     what = f"{count} × {share_text(options.share)}" if count > 1 else share_text(options.share)
+    what += f" as {options.layout.size} processes" if options.launch else ""
     what += f" at {estimate['engine_title']}" if estimate["engine_title"] else ""
     start = estimate["latest_start_in_s"]
     soon = (

@@ -85,6 +85,8 @@ def prepare(cell: str, options: Options, main: dict[str, Any], more: Mapping[str
     if stopped:
         raise CannotGo(_refusal(stopped))
     warnings += _shared_memory(found.found)
+    if options.share.get("nodes", 1) > 1 and not options.launch:
+        warnings.append("the cell runs on the first node alone: --launch torchrun runs it on all of them")
     prepared = Prepared(cell, options, found.found, verdicts)
     warnings += [
         f"{file} was edited after it was imported here: the job gets the file as it is now"

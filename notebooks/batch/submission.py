@@ -119,6 +119,9 @@ def write(prepared: Prepared, places: Places, main: dict[str, Any], *, function:
             packages=modules.packages(prepared.modules),
             point={} if options.trials else point,
             trials=options.direction if options.trials else "",
+            launch=options.launch,
+            nodes=options.layout.nodes,
+            processes=options.layout.processes,
         )
         tasks.append((subfolder, Folder.make(places.jobs / job_id / subfolder, job).digest()))
     request = Request(

@@ -63,7 +63,7 @@ def _begin_afresh(path: Path) -> None:
         number += 1
     old = path / f"run-{number}"
     old.mkdir(mode=0o700)
-    for name in ("status.json", "results.json", "spool.jsonl", "job.ipynb", "resumable"):
+    for name in ("status.json", "results.json", "spool.jsonl", "job.ipynb", "resumable", "ranks"):
         if (path / name).exists():
             (path / name).replace(old / name)
 

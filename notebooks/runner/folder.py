@@ -7,6 +7,7 @@ results.json    what came back: the header of a snapshot, and what could not be 
 status.json     how it ended; written last, so whoever sees it finds the rest
 job.ipynb       the cell with its outputs, for any notebook program
 stop            somebody wants the job to end at the next step
+ranks/R/        of a cell that runs as several processes: what rank R put out, as spool.jsonl; rank 0 is the job itself
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from blake3 import blake3
 
 from ..capture.snapshot import Header
 from ..capture.store import Untrusted, check_own
+from .torchrun import LAUNCHES, Layout
 
 MAX_FILE = 64 * 1024 * 1024
 
@@ -33,7 +35,8 @@ class Job:
     ``store``: where the pieces of ``snapshot`` are kept. ``path``: the notebook's import path, in its order.
     ``environment``: variables that the cell is to see. ``modules``: local source files, by relative path, as digest
     and size; ``packages``: the versions that the notebook has of what the snapshot imports. ``point``: what a sweep
-    sets. ``trials``: which way a trial's value is better; empty when it is none."""
+    sets. ``trials``: which way a trial's value is better; empty when it is none. ``launch``: ``torchrun`` for a cell
+    that runs as ``processes`` on each of ``nodes``; empty: as one."""
 
     id: str
     cell: str
@@ -47,6 +50,13 @@ class Job:
     packages: dict[str, str] = field(default_factory=dict)
     point: dict[str, Any] = field(default_factory=dict)
     trials: str = ""
+    launch: str = ""
+    nodes: int = 1
+    processes: int = 1
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.nodes, self.processes) if self.launch else Layout()
 
     def to_json(self) -> str:
         return json.dumps({**asdict(self), "snapshot": json.loads(self.snapshot.to_json())}, indent=1)
@@ -60,6 +70,9 @@ class Job:
         try:
             return Job(
                 **{name: str(data[name]) for name in ("id", "cell", "store", "cwd", "trials")},
+                launch=_launch(data["launch"]),
+                nodes=max(1, int(data["nodes"])),
+                processes=max(1, int(data["processes"])),
                 snapshot=Header.from_json(json.dumps(data["snapshot"])),
                 path=tuple(map(str, data["path"])),
                 returns=tuple(map(str, data["returns"])),
@@ -70,6 +83,12 @@ class Job:
             )
         except (AttributeError, TypeError, IndexError) as error:
             raise ValueError(f"this is not a job: {error}") from None
+
+
+def _launch(value: Any) -> str:
+    if value not in LAUNCHES:
+        raise ValueError(f"launch is {value!r}: this runner knows {', '.join(filter(None, LAUNCHES))}")
+    return str(value)
 
 
 class Folder:
@@ -132,3 +151,8 @@ class Folder:
         with os.fdopen(descriptor, encoding="utf-8") as file:
             check_own(path, os.fstat(file.fileno()), stat.S_ISREG)
             return file.read(MAX_FILE)
+
+
+def folder_of(job: Path, rank: int) -> Path:
+    """Where the outputs of ``rank`` are in a job's folder; those of rank 0 are the job's own."""
+    return job / "ranks" / str(rank) if rank else job

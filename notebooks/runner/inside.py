@@ -32,14 +32,16 @@ PATCHED = "functions set in modules"
 _LEFT_OUT = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open", "trial", "staged"})
 
 
-def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
-    """Loads the job's variables into ``main``; what each of them was, to know afterwards what has changed."""
+def begin(folder: str, main: dict[str, Any], *, lead: bool = True) -> dict[str, str]:
+    """Loads the job's variables into ``main``; what each of them was, to know afterwards what has changed. Only the
+    ``lead`` of several processes writes what all of them read, and it does so before any other begins."""
     place = Folder(Path(folder))
     job = place.job()
     store = Store(Path(job.store))
     _bars_as_text()
     sources = place.path / "modules"
-    modules.unpack(job.modules, store, sources)
+    if lead:
+        modules.unpack(job.modules, store, sources)
     sys.path[:] = [str(sources), *job.path, *(entry for entry in sys.path if entry not in job.path)]
     if job.cwd and Path(job.cwd).is_dir():
         os.chdir(job.cwd)

@@ -118,6 +118,10 @@ class Kernel:
         """As Ctrl-C would."""
         self._manager.interrupt_kernel()
 
+    def kill(self) -> None:
+        """It hears no interrupt. What runs a cell in it raises KernelDied."""
+        self._manager.signal_kernel(signal.SIGKILL)
+
     def close(self) -> None:
         self._client.stop_channels()
         if self._manager.has_kernel:

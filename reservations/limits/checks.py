@@ -6,7 +6,7 @@ What these let through may still have to wait: that is the decision's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..clock import duration_text, rfc3339
 from ..errors import PublicError, invalid
@@ -48,7 +48,10 @@ def check_time(limits: Effective, kind: Kind, seconds: int | None) -> int:
     longest = limits.max_time(kind)
     if isinstance(seconds, bool) or not isinstance(seconds, int) or not 60 <= seconds <= longest:
         rule = f"must be from 60 to {longest} seconds ({duration_text(longest)}), the longest for your {kind.plural}"
-        raise invalid("time_limit_s", seconds, rule)
+        refused = invalid("time_limit_s", seconds, rule)
+        # More than the limits allow is understood, and can never hold here: the API's description does not know them.
+        is_too_long = isinstance(seconds, int) and seconds > longest
+        raise replace(refused, status=422) if is_too_long else refused
     return seconds
 
 
