@@ -7,14 +7,16 @@ import os
 import platform
 import shutil
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..reservations.agent.isolation import probe
+from ..reservations.agent.exchange import can_exchange, fixed
+from ..reservations.agent.hostmemory import HostMemory
+from ..reservations.agent.isolation import Probe, probe, ways
 from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
 from ..reservations.devices.model import DeviceError
-from ..reservations.devices.sources import open_source
+from ..reservations.devices.sources import open_checkpointer, open_source
 from ..reservations.errors import PublicError
 from ..reservations.limits.load import LimitsError, load_limits
 from . import proxy
@@ -51,7 +53,9 @@ def examine(options: Namespace) -> Iterator[Finding]:
     state_dir = Path(options.state) if options.state else default_state_dir(False)
     yield _python()
     yield from _devices(options.simulate)
-    yield from _filters()
+    probes = probe()
+    yield from _filters(probes)
+    yield _parking(options.simulate, probes)
     yield _accounts()
     yield _state(state_dir)
     yield _proxy(state_dir)
@@ -86,9 +90,8 @@ def _devices(simulate: str) -> Iterator[Finding]:
         yield Finding(level, device.uuid, text, advice)
 
 
-def _filters() -> Iterator[Finding]:
+def _filters(probes: Sequence[Probe]) -> Iterator[Finding]:
     """What can hide the GPUs that a session does not hold; the first that works is used."""
-    probes = probe()
     chosen = next((found.name for found in probes if found.works), None)
     for found in probes:
         used = " (this one is used)" if found.name == chosen else ""
@@ -97,6 +100,29 @@ def _filters() -> Iterator[Finding]:
     if chosen is None:
         detail = "nothing here can hide GPUs from a session: shares are held by environment variables only"
         yield Finding(WARN, "device filter", detail, "run timeshare as root, or install bubblewrap")
+
+
+def _parking(simulate: str, probes: Sequence[Probe]) -> Finding:
+    """Whether GPU state of idle sessions could be kept in this machine's memory: an experiment that nobody needs."""
+    what = "parking"
+    try:
+        source = open_source(simulate)
+        why = open_checkpointer(source).available()
+        source.close()
+    except PublicError as error:
+        return Finding(NOTE, what, str(error))
+    if why:
+        return Finding(NOTE, what, f"GPU state of idle sessions cannot be kept here: {why}")
+    chosen = next((found.name for found in probes if found.works), None)
+    way = next((way for way in ways() if way.name == chosen), None)
+    if not can_exchange(way, bool(simulate)):
+        advice = "run timeshare as root on a machine with cgroups whose device filter works, or without any filter"
+        return Finding(NOTE, what, f"GPU state of idle sessions cannot be kept here: {fixed(way)}", advice)
+    text = f"possible (experimental); {(HostMemory().available_mib() or 0) / 1024:.0f} GiB of memory are free now"
+    advice = "it begins with parking.host_memory_gib in the limits; read about its hazards in docs/admin_guide.md first"
+    if os.geteuid() != 0 and not simulate:
+        text += "; not run by root: the driver may refuse it"
+    return Finding(OK, what, text, advice)
 
 
 def _accounts() -> Finding:

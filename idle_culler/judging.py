@@ -39,6 +39,7 @@ def _one(session: Json, now: float, readable: bool) -> Judgement | None:
         watched=watched,
         kept_until=float(session["kept_until"]),
         warned_at=warned_at if readable else None,
+        refused_at=float(session["refused_at"]),
     )
     rules = Rules(
         after=float(session["rules"]["after"]),

@@ -14,6 +14,7 @@ TIMEOUT_S = 30.0
 SUBJECT = {
     "warn": "Your GPU session is idle",
     "give_back": "Your idle GPU was given back",
+    "park": "Your idle GPU goes back, and what your kernels hold on it is kept",
     "stop": "Your idle GPU session was stopped",
 }
 

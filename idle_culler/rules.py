@@ -42,12 +42,14 @@ class Rules:
 class Facts:
     """About one session. ``started_at``: since when it holds what it holds. ``kept_until``: its owner protects it till
     then. ``warned_at``: since when she could read the last warning, as it is written down; None: there is none, or it
-    could not be shown."""
+    could not be shown. ``refused_at``: when its node could not do last what was to be done; its idle time counts from
+    there."""
 
     started_at: float
     watched: Watched | None
     kept_until: float = 0.0
     warned_at: float | None = None
+    refused_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def decide(facts: Facts, rules: Rules, now: float) -> Decision:
         why = found.why if found.since >= now else "it has just begun, or was protected until now"
         return Decision(Action.KEEP, why)
     # What was done after a warning makes it void: the next idle time has one of its own.
-    warned_at = facts.warned_at if facts.warned_at is not None and since <= facts.warned_at <= now else None
-    due = since + rules.after
+    counted = max(since, facts.refused_at)
+    warned_at = facts.warned_at if facts.warned_at is not None and counted <= facts.warned_at <= now else None
+    due = counted + rules.after
     if warned_at is not None and now >= max(due, warned_at + rules.lead):
         return Decision(Action.GIVE_BACK, _reason(found, since, now, rules), since, now)
     if now < due - rules.lead:

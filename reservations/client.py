@@ -80,8 +80,9 @@ class ServiceClient:
         body = {"key": key, "seconds": seconds} | ({"why": why} if seconds else {})
         return await self.call("POST", f"{_one(reservation_id)}/keep", body)
 
-    async def give_back(self, reservation_id: str) -> Json:
-        return await self.call("POST", f"{_one(reservation_id)}/give_back", {})
+    async def give_back(self, reservation_id: str, *, park: bool = False) -> Json:
+        """``park``: what it holds on its GPU is kept in the node's memory."""
+        return await self.call("POST", f"{_one(reservation_id)}/give_back", {"park": True} if park else {})
 
     async def ask_again(self, reservation_id: str) -> Json:
         return await self.call("POST", f"{_one(reservation_id)}/ask_again", {})

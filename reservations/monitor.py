@@ -27,7 +27,9 @@ SLOWEST_S, FASTEST_S = 60.0, 2.0
 
 @dataclass
 class Session:
-    """What is known of one session; see ``watching`` for the parts. ``reading`` is the node's last one."""
+    """What is known of one session; see ``watching`` for the parts. ``reading`` is the node's last one.
+    ``refused_at``: when it could not be parked last; its idle time counts from there, so that nobody is warned of the
+    same over and over."""
 
     watched: Watched | None = None
     keeps: Keeps = field(default_factory=Keeps)
@@ -35,6 +37,7 @@ class Session:
     history: History = ()
     reading: Reading | None = None
     sample: Sample | None = None
+    refused_at: float = 0.0
 
 
 class Monitor:
@@ -129,7 +132,7 @@ class Monitor:
 
     def _settings(self, reservation: Reservation) -> IdleSettings:
         found = self._pool.idle_rules(reservation)
-        nothing_to_give = not reservation.holdings and found.then == "give_back"
+        nothing_to_give = not reservation.holdings and found.then != "stop"
         return replace(found, after=0.0) if nothing_to_give else found
 
     def _is_parked(self, name: str) -> bool:
@@ -201,8 +204,18 @@ class Monitor:
             raise PublicError("not-warned", "its owner was not warned for the full time: nothing is done", 409)
 
     def decided(self, reservation_id: str, what: str, why: str) -> None:
-        """Writes down what is done to it, before it is."""
+        """Writes down what is done to it, before it is. The warning has done its part: whoever asks for the GPU again
+        at once does not lose it by the same one."""
+        self._sessions.setdefault(reservation_id, Session()).warned = None
         self._write(reservation_id, what, why)
+        self._show_warnings()
+
+    def not_parked(self, reservation_id: str, why: str) -> None:
+        """It keeps its GPU. The warning has done its part: before the next try there is a new one."""
+        session = self._sessions.setdefault(reservation_id, Session())
+        session.warned, session.refused_at = None, self._pool.clock()
+        self._write(reservation_id, "not parked", why)
+        self._show_warnings()
 
     def _still_idle(self, reservation: Reservation, quiet_since: float) -> Session:
         session, now = self._of(reservation), self._pool.clock()
@@ -232,6 +245,7 @@ def _as_row(session: Session) -> dict[str, object]:
         "keeps": session.keeps.as_json(),
         "warned": None if session.warned is None else vars(session.warned),
         "history": [list(vars(point).values()) for point in session.history],
+        "refused_at": session.refused_at,
     }
 
 
@@ -242,4 +256,5 @@ def _from_row(state: dict[str, object]) -> Session:
         keeps=Keeps.from_json(state["keeps"]),
         warned=Warned(**warned) if isinstance(warned, dict) else None,
         history=tuple(Point(*values) for values in state["history"]),  # type: ignore[attr-defined]
+        refused_at=float(state.get("refused_at", 0.0)),  # type: ignore[arg-type]
     )

@@ -48,6 +48,8 @@ class Pool:
         self.notices: dict[str, tuple[Notice, ...]] = {}
         self.can_give_back = True
         """Whether the node can take the devices of a session that runs on."""
+        self.node_cannot_park = ""
+        """Why it cannot keep GPU state in its memory; empty: it can."""
         self.idle_warnings: dict[str, Warned] = {}
         """Those in force, by session; the monitor sets them."""
         self.version = 0
@@ -121,10 +123,21 @@ class Pool:
         return None
 
     def idle_rules(self, reservation: Reservation) -> IdleSettings:
-        """The idle rules that hold for ``reservation``; where its GPU cannot be taken alone, the session is stopped."""
+        """The idle rules that hold for ``reservation``. Where its GPU cannot be taken alone, the session is stopped;
+        where it is to be parked and never could be, nothing is done: then nobody is warned of it either."""
         slots = {slot.key: slot for slot in self.slots}
         found = self.standing.idle_of(reservation, slots, self.clock())
+        if found.then == "park":
+            return replace(found, after=0.0) if self.cannot_park(reservation) else found
         return found if self.can_give_back else replace(found, then="stop")
+
+    def cannot_park(self, reservation: Reservation) -> str:
+        """Why its GPU state can never be kept in the node's memory as things are; empty: it may be."""
+        if not self.limits.parking.host_memory_gib:
+            return "the limits set no memory of the node aside for it (parking.host_memory_gib)"
+        if any(holding.instance_uuid for holding in reservation.holdings):
+            return "a MIG instance cannot be parked: the driver has no checkpoint of one"
+        return self.node_cannot_park
 
     def budget_ends_at(self, reservation: Reservation) -> float | None:
         """When a budget that ends it will be empty, if everything goes on; None when none will be before it refills."""

@@ -32,6 +32,8 @@ ORDER = {state: position for position, state in enumerate(State)}
 
 RETURNING = "returning"
 """Its devices are being given back: once nothing of it uses them, it is parked."""
+PARKING = "parking"
+"""The same, and what its processes hold there is being kept in the node's memory."""
 RESUMING = "resuming"
 """It holds devices again; its node does not know of them yet."""
 
@@ -70,8 +72,8 @@ class Reservation:
     ``reason`` is set when the end begins. ``account``: the group that it is counted with. ``extensions``: how often its
     owner moved the end. ``requeues``: how often it was preempted and went back into the queue.
     ``job``: what a batch reservation runs; None for one that somebody else starts. ``handling``: what its node must do
-    yet (``RETURNING``, ``RESUMING``); empty: nothing. ``asked_again_at``: since when it waits for devices while it is
-    parked.
+    yet (``RETURNING``, ``PARKING``, ``RESUMING``); empty: nothing. ``asked_again_at``: since when it waits for devices
+    while it is parked. ``kept_mib``: GPU memory of its processes that is kept in the node's memory.
     """
 
     id: str
@@ -102,6 +104,7 @@ class Reservation:
     job: JobSpec | None = None
     handling: str = ""
     asked_again_at: float | None = None
+    kept_mib: int = 0
 
     @property
     def rate(self) -> float:
@@ -119,10 +122,12 @@ class Reservation:
         return self.state is State.QUEUED or (self.state is State.PARKED and self.asked_again_at is not None)
 
     def waiting(self, stop_grace_s: float) -> Waiting:
-        seconds, since = float(self.time_limit_s), self.submitted_at
+        seconds, since, request = float(self.time_limit_s), self.submitted_at, self.request
         if self.asked_again_at is not None and self.ends_at is not None:
             seconds, since = max(0.0, self.ends_at - self.asked_again_at), self.asked_again_at
-        return Waiting(self.id, self.owner, self.request, seconds + stop_grace_s, since, self.kind)
+        if self.kept_mib and self.terms.model:
+            request = replace(request, model=self.terms.model)  # what was kept comes back on the same chip only
+        return Waiting(self.id, self.owner, request, seconds + stop_grace_s, since, self.kind)
 
     def held(self, stop_grace_s: float) -> Held:
         """What it holds, and until when at the latest: a stop that began, early or late, takes its grace from then."""
@@ -165,11 +170,10 @@ class Reservation:
     def active(self, enforcement: str, now: float) -> Reservation:
         return self._to(State.ACTIVE, enforcement=enforcement, started_at=now, detail="running")
 
-    def parked(self, detail: str) -> Reservation:
+    def parked(self, detail: str, kept_mib: int = 0) -> Reservation:
         """Nothing of it uses its devices any more: they are given back."""
-        return self._to(
-            State.PARKED, holdings=(), terms=Terms(limits_version=self.terms.limits_version), handling="", detail=detail
-        )
+        terms = Terms(limits_version=self.terms.limits_version, model=self.terms.model if kept_mib else "")
+        return self._to(State.PARKED, holdings=(), terms=terms, handling="", detail=detail, kept_mib=kept_mib)
 
     def resumed(self, holdings: tuple[Holding, ...], now: float, terms: Terms) -> Reservation:
         """It holds devices again."""
@@ -199,7 +203,7 @@ class Reservation:
         """The end. A reason given when the end began stands."""
         if self.state is State.ENDING and self.reason is not None:
             reason, detail = self.reason, self.detail
-        return self._to(State.ENDED, reason=reason, detail=detail, ended_at=now)
+        return self._to(State.ENDED, reason=reason, detail=detail, ended_at=now, kept_mib=0)
 
     @property
     def goes_back(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from hubs import command
-from nodes import deployment
+from nodes import deployment, gpus_here
 
 from timeshare.hub_config import ls
 from timeshare.hub_config.supervisor import Component, Supervisor, end_leftovers, leftovers
@@ -85,8 +85,19 @@ def test_doctor_says_what_the_machine_can_enforce(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert {f"device filter {name}" for name in ("systemd", "cgroup-v2", "cgroup-v1", "bubblewrap")} <= set(said)
     assert "simulated" in said["GPUs"]["detail"]
+    assert said["parking"]["detail"].startswith("possible (experimental)")
+    assert "parking.host_memory_gib" in said["parking"]["advice"]
     plain = run("doctor", "--state", str(tmp_path), "--simulate", "t4:1").stdout
     assert all(line.startswith(("ok ", "note", "warn", "fail", " ")) for line in plain.splitlines())
+
+
+def test_doctor_says_why_nothing_can_be_parked(tmp_path: Path) -> None:
+    if gpus_here().devices:
+        pytest.skip("there is a GPU here: tests/gpu shows that it can be done")
+    findings = json.loads(run("doctor", "--state", str(tmp_path), "--json").stdout)
+    (said,) = [finding for finding in findings if finding["what"] == "parking"]
+    assert said["level"] == "note"
+    assert "cuda-core is not installed" in said["detail"] or "no NVIDIA driver was found" in said["detail"]
 
 
 def test_doctor_fails_when_something_must_be_repaired(tmp_path: Path) -> None:

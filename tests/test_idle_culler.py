@@ -81,6 +81,16 @@ def test_the_gpu_comes_back_when_it_is_asked_for_and_is_free(idle: Idle) -> None
     eventually(lambda: session.get()["handling"] is None)
 
 
+def test_who_asks_again_at_once_does_not_lose_it_by_the_same_warning(idle: Idle) -> None:
+    session = idle.lab.start()
+    eventually(lambda: session.state() == "parked", 40)
+    assert session.do("ask_again").json()["state"] == "active"
+    began = time.monotonic()
+    eventually(lambda: session.state() == "parked", 40)
+    assert time.monotonic() - began >= 2.5  # it was warned anew, for the full 3 s of the limits
+    assert session.what() == ["warn", "give_back"] * 2
+
+
 def test_a_gpu_that_is_taken_meanwhile_is_waited_for_in_the_queue(idle: Idle) -> None:
     session = idle.lab.start(gpus=4)
     session.do("give_back")

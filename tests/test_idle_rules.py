@@ -239,3 +239,18 @@ def test_nothing_is_done_without_a_full_warning_or_on_what_is_unknown(
             assert all(later - sooner <= GAP_S for sooner, later in itertools.pairwise(times))
             assert not any(working(sample, Thresholds()) for sample in window)
             return
+
+
+def test_after_its_node_could_not_do_it_the_idle_time_counts_anew_with_a_warning_of_its_own() -> None:
+    watched = Watched(at=300 * MINUTE, since=0.0, why="a cell ran", input_at=0.0)
+    refused = Facts(0.0, watched, warned_at=None, refused_at=280 * MINUTE)
+    assert decide(replace(refused, refused_at=0.0), RULES, 300 * MINUTE).action is Action.WARN
+    assert decide(refused, RULES, 300 * MINUTE).action is Action.KEEP
+    later = replace(refused, watched=replace(watched, at=330 * MINUTE))
+    told = decide(later, RULES, 330 * MINUTE)
+    assert told.action is Action.WARN
+    assert "idle for 5 h 15 min" in told.why  # since when nothing ran, not since the refusal
+    assert told.at == 340 * MINUTE
+    old = replace(later, warned_at=200 * MINUTE)  # what was told before the refusal is over
+    assert decide(old, RULES, 330 * MINUTE).action is Action.WARN
+    assert decide(old, RULES, 345 * MINUTE).action is not Action.GIVE_BACK

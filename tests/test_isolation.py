@@ -11,16 +11,18 @@ import signal
 import stat
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from nodes import eventually, marked, order
 
 from timeshare.reservations.agent.bpf import device_program
+from timeshare.reservations.agent.events import Events
 from timeshare.reservations.agent.exchange import Exchange, Graces, can_exchange
 from timeshare.reservations.agent.handover import Hidden
 from timeshare.reservations.agent.isolation import Rule, Way, gpu_majors, probe, ways
+from timeshare.reservations.agent.park import Parker
 from timeshare.reservations.agent.processes import read_processes
 from timeshare.reservations.agent.records import SharePart
 from timeshare.reservations.agent.refusals import Refused
@@ -28,6 +30,7 @@ from timeshare.reservations.agent.server import parse_order
 from timeshare.reservations.agent.sessions import Sessions
 from timeshare.reservations.agent.sight import sight_of
 from timeshare.reservations.agent.stopping import StopOrder, Stops
+from timeshare.reservations.devices.checkpoint import CudaCheckpointer
 from timeshare.reservations.devices.model import (
     Device,
     DeviceError,
@@ -252,6 +255,9 @@ class Holders:
     def processes(self) -> tuple[DeviceProcess, ...]:
         return tuple(DeviceProcess(pid, "GPU-1", 100) for pid in self.pids)
 
+    def free_mib(self) -> Mapping[str, int]:
+        return {}
+
     def use(self) -> tuple[DeviceUse, ...]:
         return ()
 
@@ -260,6 +266,11 @@ class Holders:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def exchange_of(sessions: Sessions, driver: Holders) -> Exchange:
+    events = Events(sessions.records.root / "events.json")
+    return Exchange(sessions, driver, Parker(sessions, driver, CudaCheckpointer(), events))
 
 
 def test_devices_are_taken_from_a_running_session_and_others_given_to_it(
@@ -276,7 +287,7 @@ def test_devices_are_taken_from_a_running_session_and_others_given_to_it(
 
     eventually(lambda: sees(False, True))
     driver = Holders()
-    exchange = Exchange(sessions, driver)
+    exchange = exchange_of(sessions, driver)
     (record,) = sessions.records.of(name)
     if not can_exchange(sessions.way, False):
         with pytest.raises(Refused, match="cannot be changed while it runs"):
@@ -307,7 +318,7 @@ def test_what_still_uses_a_device_is_ended_before_it_counts_as_free(
     user = max(own())
     driver = Holders()
     driver.pids = [user]
-    exchange = Exchange(sessions, driver)
+    exchange = exchange_of(sessions, driver)
     assert exchange.release(record, Graces(0.2, 0.2)) is False
 
     def ended() -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from browsers import Person, chromium, chromium_path
 from hubs import Hub, running_hub
+from parked_sessions import Driver
 from playwright.sync_api import Browser, Page
 from playwright.sync_api import TimeoutError as PageTimeout
 
@@ -122,6 +123,43 @@ def test_gpu_time_and_idle_state_are_in_view_and_in_hand(hub: Hub, browser: Brow
     shows(page, "1 whole t4 (simulated) · GPU", ".ts-status")
     ada.stop()
     ada.close()
+
+
+HOLDS = """import mmap, os, pathlib
+library = pathlib.Path.home() / "libcuda.so.1"  # as if CUDA had been used
+library.write_bytes(bytes(mmap.PAGESIZE))
+file = library.open("rb")
+loaded = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+print(os.getpid())"""
+
+
+def test_what_kernels_hold_is_kept_on_request_and_comes_back_with_the_next_cell(
+    tmp_path: Path, browser: Browser
+) -> None:
+    (tmp_path / "limits.yaml").write_text("parking: {host_memory_gib: 8}\n")
+    with running_hub(tmp_path) as own:
+        cleo = Person(browser, own.url, "cleo", own.deployment.password)
+        cleo.open_form()
+        cleo.start("1 whole t4")
+        cleo.wait_for_lab()
+        page = new_notebook(cleo)
+        kernel = int(run(page, HOLDS))
+        driver = Driver(tmp_path / "faults.json")
+        driver.hold(kernel, 3000, run(page, "print(os.environ['TIMESHARE_DEVICES'])").strip())
+        page.locator(".ts-status").click()
+        shows(page, "2.9 of 16.0 GiB", ".ts-status", 90)
+        page.get_by_role("button", name="Give the GPU back").click()
+        shows(page, "This is experimental: the state can be lost", ".jp-Dialog")
+        photograph(page, "lab_keep_state")
+        page.get_by_role("button", name="Give back and keep its state in memory (experimental)").click()
+        shows(page, "GPU given back, 2.9 GiB of state kept", ".ts-status")
+        shows(page, "Kernels that hold GPU state (2.9 GiB) wait in their CUDA calls")
+        assert driver.on_gpus() == {}
+        run(page, "x = 1")
+        shows(page, "It has 1 whole t4 again, with 2.9 GiB of GPU state.", ".jp-OutputArea-output")
+        assert set(driver.on_gpus()) == {kernel}
+        cleo.stop()
+        cleo.close()
 
 
 def test_a_cell_goes_to_batch_by_its_toolbar_and_its_job_is_in_the_panel(hub: Hub, browser: Browser) -> None:

@@ -78,7 +78,7 @@ class Service:
         return self._ask("GET", f"{_one('reservations', reservation_id)}/activity")
 
     def do(self, reservation_id: str, what: str, body: Json) -> Json:
-        """To a session: ``extend`` (``seconds``), ``keep`` (``key``, ``seconds``, ``why``), ``give_back``,
+        """To a session: ``extend`` (``seconds``), ``keep`` (``key``, ``seconds``, ``why``), ``give_back`` (``park``),
         ``ask_again``."""
         return self._ask("POST", f"{_one('reservations', reservation_id)}/{what}", body)
 

@@ -11,6 +11,8 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 FILE_VARIABLE = "TIMESHARE_DEVICES_FILE"
 """In the environment of kernels: where this is written."""
+FACTS = ("parked", "kept")
+"""What is written beside variables: whether the GPU was given back, and whether what kernels held on it is kept."""
 
 
 class Devices:
@@ -26,11 +28,15 @@ class Devices:
         if reservation["handling"] is not None:
             return  # a moment later it is settled
         uuids = [part["instance_uuid"] or part["device_uuid"] for part in reservation["placement"]]
-        now = {"parked": reservation["state"] == "parked", **variables(uuids, bool(reservation["simulated"]))}
+        now = {
+            "parked": reservation["state"] == "parked",
+            "kept": reservation["kept_mib"] > 0,
+            **variables(uuids, bool(reservation["simulated"])),
+        }
         if now == self._written or (not self._written and not now["parked"]):
             return  # as it began
         self._written = now
-        os.environ.update({name: value for name, value in now.items() if name != "parked"})
+        os.environ.update({name: value for name, value in now.items() if name not in FACTS})
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self.path.with_suffix(".new")
         draft.write_text(json.dumps(now))

@@ -82,6 +82,8 @@ class Deed(Base):
                 self.wrong(f"seconds is {str(seconds)[:40]!r}: it must be a number from 0 to {MOST_SECONDS}")
                 return
             send = {"seconds": seconds}
+        if what == "give_back" and body.get("park") is True:
+            send = {"park": True}
         if what == "keep":
             why = str(body.get("why", "")).strip()
             if body["seconds"] and not 0 < len(why) <= 200:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..deployment import DeploymentError, current_deployment
-from ..devices.sources import open_source
+from ..devices.sources import open_checkpointer, open_source
 from ..errors import PublicError
 from .isolation import choose
 from .server import Agent, Unsafe, serve
@@ -69,7 +69,7 @@ def main() -> None:
     except (DeploymentError, PublicError) as error:
         sys.exit(f"timeshare agent: {error}")
     sessions = Sessions(root, choose(), bool(deployment.simulate))
-    agent = Agent(sessions, source, deployment.multi_user)
+    agent = Agent(sessions, source, open_checkpointer(source), deployment.multi_user)
     log.info("device filter: %s", sessions.way.name if sessions.way else "none")
     try:
         asyncio.run(run(agent, Path(deployment.agent_socket)))

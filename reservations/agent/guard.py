@@ -7,12 +7,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from ..devices.model import DeviceError, DeviceProcess, DeviceSource
 from .events import Events
 from .processes import start_ticks
+from .records import Record
 from .sessions import Sessions
 from .watchdog import Key, Use, Verdict, judge
 
@@ -20,13 +21,17 @@ log = logging.getLogger("timeshare.agent")
 KILL_AFTER_S = 1.0
 
 
-class Guard:
-    """``check`` is one look; it keeps what the next one needs."""
+Quiet = Callable[[Record, Collection[int]], None]
 
-    def __init__(self, sessions: Sessions, source: DeviceSource, events: Events) -> None:
+
+class Guard:
+    """``check`` is one look; it keeps what the next one needs. ``quiet``: makes processes safe to be ended."""
+
+    def __init__(self, sessions: Sessions, source: DeviceSource, events: Events, quiet: Quiet) -> None:
         self._sessions = sessions
         self._source = source
         self._events = events
+        self._quiet = quiet
         self._warned: frozenset[Key] = frozenset()
         self._stopping: dict[int, int] = {}
         self.memory_mib: dict[tuple[str, int], int] = {}
@@ -109,6 +114,8 @@ class Guard:
         shim = record.shim() if record is not None else None
         if record is not None and shim is not None and shim.main_pid == pid:
             record.write_note(verdict.message)  # only then is it what ended the session, not just one kernel of it
+        if record is not None:
+            self._quiet(record, {pid})
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGTERM)
         timer = threading.Timer(KILL_AFTER_S, _kill, (pid, ticks))

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ..clock import read_boot_id
+from ..devices.checkpoint import Checkpointer
 from ..devices.model import DeviceError, DeviceSource
 from .events import Events
-from .exchange import Exchange, Graces, can_exchange
+from .exchange import Exchange, Graces, can_exchange, fixed
 from .guard import Guard
 from .handover import Hidden
+from .park import Parker
+from .quieting import Quieting
 from .records import ID_PATTERN, MAX_GENERATION, Order, Record, SharePart
 from .refusals import Refused
 from .sampler import KEPT_S, Sampler
@@ -39,14 +42,15 @@ LONGEST_PATH = 107
 class Agent:
     """Answers requests; every one runs in a thread, so that none waits for another."""
 
-    def __init__(self, sessions: Sessions, source: DeviceSource, multi_user: bool) -> None:
+    def __init__(self, sessions: Sessions, source: DeviceSource, checkpointer: Checkpointer, multi_user: bool) -> None:
         self._sessions = sessions
         self._source = source
         self._multi_user = multi_user
-        self.stops = Stops(sessions)
         self.events = Events(sessions.records.root / "events.json")
-        self.guard = Guard(sessions, source, self.events)
-        self.exchange = Exchange(sessions, source)
+        self.parker = Parker(sessions, source, checkpointer, self.events)
+        self.stops = Stops(sessions, Quieting(sessions, self.parker).ready)
+        self.guard = Guard(sessions, source, self.events, self.parker.quiet)
+        self.exchange = Exchange(sessions, source, self.parker)
         self.sampler = Sampler(sessions, source, self.guard)
         self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
             "hello": self._hello,
@@ -89,7 +93,14 @@ class Agent:
             "multi_user": self._multi_user,
             "device_filter": way.name if way is not None else None,
             "can_exchange": can_exchange(way, self._sessions.simulated),
+            "cannot_park": self._cannot_park(),
         }
+
+    def _cannot_park(self) -> str:
+        way = self._sessions.way
+        if not can_exchange(way, self._sessions.simulated):
+            return fixed(way)
+        return self.parker.available()
 
     def _list_devices(self, params: dict[str, Any]) -> dict[str, Any]:
         return asdict(self._source.inventory())
@@ -123,14 +134,22 @@ class Agent:
         window = float(params["window_s"])
         if not 1 <= window <= KEPT_S:
             raise Refused("invalid", f"window_s is {window}: it must be from 1 to {KEPT_S:g} seconds")
-        return self.sampler.readings(window)
+        kept: dict[tuple[object, object], int] = {r.key: self.parker.kept_mib(r) for r in self._sessions.live()}
+        rows = self.sampler.readings(window)
+        return [{**row, "kept_mib": kept.get((row["reservation_id"], row["generation"]), 0)} for row in rows]
 
     def _release(self, params: dict[str, Any]) -> dict[str, Any]:
+        record = self._running(params)
+        if params.get("park", False):
+            kept = self.exchange.park(record, _integer(params, "park_memory_mib"))
+            return {"released": kept is not None, "kept_mib": kept or 0}
         graces = Graces(float(params["save_grace_s"]), float(params["term_grace_s"]))
-        return {"released": self.exchange.release(self._running(params), graces)}
+        return {"released": self.exchange.release(record, graces), "kept_mib": self.parker.kept_mib(record)}
 
-    def _resume(self, params: dict[str, Any]) -> None:
-        self.exchange.resume(self._running(params), tuple(SharePart(**part) for part in params["share"]))
+    def _resume(self, params: dict[str, Any]) -> dict[str, Any]:
+        record = self._running(params)
+        done = self.exchange.resume(record, tuple(SharePart(**part) for part in params["share"]))
+        return {"resumed": done, "kept_mib": self.parker.kept_mib(record)}
 
     def _running(self, params: dict[str, Any]) -> Record:
         record = self._sessions.records.find(_id(params), _integer(params, "generation"))

@@ -9,12 +9,15 @@ import logging
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from signal import SIGINT, SIGKILL, SIGTERM
 
 from .processes import Process, kernels, read_processes, send
 from .records import MAX_GENERATION, Record, Tombstone
 from .sessions import Sessions
+
+Ready = Callable[[Record], bool]
 
 log = logging.getLogger("timeshare.agent")
 LAUNCH_WAIT_S = 1.0
@@ -37,10 +40,11 @@ class StopOrder:
 
 
 class Stops:
-    """Begins stops and carries them on."""
+    """Begins stops and carries them on. ``ready``: whether a start may be signalled now; asked again until it may."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, ready: Ready = lambda _: True) -> None:
         self._sessions = sessions
+        self._ready = ready
         self._records = sessions.records
         self._burying = threading.Lock()
         self._step = threading.Lock()
@@ -97,9 +101,11 @@ class Stops:
                 continue
             state = "stopping"
             now = boot_seconds()
+            if now < tombstone.term_at or not self._ready(record):
+                continue
             if now >= tombstone.kill_at:
                 send(table, self._sessions.pids(record, table), SIGKILL)
-            elif now >= tombstone.term_at:
+            else:
                 self._terminate_once(record, table)
         return state
 

@@ -110,6 +110,10 @@ class DeviceSource(Protocol):
     def processes(self) -> tuple[DeviceProcess, ...]:
         """Who holds GPU memory now. Raises DeviceError when that cannot be known."""
 
+    def free_mib(self) -> Mapping[str, int]:
+        """Memory of each device that nobody has taken now, in MiB by UUID. Raises DeviceError when that cannot be
+        known."""
+
     def use(self) -> tuple[DeviceUse, ...]:
         """How busy each device and each MIG instance was since the last call. Raises DeviceError when that cannot be
         known of any."""

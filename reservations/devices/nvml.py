@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .gauge import Gauge, mig_handles
@@ -63,6 +63,13 @@ class NvmlSource:
             for index in range(nvml.nvmlDeviceGetCount()):
                 found += _processes(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
             return tuple(found)
+
+    def free_mib(self) -> Mapping[str, int]:
+        with self._asking() as nvml:
+            if nvml is None:
+                return {}
+            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+            return {nvml.nvmlDeviceGetUUID(h): int(nvml.nvmlDeviceGetMemoryInfo(h).free) // MIB for h in handles}
 
     def use(self) -> tuple[DeviceUse, ...]:
         with self._asking() as nvml:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,15 @@ class Faults:
     """What the file of ``TIMESHARE_SIMULATED_FAULTS`` says: ``processes`` with ``pid``, ``device`` and ``memory_mib``;
     ``use`` with ``device``, ``percent`` (null: the driver does not say) and, if it is that of one, ``instance`` or
     ``pid``; ``health`` with ``device``, ``code``, ``detail``, ``cordon``; ``missing`` UUIDs; ``unknown``: no answer at
-    all. A device that ``use`` does not name is at 0 %."""
+    all. A device that ``use`` does not name is at 0 %. ``checkpoint``: ``unavailable`` (why), pids of which ``lock``,
+    ``checkpoint`` or ``restore`` is refused, pids that are ``failed``, ``delay_s`` before each step."""
 
     processes: tuple[dict[str, Any], ...] = ()
     use: tuple[dict[str, Any], ...] = ()
     health: tuple[dict[str, Any], ...] = ()
     missing: tuple[str, ...] = ()
     unknown: bool = False
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_faults(path: Path | None) -> Faults:
@@ -109,9 +112,19 @@ def read_faults(path: Path | None) -> Faults:
             tuple(data.get("health", ())),
             tuple(data.get("missing", ())),
             bool(data.get("unknown", False)),
+            dict(data.get("checkpoint", {})),
         )
     except (OSError, ValueError, AttributeError) as error:
         raise DeviceError(f"the file of simulated faults cannot be read: {error}") from None
+
+
+def read_json(path: Path | None) -> dict[str, Any]:
+    """Of a file that the simulated driver wrote; empty while there is none."""
+    try:
+        data: dict[str, Any] = {} if path is None else json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    return data
 
 
 class SimulatedSource:
@@ -122,6 +135,8 @@ class SimulatedSource:
         named = os.environ.get(FAULTS_VARIABLE)
         self._faults = faults or (Path(named) if named else None)
         self._reported = 0
+        self.checkpoints = None if self._faults is None else self._faults.with_name("checkpoints.json")
+        """What the simulated driver remembers of processes: by pid ``state``, and ``gpus`` where they were moved."""
 
     def _now(self) -> Faults:
         faults = read_faults(self._faults)
@@ -137,11 +152,40 @@ class SimulatedSource:
     def processes(self) -> tuple[DeviceProcess, ...]:
         return tuple(
             DeviceProcess(int(entry["pid"]), str(entry["device"]), entry.get("memory_mib"), entry.get("instance"))
-            for entry in self._now().processes
+            for entry in self._present(self._now().processes)
         )
 
+    def _present(self, entries: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        """``entries`` without the processes that are checkpointed, and of the others where they are now."""
+        known = read_json(self.checkpoints)
+        found = []
+        for entry in entries:
+            told = known.get(str(entry.get("pid")), {})
+            if told.get("state") != "checkpointed":
+                found.append({**entry, "device": told.get("gpus", {}).get(entry["device"], entry["device"])})
+        return tuple(found)
+
+    def free_mib(self) -> Mapping[str, int]:
+        taken: dict[str, int] = {}
+        for process in self.processes():
+            taken[process.device_uuid] = taken.get(process.device_uuid, 0) + (process.memory_mib or 0)
+        return {d.uuid: max(0, d.memory_mib - taken.get(d.uuid, 0)) for d in self.inventory().devices}
+
+    def checkpoint_faults(self) -> Mapping[str, Any]:
+        """Of ``Faults``, for the simulated checkpoints. Raises DeviceError."""
+        return self._now().checkpoint
+
+    def held_by(self, pid: int, gpus: Mapping[str, str]) -> dict[str, int]:
+        """MiB that ``pid`` has by device, if its devices are to be found where ``gpus`` says."""
+        found: dict[str, int] = {}
+        for entry in self._now().processes:
+            if int(entry["pid"]) == pid:
+                where = gpus.get(str(entry["device"]), str(entry["device"]))
+                found[where] = found.get(where, 0) + (entry.get("memory_mib") or 0)
+        return found
+
     def use(self) -> tuple[DeviceUse, ...]:
-        entries = self._now().use
+        entries = self._present(self._now().use)
         places = [(d.uuid, i.uuid) for d in self._devices for i in d.instances]
         places += [(d.uuid, "") for d in self._devices if not d.partitioned]
         return tuple(_use(*place, entries) for place in places)

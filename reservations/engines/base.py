@@ -14,6 +14,10 @@ class EngineUnknown(Exception):
     """The engine did not answer: nothing is known, so nothing may be freed or ended."""
 
 
+class NotYet(Exception):
+    """The engine cannot do it now, and may later: it is to be asked again. The text is for a person."""
+
+
 class LaunchRefused(Exception):
     """The engine will not start it, however often it is asked; the text is for a person."""
 
@@ -40,18 +44,32 @@ class EngineSession:
 @dataclass(frozen=True)
 class EngineReading:
     """Of one start. ``gpu`` in percent of what it holds, ``cpu`` in percent of a core, ``memory_mib`` of GPU memory;
-    None: unknown."""
+    None: unknown. ``kept_mib``: GPU memory of it that is kept in the node's memory."""
 
     reservation_id: str
     generation: int
     gpu: float | None
     cpu: float | None
     memory_mib: int | None
+    kept_mib: int = 0
+
+    @property
+    def start(self) -> tuple[str, int]:
+        return self.reservation_id, self.generation
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """How far devices are taken from a session, or given to it. ``done``: it is not to be asked again. ``kept_mib``:
+    GPU memory of it that is kept in the node's memory."""
+
+    done: bool
+    kept_mib: int = 0
 
 
 @dataclass(frozen=True)
 class EngineEvent:
-    """Something the engine noticed. ``kind``: ``health``, ``over_memory``, ``stopped_over_memory``."""
+    """Something the engine noticed. ``kind``: ``health``, ``over_memory``, ``stopped_over_memory``, ``parking``."""
 
     seq: int
     kind: str
@@ -88,11 +106,15 @@ class Engine(Protocol):
     async def activity(self, window_s: float) -> list[EngineReading]:
         """What each session used over the last ``window_s`` seconds, as far as that is known."""
 
-    async def release(self, reservation_id: str, generation: int, rules: Stop) -> bool:
-        """Begins or continues to take a session's devices; True once nothing of it uses them. Raises LaunchRefused."""
+    async def release(
+        self, reservation_id: str, generation: int, rules: Stop, park_memory_mib: int | None = None
+    ) -> Exchanged:
+        """Takes a session's devices; done once nothing of it uses them any more. ``park_memory_mib``: what its
+        processes hold there is kept, in that much memory of the node for all sessions; None: they are ended. Raises
+        LaunchRefused."""
 
-    async def resume(self, reservation_id: str, generation: int, share: list[dict[str, Any]]) -> None:
-        """Lets a session that runs use ``share``. Raises LaunchRefused."""
+    async def resume(self, reservation_id: str, generation: int, share: list[dict[str, Any]]) -> Exchanged:
+        """Lets a session that runs use ``share``, and brings back what was kept of it. Raises LaunchRefused, NotYet."""
 
     async def forget(self, reservation_id: str, generation: int) -> None: ...
 

@@ -8,7 +8,16 @@ from typing import Any
 from ..agent.client import AgentClient, AgentError, AgentUnreachable
 from ..devices.model import Device, Inventory, MigInstance
 from ..limits.schema import Stop
-from .base import EngineEvent, EngineReading, EngineSession, EngineUnknown, LaunchRefused, SessionState
+from .base import (
+    EngineEvent,
+    EngineReading,
+    EngineSession,
+    EngineUnknown,
+    Exchanged,
+    LaunchRefused,
+    NotYet,
+    SessionState,
+)
 
 
 class LocalEngine:
@@ -59,18 +68,23 @@ class LocalEngine:
     async def activity(self, window_s: float) -> list[EngineReading]:
         return [EngineReading(**told) for told in await self._ask("activity", window_s=window_s)]
 
-    async def release(self, reservation_id: str, generation: int, rules: Stop) -> bool:
+    async def release(
+        self, reservation_id: str, generation: int, rules: Stop, park_memory_mib: int | None = None
+    ) -> Exchanged:
+        park = {} if park_memory_mib is None else {"park": True, "park_memory_mib": park_memory_mib}
         told = await self._do(
             "release",
             reservation_id=reservation_id,
             generation=generation,
             save_grace_s=rules.save_grace,
             term_grace_s=rules.term_grace,
+            **park,
         )
-        return bool(told["released"])
+        return Exchanged(bool(told["released"]), int(told["kept_mib"]))
 
-    async def resume(self, reservation_id: str, generation: int, share: list[dict[str, Any]]) -> None:
-        await self._do("resume", reservation_id=reservation_id, generation=generation, share=share)
+    async def resume(self, reservation_id: str, generation: int, share: list[dict[str, Any]]) -> Exchanged:
+        told = await self._do("resume", reservation_id=reservation_id, generation=generation, share=share)
+        return Exchanged(bool(told["resumed"]), int(told["kept_mib"]))
 
     async def forget(self, reservation_id: str, generation: int) -> None:
         await self._ask("forget", reservation_id=reservation_id, generation=generation)
@@ -88,6 +102,8 @@ class LocalEngine:
         except AgentError as error:
             if error.reason in ("unknown", "stopped", "older-generation"):
                 raise EngineUnknown(str(error)) from None
+            if error.reason == "not-yet":
+                raise NotYet(str(error)) from None
             raise LaunchRefused(str(error)) from None
         except AgentUnreachable as error:
             raise EngineUnknown(str(error)) from None

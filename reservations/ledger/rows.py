@@ -16,7 +16,7 @@ from ..shares import parse_share
 PLAIN = (
     *("id", "seq", "owner", "server_name", "time_limit_s", "submitted_at", "client_key", "detail"),
     *("generation", "enforcement", "granted_at", "starting_at", "started_at", "ends_at", "ending_at", "ended_at"),
-    *("account", "extensions", "requeues", "handling", "asked_again_at"),
+    *("account", "extensions", "requeues", "handling", "asked_again_at", "kept_mib"),
 )
 
 

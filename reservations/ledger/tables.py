@@ -51,6 +51,7 @@ reservations = Table(
     Column("job", Text),
     Column("handling", String(16), nullable=False, server_default=""),
     Column("asked_again_at", Double),
+    Column("kept_mib", Integer, nullable=False, server_default="0"),
     UniqueConstraint("owner", "client_key", name="one_request_a_key"),
     Index("by_state", "state"),
     Index("by_owner", "owner", "seq"),

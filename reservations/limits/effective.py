@@ -199,6 +199,13 @@ def _longer(one: int, other: int) -> int:
     return 0 if 0 in (one, other) else max(one, other)
 
 
+GENTLEST = ("park", "give_back", "stop")
+
+
+def _gentler(one: str, other: str) -> str:
+    return min(one, other, key=GENTLEST.index)
+
+
 GENEROUS: Mapping[str, Callable[[Any, Any], Any]] = {
     "shapes": _both,
     "models": _both,
@@ -208,6 +215,6 @@ GENEROUS: Mapping[str, Callable[[Any, Any], Any]] = {
     "idle.after": _longer,
     "idle.busy_cap": _longer,
     "idle.per_gpu": min,
-    "idle.then": min,
+    "idle.then": _gentler,
 }
 """What the more generous of two values is, where it is not the larger one."""

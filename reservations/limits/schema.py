@@ -17,7 +17,7 @@ from ..kind import Kind
 from ..shares import Shape
 from .values import Amount, Count, Duration, Name, Pattern
 
-IdleAction = Literal["give_back", "stop"]
+IdleAction = Literal["give_back", "park", "stop"]
 
 
 class Section(BaseModel):
@@ -85,7 +85,8 @@ class IdleRules(Section):
     warn: tuple[Duration, ...] | None = Field(default=None, description="Told so long before. Default [10m, 2m].")
     then: IdleAction | None = Field(
         default=None,
-        description="give_back (default): the GPU goes back, server and kernels stay. stop: the session is stopped.",
+        description="give_back (default): the GPU goes back, server and kernels stay, but those that hold GPU memory. "
+        "park (experimental): those stay too, what they hold is kept in the node's memory. stop: the session ends.",
     )
     keep: Duration | None = Field(
         default=None, description="How long in all a person may protect a session. Default 8h. 0: not at all."
@@ -237,6 +238,20 @@ class JobFiles(Section):
     )
 
 
+class Parking(Section):
+    """Experimental: GPU state of idle sessions that is kept in the memory of the node."""
+
+    host_memory_gib: Amount = Field(
+        default=0,
+        description="GiB of the node's memory for all that is kept at a time, such as 64. 0 (default): nothing.",
+    )
+
+    @property
+    def host_memory_mib(self) -> int:
+        """What ``unlimited`` means, the node's own memory bounds."""
+        return int(min(self.host_memory_gib, 1e9) * 1024)
+
+
 class Limits(Section):
     """The whole file."""
 
@@ -267,6 +282,7 @@ class Limits(Section):
     )
     stop: Stop = Stop()
     job_files: JobFiles = JobFiles()
+    parking: Parking = Parking()
 
     @field_validator("timezone")
     @classmethod
@@ -298,6 +314,20 @@ class Limits(Section):
             begins, ends = (parse_moment(text, self.zone) for text in (entry.begins, entry.ends))
             if ends <= begins:
                 raise ValueError(f"{where}: ends ({entry.ends}) is not after begins ({entry.begins})")
+        return self
+
+    @model_validator(mode="after")
+    def _room_to_park(self) -> Limits:
+        people = {"defaults": self.defaults.idle}
+        people |= {f"groups.{name}.each": group.each.idle for name, group in self.groups.items()}
+        people |= {f"users.{name}": person.idle for name, person in self.users.items()}
+        people |= {f"pools.{name}": pool.idle for name, pool in self.pools.items()}
+        where = next((where for where, idle in people.items() if idle.then == "park"), None)
+        if where is not None and not self.parking.host_memory_gib:
+            raise ValueError(
+                f"{where}.idle.then is park, and parking.host_memory_gib is 0: nothing could be kept; say how much of "
+                "the node's memory may be used for it, such as 64"
+            )
         return self
 
     def _known(self, what: Literal["groups", "pools"], name: str | None, where: str) -> None:

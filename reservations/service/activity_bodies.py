@@ -14,7 +14,7 @@ from . import bodies
 LONGEST_S = 366 * 86400.0
 REPORT_FIELDS = ("generation", "kernel_busy_s", "terminal", "input_ago_s")
 MAX_WHY = 200
-ACTIONS = ("warn", "give_back", "stop")
+ACTIONS = ("warn", "give_back", "park", "stop")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,15 @@ def parse_keep(body: Mapping[str, Any]) -> Keep:
         raise invalid("why", body["why"], "must be left out where seconds is 0: the protection ends")
     why = bodies.text("why", body.get("why"), longest=MAX_WHY) if seconds else ""
     return Keep(bodies.text("key", body.get("key"), longest=64), seconds, why)
+
+
+def parse_give_back(body: Mapping[str, Any]) -> bool:
+    """Whether what the session holds on its GPU is to be kept in the node's memory."""
+    bodies.known_fields(body, ("park",))
+    park = body.get("park", False)
+    if not isinstance(park, bool):
+        raise invalid("park", park, "must be true or false")
+    return park
 
 
 def parse_judgement(body: Mapping[str, Any]) -> Judgement:

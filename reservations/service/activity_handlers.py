@@ -3,12 +3,14 @@ and what the idle culler reads and decides."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..errors import PublicError
 from ..kind import Kind
 from ..reservation import Reason, Reservation, State
 from ..watching import Reading, Warned
 from . import activity_views, bodies
-from .activity_bodies import Judgement, parse_judgement, parse_keep, parse_report
+from .activity_bodies import Judgement, parse_give_back, parse_judgement, parse_keep, parse_report
 from .auth import may_report
 from .base import Base
 
@@ -57,9 +59,9 @@ async def show(handler: Base, reservation: Reservation) -> None:
 class GiveBack(Base):
     async def post(self, reservation_id: str) -> None:
         self.no_query()
-        bodies.known_fields(self.json_body(), ())
+        give_back = partial(self.runtime.parking.give_back, park=parse_give_back(self.json_body()))
         who = "its owner" if not self.caller.admin else "an administrator"
-        await self.change(reservation_id, self.runtime.parking.give_back, f"its GPU was given back by {who}")
+        await self.change(reservation_id, give_back, f"its GPU was given back by {who}")
 
 
 class AskAgain(Base):
@@ -108,7 +110,7 @@ class Judge(Base):
         if judgement.action == "stop":
             pool.end(name, Reason.IDLE, judgement.why)
         else:
-            self.runtime.parking.give_back(name, judgement.why)
+            self.runtime.parking.give_back(name, judgement.why, park=judgement.action == "park")
 
 
 def consequence(then: str, reading: Reading | None) -> str:
@@ -118,6 +120,11 @@ def consequence(then: str, reading: Reading | None) -> str:
     text = "its GPU goes back to the pool; the notebook stays."
     if reading is not None and reading.memory_mib == 0:
         return text
+    if then == "park":
+        return (
+            f"{text} What kernels hold of GPU memory is kept in the node's memory until there is a GPU again, if that "
+            "can be done; this is experimental, and the state can be lost: save what matters."
+        )
     return f"{text} Kernels that hold GPU memory are ended then, after time to save; all others stay."
 
 

@@ -32,6 +32,7 @@ def activity_view(pool: Pool, monitor: Monitor, reservation: Reservation) -> dic
         "kept_s": round(kept_s),
         "kept_why": session.keeps.why(now),
         "keep_left_s": round(max(0.0, rules.keep - session.keeps.used_s)),
+        "cannot_park": pool.cannot_park(reservation),
         "history": [
             {"ago_s": round(now - p.at), "gpu": p.gpu, "cpu": p.cpu, "memory_mib": p.memory_mib}
             for p in session.history
@@ -89,6 +90,7 @@ def everybody_view(pool: Pool, monitor: Monitor) -> dict[str, Any]:
                 "handling": reservation.handling,
                 "watched": None if watched is None else vars(watched),
                 "kept_until": session.keeps.until(0.0),
+                "refused_at": session.refused_at,
                 "warned_at": None if warned is None else warned.at,
                 "rules": {"after": rules.after, "grace": rules.grace, "warn": list(rules.warn), "then": rules.then},
                 "memory_mib": None if session.reading is None else session.reading.memory_mib,

@@ -102,9 +102,10 @@ def reservation_schema() -> Schema:
             "limits_version": {"type": "string", "description": "of the limits in force when it was granted"},
             "requeues": {**COUNT, "description": "how often it was preempted and went back into the queue"},
             "handling": {
-                "enum": ["returning", "resuming", None],
+                "enum": ["returning", "parking", "resuming", None],
                 "description": "its GPU is just being given back, or being given to it",
             },
+            "kept_mib": {**COUNT, "description": "GPU memory of it that is kept in the node's memory, MiB"},
             "asked_again": {"type": "boolean", "description": "it is parked, and waits for its GPU again"},
             "idle_warning": {"type": "boolean", "description": "one of its notices is about idleness"},
             "job": openapi_jobs.job_schema(),

@@ -8,7 +8,11 @@ from .openapi_parts import COUNT, NUMBER, TEXT, TIME, Schema, body, line, operat
 _SECONDS: Schema = {"type": "number", "minimum": 0, "maximum": LONGEST_S}
 _MAYBE: Schema = {"type": ["number", "null"], "minimum": 0, "description": "null: unknown"}
 _MAYBE_FLAG: Schema = {"type": ["boolean", "null"], "description": "null: unknown"}
-_THEN: Schema = {"enum": ["give_back", "stop"]}
+_PARK: Schema = {
+    "type": "boolean",
+    "description": "what it holds there is kept in the node's memory (experimental); default false",
+}
+_THEN: Schema = {"enum": ["give_back", "park", "stop"]}
 
 
 def started_schema(reservation: Schema) -> Schema:
@@ -42,6 +46,7 @@ def schemas() -> Schema:
         "handling": TEXT,
         "watched": {"oneOf": [watched, {"type": "null"}]},
         "kept_until": NUMBER,
+        "refused_at": {**NUMBER, "description": "when it could not be parked last; 0: never"},
         "warned_at": _MAYBE,
         "rules": record(rules),
         "memory_mib": _MAYBE,
@@ -74,6 +79,7 @@ def schemas() -> Schema:
                 "kept_s": {**COUNT, "description": "still protected for"},
                 "kept_why": TEXT,
                 "keep_left_s": {**COUNT, "description": "how much longer it may be protected"},
+                "cannot_park": {"type": "string", "description": "why its GPU state cannot be kept; empty: it may be"},
                 "history": {"type": "array", "items": point, "description": "of the last hour, the oldest first"},
                 "decisions": {"type": "array", "items": decision, "description": "the newest first"},
             }
@@ -136,12 +142,12 @@ def paths() -> Schema:
                     "Reservation",
                     *(404, 409, 413, 422),
                     parameters=one,
-                    requestBody=body({"type": "object", "additionalProperties": False}, required=False),
+                    requestBody=body({"type": "object", "additionalProperties": False, **fields}, required=False),
                 )
             }
-            for name, summary in (
-                ("give_back", "Give its GPU back; the session runs on"),
-                ("ask_again", "Ask for its GPU again"),
+            for name, summary, fields in (
+                ("give_back", "Give its GPU back; the session runs on", {"properties": {"park": _PARK}}),
+                ("ask_again", "Ask for its GPU again", {}),
             )
         },
         "/activity": {"get": operation("What every session does; for the idle culler", "AllActivity")},

@@ -51,6 +51,7 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         "limits_version": reservation.terms.limits_version,
         "requeues": reservation.requeues,
         "handling": reservation.handling or None,
+        "kept_mib": reservation.kept_mib,
         "asked_again": reservation.asked_again_at is not None,
         "idle_warning": reservation.id in pool.idle_warnings and reservation.state is State.ACTIVE,
         "job": job_view(reservation),

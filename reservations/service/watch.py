@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
-from ..engines.base import EngineUnknown, LaunchRefused
+from ..engines.base import EngineUnknown, LaunchRefused, NotYet
 from ..monitor import FASTEST_S, Monitor
-from ..reservation import RESUMING, RETURNING, Reservation
+from ..reservation import PARKING, RESUMING, RETURNING, Reservation
 from ..watching import Reading
 from .job_starts import share_parts
 from .runtime import Runtime
 
 log = logging.getLogger("timeshare.service")
 STEP_S = 0.5
+NOT_YET_S = 3.0
+"""Before its node is asked again to bring back what it could not yet."""
 
 
 class Watch:
@@ -21,6 +24,7 @@ class Watch:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._not_before: dict[str, float] = {}
 
     async def sample(self) -> None:
         """Takes a sample of every session, as often as the limits need it."""
@@ -39,8 +43,10 @@ class Watch:
         except EngineUnknown as error:
             log.warning("nothing is known of what sessions use: %s", error)
             return {}
+        for reading in told:
+            await self._runtime.call(self._runtime.parking.kept, *reading.start, reading.kept_mib)
         now = self._runtime.pool.clock()
-        return {(t.reservation_id, t.generation): Reading(now, t.gpu, t.cpu, t.memory_mib) for t in told}
+        return {t.start: Reading(now, t.gpu, t.cpu, t.memory_mib) for t in told}
 
     async def exchange(self) -> None:
         """Has the node do what stands in the ledger, until it is done."""
@@ -48,6 +54,7 @@ class Watch:
             version = self._runtime.pool.version
             try:
                 due = await self._runtime.call(lambda: [r for r in self._runtime.pool.live() if r.handling])
+                self._not_before = {r.id: self._not_before[r.id] for r in due if r.id in self._not_before}
                 await asyncio.gather(*(self._handle(reservation) for reservation in due))
             except Exception:
                 log.exception("a GPU could not be exchanged; it is tried again")
@@ -56,17 +63,34 @@ class Watch:
             await self._runtime.next_change(version, STEP_S if due else 5.0)
 
     async def _handle(self, reservation: Reservation) -> None:
-        engine, call, parking = self._runtime.engine, self._runtime.call, self._runtime.parking
-        name, generation = reservation.id, reservation.generation
+        name = reservation.id
+        if time.monotonic() < self._not_before.get(name, 0.0):
+            return
         try:
-            if reservation.handling == RETURNING:
-                if await engine.release(name, generation, self._runtime.pool.limits.stop):
-                    await call(parking.returned, name, generation)
+            if reservation.handling in (RETURNING, PARKING):
+                await self._release(reservation)
             elif reservation.handling == RESUMING:
-                await engine.resume(name, generation, share_parts(reservation))
-                await call(parking.resumed, name, generation)
+                await self._resume(reservation)
         except LaunchRefused as error:
             log.warning("%s: %s", name, error)
-            await call(parking.failed, name, str(error))
+            await self._runtime.call(self._runtime.parking.failed, name, str(error))
+            if reservation.handling == PARKING:
+                await self._runtime.call(self._runtime.monitor.not_parked, name, str(error))
+        except NotYet as error:
+            self._not_before[name] = time.monotonic() + NOT_YET_S
+            await self._runtime.call(self._runtime.parking.delayed, name, str(error))
         except EngineUnknown as error:
             log.warning("%s: its node does not answer: %s", name, error)
+
+    async def _release(self, reservation: Reservation) -> None:
+        name, generation, limits = reservation.id, reservation.generation, self._runtime.pool.limits
+        park_mib = limits.parking.host_memory_mib if reservation.handling == PARKING else None
+        told = await self._runtime.engine.release(name, generation, limits.stop, park_mib)
+        if told.done:
+            await self._runtime.call(self._runtime.parking.returned, name, generation, told.kept_mib)
+
+    async def _resume(self, reservation: Reservation) -> None:
+        name, generation = reservation.id, reservation.generation
+        told = await self._runtime.engine.resume(name, generation, share_parts(reservation))
+        if told.done:
+            await self._runtime.call(self._runtime.parking.resumed, name, generation, told.kept_mib)

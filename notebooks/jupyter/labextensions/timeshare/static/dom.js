@@ -45,7 +45,8 @@ export function memoryOf(reservation) {
 /** What a session has, in a few words. */
 export function shareText(reservation) {
   if (reservation.state === "parked") {
-    return reservation.asked_again ? "waiting for its GPU" : "GPU given back";
+    const kept = reservation.kept_mib ? `, ${gib(reservation.kept_mib)} GiB of state kept` : "";
+    return `${reservation.asked_again ? "waiting for its GPU" : "GPU given back"}${kept}`;
   }
   const simulated = reservation.simulated ? " (simulated)" : "";
   const models = [...new Set(reservation.placement.map((part) => part.model))].join(", ");

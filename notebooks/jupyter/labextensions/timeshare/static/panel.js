@@ -16,6 +16,8 @@ const KEEPS = [30, 60, 120, 240, 480];
 const DECIDED = {
   warn: "Warned",
   give_back: "GPU given back",
+  park: "GPU given back, state to be kept",
+  "not parked": "Could not be parked",
   stop: "Stopped",
   keep: "Protected",
   "keep ended": "Protection ended",
@@ -110,17 +112,28 @@ export class Panel {
 
   _gpu(reservation, activity) {
     if (reservation.handling === "returning") return h("p", {}, "Its GPU is being given back …");
+    if (reservation.handling === "parking") return h("p", { role: "status" }, "What it holds on its GPU is being kept …");
+    if (reservation.handling === "resuming" && reservation.kept_mib) {
+      const wait = h("p", { role: "status" }, `What was kept is being brought back: ${reservation.detail}.`);
+      return h("div", {}, wait, h("div", { class: "ts-row" }, this._button("give-back", "Give the GPU back", () => this._act("give_back"))));
+    }
     if (reservation.state === "active" && memoryOf(reservation)) {
       const held = activity?.signals.memory_mib;
       return h(
         "div",
         { class: "ts-row" },
-        this._button("give-back", "Give the GPU back", () => this._deeds.giveBack(held)),
+        this._button("give-back", "Give the GPU back", () => this._deeds.giveBack(held, activity?.cannot_park)),
       );
     }
     if (reservation.state !== "parked") return null;
     if (!reservation.asked_again) {
-      return h("div", { class: "ts-row" }, this._button("ask-again", "Ask for the GPU again", () => this._act("ask_again")));
+      const kept = `Kernels that hold GPU state (${gib(reservation.kept_mib)} GiB) wait in their CUDA calls until the GPU is back.`;
+      return h(
+        "div",
+        {},
+        reservation.kept_mib > 0 && h("p", { class: "ts-quiet" }, kept),
+        h("div", { class: "ts-row" }, this._button("ask-again", "Ask for the GPU again", () => this._act("ask_again"))),
+      );
     }
     const start = reservation.latest_start_in_s;
     const when = start === null ? "" : reservation.firm ? `, at the latest in ${duration(start)}` : `, expected in ${duration(start)}`;

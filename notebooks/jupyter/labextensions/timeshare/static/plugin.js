@@ -45,7 +45,7 @@ function activate(lab, here, { app, tracker, palette, statusBar, settings }) {
     open: ["Show GPU, time and jobs", open],
     "extend-2h": ["Extend this session by 2 h", () => act("extend", { seconds: 7200 })],
     "keep-alive": ["Keep this session alive for 1 h, because…", () => deeds.keepAlive(3600)],
-    "give-back": ["Give the GPU back", () => deeds.giveBack(client.status.activity?.signals.memory_mib)],
+    "give-back": ["Give the GPU back", () => deeds.giveBack(client.status.activity?.signals.memory_mib, client.status.activity?.cannot_park)],
     "ask-again": ["Ask for the GPU again", () => act("ask_again")],
     "hand-over": ["Write the running cell as a job", () => cells.handOver()],
   };
@@ -95,13 +95,25 @@ function makeDeeds(lab, client, cells, act) {
   return {
     runningCell: () => cells.runningCell(),
     handOver: () => cells.handOver(),
-    async giveBack(heldMib) {
+    /** `cannotPark`: why what kernels hold there cannot be kept; empty: it may be. */
+    async giveBack(heldMib, cannotPark) {
       const held =
         heldMib === 0
           ? "No kernel holds GPU memory, so nothing is lost."
           : `Kernels that hold GPU memory${heldMib ? ` (${gib(heldMib)} GiB)` : ""} are ended, after time to save; their variables go. All others stay.`;
       const text = `The notebook and this server stay. ${held} You can ask for the GPU again at any time.`;
-      if (await ask("Give the GPU back?", text, "Give it back")) await act("give_back");
+      if (heldMib === 0 || cannotPark !== "") {
+        if (await ask("Give the GPU back?", text, "Give it back")) await act("give_back");
+        return;
+      }
+      const experimental =
+        "Or their GPU state is kept in the node’s memory, and they go on where they are once the GPU is back. " +
+        "This is experimental: the state can be lost, so save what matters first.";
+      const body = new lab.widgets.Widget({ node: h("div", {}, h("p", {}, text), h("p", {}, experimental)) });
+      const end = Dialog.warnButton({ label: "Give it back" });
+      const keep = Dialog.warnButton({ label: "Give back and keep its state in memory (experimental)" });
+      const { button } = await showDialog({ title: "Give the GPU back?", body, buttons: [Dialog.cancelButton(), keep, end] });
+      if (button.accept) await act("give_back", button.label === keep.label ? { park: true } : {});
     },
     async keepAlive(seconds) {
       const asked = await InputDialog.getText({ title: "Keep this session alive, because …", label: "Others who wait for a GPU may read it", okLabel: "Keep alive" });
