@@ -457,6 +457,36 @@ def test_a_kill_at_any_step_of_an_undo_goes_on_to_undo_it(place: Place) -> None:
         pytest.fail("every run was killed")
 
 
+class Looking(SimulatedCheckpointer):
+    """Notes which devices the session may use while the driver works."""
+
+    def __init__(self, source: SimulatedSource, record: Record) -> None:
+        super().__init__(source)
+        self._record = record
+        self.seen: list[tuple[str, list[str]]] = []
+
+    def _look(self, step: str) -> None:
+        self.seen.append((step, [part.device_uuid for part in self._record.gate().share]))
+
+    def checkpoint(self, pid: int) -> None:
+        self._look("checkpoint")
+        super().checkpoint(pid)
+
+    def restore(self, pid: int, gpus: Any) -> None:
+        self._look("restore")
+        super().restore(pid, gpus)
+
+
+def test_the_filter_is_open_as_long_as_the_driver_needs_the_device(place: Place) -> None:
+    record = hold(place)
+    looking = Looking(place.source, record)
+    exchange = place.exchange(looking)
+    exchange._park(record, POOL)
+    assert record.gate().share == ()
+    exchange._resume(record, share(GPU[2]))
+    assert looking.seen == [("checkpoint", [GPU[0]])] * 2 + [("restore", [GPU[2]])] * 2
+
+
 class Late(SimulatedSource):
     """Shows one more process once the others are gone, as if it had begun to use its device in between."""
 
