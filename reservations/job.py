@@ -22,8 +22,8 @@ class JobSpec:
     """``python``: the interpreter that runs the job, ``folder``: where the job is; absolute paths as its owner sees
     them. ``digest``: of the job's file, so that no other is run. ``key``: signs its results; told to its owner only.
 
-    ``array``: jobs with the same one were submitted together; ``index``: which of them it is, from 0. ``parallel``: of
-    one array at most so many run at once (0: as many as the limits allow).
+    ``array``: jobs with the same one were submitted together, ``of`` of them; ``index``: which of them it is, from 0.
+    ``parallel``: of one array at most so many run at once (0: as many as the limits allow).
     """
 
     name: str
@@ -34,6 +34,7 @@ class JobSpec:
     array: str = ""
     index: int = 0
     parallel: int = 0
+    of: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """For the ledger."""

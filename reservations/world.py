@@ -20,6 +20,10 @@ from .tally import Tally
 from .usage import Charge, Charges
 
 
+TOGETHER_S = 3.0
+"""Those of an array are asked for one after the other, in less time than this between two."""
+
+
 @dataclass(frozen=True)
 class World:
     """``live``: every reservation that has not ended, by id. ``now``: seconds since the epoch.
@@ -83,12 +87,16 @@ class World:
         tally = Tally(facts.all_slots, facts.held, policy)
         mine = [r for r in self.live.values() if r.external is not None and r.request.engine == engine]
         under_way = Counter(r.job.array for r in mine if r.job and r.external and r.external.handed_over)
+        arrived = Counter(r.job.array for r in mine if r.job)
+        newest = max((r.submitted_at for r in mine), default=0.0)
         taken: Counter[str] = Counter()
         found = []
         for reservation in mine:
             external, job = reservation.external, reservation.job
             if reservation.state is not State.QUEUED or external is None or external.handed_over:
                 continue
+            if job is not None and arrived[job.array] < job.of and self.now < newest + TOGETHER_S:
+                continue  # the rest of it is just being asked for
             bound = job.parallel if job is not None else 0
             if job is not None and bound and under_way[job.array] and under_way[job.array] + taken[job.array] >= bound:
                 continue  # a part of it was kept back before: its engine knows the bound of that part only

@@ -190,7 +190,7 @@ def lab_with_engine(folder: Path, **limits: Any) -> tuple[Lab, Outside]:
 
 
 def array(lab: Lab, count: int, parallel: int) -> list[Reservation]:
-    spec = JobSpec("scan", "/py", "/f", "0" * 64, array="many", parallel=parallel)
+    spec = JobSpec("scan", "/py", "/f", "0" * 64, array="many", parallel=parallel, of=count)
     wishes = [Submission("ada", SHARE, 3600, Kind.BATCH, job=replace(spec, index=i)) for i in range(count)]
     return [lab.pool.submit(wish)[0] for wish in wishes]
 
@@ -304,6 +304,19 @@ def test_an_array_goes_as_one_where_its_bound_is_within_the_limits(tmp_path: Pat
     assert lab.state(lab.ask("ada", gpus=1)) == "queued", "two of them may begin at any moment"
 
 
+def test_an_array_is_handed_over_once_all_of_it_was_asked_for_or_no_more_of_it_comes(tmp_path: Path) -> None:
+    lab, _ = lab_with_engine(tmp_path)
+    spec = JobSpec("scan", "/py", "/f", "0" * 64, array="many", of=3)
+    for index in range(2):
+        lab.pool.submit(Submission("ada", SHARE, 3600, Kind.BATCH, job=replace(spec, index=index)))
+    assert next_ones(lab) == []
+    lab.now += 4
+    assert len(next_ones(lab)) == 2, "whoever asked for them has gone"
+    lab.now -= 4
+    lab.pool.submit(Submission("ada", SHARE, 3600, Kind.BATCH, job=replace(spec, index=2)))
+    assert len(next_ones(lab)) == 3
+
+
 def test_an_array_beyond_the_limits_follows_in_parts_within_its_bound(tmp_path: Path) -> None:
     lab, outside = lab_with_engine(tmp_path, gpus=1)
     tasks = array(lab, 4, parallel=2)
@@ -311,6 +324,7 @@ def test_an_array_beyond_the_limits_follows_in_parts_within_its_bound(tmp_path: 
     outside.handing_over([tasks[0].id])
     assert next_ones(lab) == []
     outside.gone(tasks[0].id, 1, Reason.COMPLETED, "done")
+    lab.now += 4
     assert next_ones(lab) == [tasks[1].id]
 
 

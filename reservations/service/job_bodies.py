@@ -44,7 +44,7 @@ def parse_submit(body: Mapping[str, Any], caller: Caller) -> list[Submission]:
             time_limit_s=seconds,
             kind=Kind.BATCH,
             client_key=None if client_key is None else f"{client_key}#{index}",
-            job=JobSpec(name, python, _inside(folder, subfolder), wanted, key, array, index, parallel),
+            job=JobSpec(name, python, _inside(folder, subfolder), wanted, key, array, index, parallel, len(tasks)),
         )
         for index, (subfolder, wanted) in enumerate(tasks)
     ]

@@ -1,0 +1,136 @@
+"""Cells and sweeps as jobs of a real Slurm: a real hub, real accounts, real jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodes import eventually
+from slurm_cluster import Cluster
+from slurm_hubs import SlurmAccount, SlurmHub, slurm_hub
+
+from timeshare.hub_config.supervisor import leftovers
+
+pytestmark = [pytest.mark.hub, pytest.mark.slurm, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def hub(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmHub]:
+    with slurm_hub(tmp_path_factory.mktemp("slurm"), slurm) as found:
+        yield found
+
+
+@pytest.fixture
+def alice(hub: SlurmHub) -> Iterator[SlurmAccount]:
+    user = hub.account("tsalice")
+    yield user
+    for reservation in user.live():
+        user.end(reservation)
+    eventually(lambda: user.live() == [], 90)
+
+
+def python(user: SlurmAccount, program: str) -> str:
+    """What ``program`` prints, run as her in her home, with her token; ``submit`` is there."""
+    head = "from timeshare.notebooks import submit\n"
+    done = subprocess.run(
+        ["runuser", "-u", user.name, "--", sys.executable, "-c", head + textwrap.dedent(program)],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": f"/home/{user.name}",
+            "TIMESHARE_SERVICE_URL": user.hub.deployment.service_url,
+            "TIMESHARE_TOKEN": user.token,
+        },
+        cwd=f"/home/{user.name}",
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def jobs(user: SlurmAccount) -> list[dict[str, Any]]:
+    return [r for r in user.reservations() if r["job"] is not None]
+
+
+def test_a_cell_runs_on_each_model_and_brings_everything_back(hub: SlurmHub, alice: SlurmAccount) -> None:
+    for model in ("a100", "p100"):
+        told = python(
+            alice,
+            f"""
+            cell = "import os\\nprint('on', os.environ['SLURMD_NODENAME'])\\ny = 6 * 7"
+            job = submit(cell, options="--engine slurm --gpus 1 --model {model}")
+            print(job.result(180)["y"], job.tasks[0].text().strip())
+            """,
+        )
+        assert told.strip() == f"42 on {hub.cluster.node(model).name}"
+
+
+def test_a_sweep_is_one_array_within_its_bound(hub: SlurmHub, alice: SlurmAccount) -> None:
+    told = python(
+        alice,
+        """
+        cell = "import time; time.sleep(1)\\nsquare = n * n"
+        job = submit(cell, options="--engine slurm --gpus 1 --model a100 --sweep n=0:12 --parallel 4")
+        print(sorted(result["square"] for result in job.result(240)))
+        """,
+    )
+    assert told.strip() == str([n * n for n in range(12)])
+    tasks = jobs(alice)[:12]
+    assert len({r["external_job"].partition("_")[0] for r in tasks}) == 1
+    assert [r["reason"] for r in tasks] == ["completed"] * 12
+
+
+def test_a_cancelled_job_keeps_its_last_words(hub: SlurmHub, alice: SlurmAccount) -> None:
+    told = python(
+        alice,
+        """
+        import time
+        cell = "import time\\nn = 0\\nwhile True:\\n    print(n, flush=True)\\n    n += 1\\n    time.sleep(.2)"
+        job = submit(cell, options="--engine slurm --gpus 1 --model p100")
+        while "5\\n" not in job.tasks[0].text():
+            time.sleep(.2)
+        job.cancel()
+        job.wait(120)
+        print(job.state, len(job.tasks[0].text().split()) > 5)
+        """,
+    )
+    assert told.strip() == "cancelled True"
+    eventually(lambda: str(hub.cluster.run("squeue", "-h").stdout) == "", 60)
+
+
+def test_a_job_that_slurm_takes_back_waits_and_runs_again(hub: SlurmHub, alice: SlurmAccount) -> None:
+    flag = Path("/home/tsalice/go-on")
+    flag.unlink(missing_ok=True)
+    waits = f"import os, time\nwhile not os.path.exists({str(flag)!r}):\n    time.sleep(.2)\ndone = 1"
+    python(alice, f"submit({waits!r}, options='--engine slurm --gpus 1 --model p100')")
+    mine = jobs(alice)[0]
+    eventually(lambda: alice.get(mine)["state"] == "active", 60)
+    hub.cluster.run("scontrol", "requeue", alice.get(mine)["external_job"])
+    eventually(lambda: alice.get(mine)["requeues"] == 1, 90)
+    eventually(lambda: (alice.get(mine)["state"], alice.get(mine)["generation"]) == ("active", 2), 180)
+    flag.touch()
+    eventually(lambda: alice.get(mine)["state"] == "ended", 90)
+    assert alice.get(mine)["reason"] == "completed"
+    flag.unlink()
+
+
+def test_a_service_that_is_killed_while_it_hands_over_starts_nothing_twice(hub: SlurmHub, alice: SlurmAccount) -> None:
+    for _ in range(3):
+        python(alice, "submit('import time; time.sleep(3); x = 1', options='--engine slurm --gpus 1 --model p100')")
+        (pid,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == "service"]
+        os.kill(pid, signal.SIGKILL)
+        eventually(hub.is_healthy, 60)
+    eventually(lambda: all(r["state"] == "ended" for r in jobs(alice)[:3]), 300)
+    assert [r["reason"] for r in jobs(alice)[:3]] == ["completed"] * 3
+    names = str(hub.cluster.run("sacct", "-X", "-n", "-P", "--format=JobName,State", "-S", "now-10minutes").stdout)
+    mine = [line for line in names.splitlines() if any(r["job"]["array"] in line for r in jobs(alice)[:3])]
+    assert len([line for line in mine if line.endswith("COMPLETED")]) == 3

@@ -1,0 +1,87 @@
+"""Two people of a lab, one hub, its own GPUs and a real Slurm side by side: in a real browser."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browsers import Person, chromium, chromium_path
+from nodes import eventually
+from playwright.sync_api import Browser, Page
+from slurm_cluster import Cluster
+from slurm_hubs import SlurmHub, slurm_hub
+
+pytestmark = [
+    pytest.mark.hub,
+    pytest.mark.browser,
+    pytest.mark.slurm,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(chromium_path() is None, reason="no Chromium is installed (apt-get install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def hub(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmHub]:
+    with slurm_hub(tmp_path_factory.mktemp("slurm"), slurm, title="The cluster") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+def person(hub: SlurmHub, browser: Browser, user: str) -> Person:
+    return Person(browser, hub.url, user, hub.passwords[user])
+
+
+def photograph(page: Page, name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def test_two_people_share_the_cluster_from_one_form(hub: SlurmHub, browser: Browser) -> None:
+    alice, bob = person(hub, browser, "tsalice"), person(hub, browser, "tsbob")
+    alice.open_form()
+    headings = alice.page.locator("#offers [role=presentation]").all_inner_texts()
+    assert headings[:2] == ["This machine", "The cluster"]
+    assert alice.offer("1 whole a100 on slurm") == "4 free now"
+    assert alice.offer("1/4 of one v100") == "16 free now"
+    photograph(alice.page, "slurm_form")
+    alice.start("1 whole a100 on slurm")
+    alice.wait_for_lab()
+    shown = alice.run_cell("import os; print(os.environ['SLURM_JOB_GPUS'], os.environ['TIMESHARE_SHARE_TEXT'])")
+    assert shown == "0 1 whole a100 on slurm\n" or shown == "0 1 whole a100 on slurm"
+
+    bob.open_form()
+    eventually(lambda: bob.page.reload() and bob.offer("1 whole a100 on slurm") == "3 free now", 60)
+    bob.start("1/4 of one v100")
+    bob.wait_for_lab()
+    assert "4 GiB of one v100 on slurm" in bob.run_cell("import os; print(os.environ['TIMESHARE_SHARE_TEXT'])")
+    bob.stop()
+    bob.close()
+    alice.home()
+    photograph(alice.page, "slurm_home")
+    assert "1 whole a100 on slurm" in alice.page.locator("main, body").first.inner_text()
+    alice.stop()
+    alice.close()
+
+
+def test_who_has_to_wait_sees_what_the_cluster_says_and_is_started(hub: SlurmHub, browser: Browser) -> None:
+    taken = hub.cluster.submit("sleep 600", "--gres=gpu:a100:4", "--time=15", user="tsbob")
+    hub.cluster.wait(taken, "RUNNING")
+    alice = person(hub, browser, "tsalice")
+    alice.open_form()
+    eventually(lambda: alice.page.reload() and "In use" in alice.offer("4 whole a100 on slurm"), 90)
+    alice.start("4 whole a100 on slurm")
+    alice.page.wait_for_url("**/timeshare/wait/**")
+    alice.page.locator("#why", has_text="not free yet").wait_for()
+    alice.page.locator("#external", has_text="job").wait_for()
+    photograph(alice.page, "slurm_waiting")
+    hub.cluster.run("scancel", taken)
+    alice.wait_for_lab()
+    alice.stop()
+    alice.close()
