@@ -19,7 +19,6 @@ from .submission import Submission
 from .tally import Tally
 from .usage import Charge, Charges
 
-
 TOGETHER_S = 3.0
 """Those of an array are asked for one after the other, in less time than this between two."""
 

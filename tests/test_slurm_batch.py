@@ -84,6 +84,7 @@ def test_a_sweep_is_one_array_within_its_bound(hub: SlurmHub, alice: SlurmAccoun
         """,
     )
     assert told.strip() == str([n * n for n in range(12)])
+    eventually(lambda: all(r["state"] == "ended" for r in jobs(alice)[:12]), 60)
     tasks = jobs(alice)[:12]
     assert len({r["external_job"].partition("_")[0] for r in tasks}) == 1
     assert [r["reason"] for r in tasks] == ["completed"] * 12
