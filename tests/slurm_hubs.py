@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hubs import Hub, command
+from hubs import command
 from nodes import eventually
 from slurm_cluster import Cluster
 from test_multi_user import Account, Machine
@@ -31,7 +31,7 @@ def password_of(user: str) -> str:
 class SlurmHub(Machine):
     """``cluster``: where it sends what asks for ``engine: slurm``."""
 
-    def __init__(self, state: Path, cluster: Cluster, **traits: Any) -> None:
+    def __init__(self, state: Path, cluster: Cluster, pools: dict[str, Any], **traits: Any) -> None:
         self.cluster = cluster
         self.passwords = {user: password_of(user) for user in cluster.users}
         for user, password in self.passwords.items():
@@ -44,7 +44,7 @@ class SlurmHub(Machine):
             "simulated": True,
             **traits,
         }
-        lines = ["c.Slurm.pools = {'slurm': {}, 'wrong': {'title': 'Wrong', 'qos': 'nothing'}}"]
+        lines = [f"c.Slurm.pools = {pools!r}"]
         lines += [f"c.SlurmPool.{name} = {value!r}" for name, value in said.items()]
         (state / "timeshare_slurm.py").write_text("\n".join(lines))
         (state / "limits.yaml").write_text(LIMITS)
@@ -83,9 +83,9 @@ class SlurmAccount(Account):
 
 
 @contextlib.contextmanager
-def slurm_hub(state: Path, cluster: Cluster, **traits: Any) -> Iterator[SlurmHub]:
-    hub: Hub = SlurmHub(state, cluster, **traits)
-    assert isinstance(hub, SlurmHub)
+def slurm_hub(state: Path, cluster: Cluster, pools: dict[str, Any] | None = None, **traits: Any) -> Iterator[SlurmHub]:
+    """``pools``: by name what each says beside ``traits``; None: one that works, and one that Slurm refuses."""
+    hub = SlurmHub(state, cluster, pools or {"slurm": {}, "wrong": {"title": "Wrong", "qos": "nothing"}}, **traits)
     try:
         hub.start()
         eventually(hub.is_seen, 60)

@@ -142,7 +142,7 @@ def outside_offer(pool: Pool, engine: Elsewhere, owner: str, share: ShareRequest
         "share": share.as_options(),
         "text": offer_text(pool, share),
         "free_now": outlook.free if possible else 0,
-        "when": _outside_when(outlook) if possible else f"Not possible: {why}",
+        "when": _outside_when(share, outlook) if possible else f"Not possible: {why}",
         "latest_start": rfc3339(start),
         "latest_start_in_s": None if start is None else max(0, round(start - now)),
         "possible": possible,
@@ -157,8 +157,10 @@ def outside_offer(pool: Pool, engine: Elsewhere, owner: str, share: ShareRequest
     }
 
 
-def _outside_when(outlook: Outlook) -> str:
+def _outside_when(share: ShareRequest, outlook: Outlook) -> str:
     old = f" (as of {duration_text(round(outlook.age_s))} ago)" if outlook.age_s > STALE_S else ""
+    if share.shape is Shape.CPU and outlook.free:
+        return f"Starts as soon as a node has room{old}"
     if outlook.free:
         return f"{outlook.free} free now{old}"
     return f"{outlook.said}; you wait in line, and it starts by itself{old}"
@@ -216,7 +218,7 @@ def offer_text(pool: Pool, share: ShareRequest) -> str:
         for fraction in pool.limits.fractions:
             if int(min(sizes, default=0) * fraction) == share.memory_mib:
                 return f"{_part(fraction)} of one {share.model} ({share.memory_mib / MIB_PER_GIB:.1f} GiB)"
-    return share.describe()
+    return replace(share, engine="").describe()  # the offer stands under the name of its engine
 
 
 def _part(fraction: float) -> str:

@@ -79,9 +79,9 @@ class SlurmEngine:
 
     def enforcement(self, request: ShareRequest) -> str:
         """Before a node can tell no more than this is claimed; what the node saw is told once it runs."""
-        if self._pool.simulated:
-            return SIMULATED
-        return NONE_NEEDED if request.shape is Shape.CPU else COOPERATIVE
+        if request.shape is Shape.CPU:
+            return NONE_NEEDED
+        return SIMULATED if self._pool.simulated else COOPERATIVE
 
     def outlook(self, request: ShareRequest, now: float) -> Outlook:
         units = 0
