@@ -13,7 +13,6 @@ from timeshare.reservations.elsewhere import Outlook
 from timeshare.reservations.engines.external import ExternalJob, Life, job_name
 from timeshare.reservations.engines.follow import (
     LOST_S,
-    SETTLED_S,
     Adopt,
     Arrival,
     Begin,
@@ -42,6 +41,7 @@ from timeshare.reservations.service.job_handlers import estimate_view
 from timeshare.reservations.shares import ShareRequest, parse_share
 from timeshare.reservations.submission import Submission
 
+SETTLED_S = Seen(None, 0.0).settled_s
 SHARE = parse_share({"gpus": 1, "engine": "slurm"})
 HELD = (Holding("slurm/a1/0", "", 40_000, 1000, False),)
 STOP = Stop(save_grace=30, term_grace=10)

@@ -76,7 +76,10 @@ class Order:
 
 
 class ExternalEngine(Elsewhere, Protocol):
-    """Where reservations run that somebody else places."""
+    """Where reservations run that somebody else places. ``settled_s``: after so long a hand-over that nobody answered
+    has arrived, or never does."""
+
+    settled_s: float
 
     def holdings(self, request: ShareRequest, places: Mapping[str, Sequence[int]]) -> tuple[Holding, ...]:
         """What a share holds in the ledger's terms. ``places``: as in ExternalJob."""

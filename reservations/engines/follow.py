@@ -15,8 +15,6 @@ from ..placement import Holding
 from ..reservation import Reason, Reservation, State
 from .external import ExternalJob, Life
 
-SETTLED_S = 90.0
-"""What was tried so long ago and is not there never arrived: commands are given up before."""
 LOST_S = 120.0
 """A job that its engine does not know any more for so long, in answers that it did give, is over."""
 UNHEARD_S = 15.0
@@ -34,13 +32,15 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of one reservation. ``job``: None when its engine does not know it, and has not since
+    """What is known of one reservation. ``settled_s``: what was tried so long ago and is not there never arrived.
+    ``job``: None when its engine does not know it, and has not since
     ``absent_since``. ``asked_at``: when the engine was asked. ``arrival``: of a session."""
 
     job: ExternalJob | None
     asked_at: float
     absent_since: float | None = None
     arrival: Arrival | None = None
+    settled_s: float = 90.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def follow(reservation: Reservation, seen: Seen, rules: Stop) -> list[Act]:
 def _absent(reservation: Reservation, external: External, seen: Seen) -> list[Act]:
     if not external.job_id:
         tried = external.tried_at
-        if tried is not None and seen.asked_at < tried + SETTLED_S:
+        if tried is not None and seen.asked_at < tried + seen.settled_s:
             return []  # it may be on its way
         if reservation.state is State.ENDING:
             return [Gone(reservation.reason or Reason.CANCELLED, reservation.detail)]

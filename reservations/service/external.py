@@ -217,7 +217,7 @@ class ExternalLoop:
         end = self._agents.end(reservation) if session else None
         if job is not None and job.life is Life.ENDED and job.reason in (Reason.COMPLETED, Reason.FAILED) and end:
             job = replace(job, reason=end[0], detail=end[1])
-        seen = Seen(job, asked_at, self._absent.get(reservation.id), arrival)
+        seen = Seen(job, asked_at, self._absent.get(reservation.id), arrival, self._engine.settled_s)
         return follow(reservation, seen, self._runtime.pool.stop_of(reservation))
 
     async def _carry_out(self, reservation: Reservation, job: ExternalJob | None, acts: Sequence[Act]) -> None:

@@ -32,7 +32,7 @@ def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool) -> ExternalLoop
         simulated=pool.simulated,
     )
     conf = pool.environment.get("SLURM_CONF", "")
-    commands = Commands(tuple(pool.run_as), conf=conf, timeout_s=pool.command_timeout)
+    commands = Commands(tuple(pool.run_as), conf=conf, path=pool.path, timeout_s=pool.command_timeout)
     addresses, tag = runtime.meeting.addresses, settings.tag(pool.name)
     engine = SlurmEngine(pool, commands, ways, tag, lambda: runtime.pool.limits.stop, addresses)
     runtime.pool.engines[engine.name] = engine

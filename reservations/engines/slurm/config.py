@@ -13,6 +13,7 @@ from traitlets.config import Config, Configurable
 from traitlets.config.loader import PyFileConfigLoader
 
 from ...shares import ENGINE_PATTERN
+from .commands import PATH
 
 CONFIG_FILE = "timeshare_slurm.py"
 
@@ -86,6 +87,10 @@ class SlurmPool(Configurable):
     ).tag(config=True)
     command_timeout = Float(
         60.0, min=1, help="Seconds after which a command of Slurm is given up. Default 60. Example: 120."
+    ).tag(config=True)
+    path = Unicode(
+        PATH,
+        help=f"Folders of Slurm's commands, as in PATH. Default {PATH!r}. Example: '/opt/slurm/bin:/usr/bin:/bin'.",
     ).tag(config=True)
     environment = Dict(
         Unicode(), Unicode(), help="Variables for Slurm's commands, such as {'SLURM_CONF': '/etc/slurm/slurm.conf'}."

@@ -36,6 +36,8 @@ from .script import parse_submitted, sbatch_argv, script
 from .submissions import Account, Ways, log_folder, submission_of
 
 log = logging.getLogger("timeshare.service")
+SETTLING_S = 15.0
+"""A command that was given up may have told Slurm all the same, but not later than this."""
 MOST_ASKED = 200
 """Jobs that sacct is asked about at once."""
 
@@ -60,6 +62,7 @@ class SlurmEngine:
             self.nodes_environment = {**self.nodes_environment, "JUPYTERHUB_API_URL": pool.hub_api_url}
         self._pool, self._commands, self._ways, self._tag, self._stop = pool, commands, ways, tag, stop
         self._addresses = addresses
+        self.settled_s = pool.command_timeout + SETTLING_S
         self._seen = cluster.Snapshot(cluster.site_of(pool, ()))
         self._jobs: list[SlurmJob] = []
 
