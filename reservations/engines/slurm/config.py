@@ -107,6 +107,7 @@ def read_pools(state_dir: Path) -> list[SlurmPool]:
         return []
     try:
         config = PyFileConfigLoader(CONFIG_FILE, path=str(state_dir)).load_config()
+        _known("c.SlurmPool", config.SlurmPool)
         pools = config.Slurm.pools if "pools" in config.Slurm else {"slurm": {}}
         return [_pool(str(name), config, said) for name, said in pools.items()]
     except (TraitError, TypeError, AttributeError, SyntaxError, NameError, ValueError) as error:
@@ -116,11 +117,15 @@ def read_pools(state_dir: Path) -> list[SlurmPool]:
 def _pool(name: str, config: Config, said: Mapping[str, Any]) -> SlurmPool:
     if not ENGINE_PATTERN.fullmatch(name):
         raise ConfigError(f"{CONFIG_FILE}: the pool {name!r}: a name is up to 31 lower-case letters, digits and dashes")
-    unknown = sorted(set(said) - set(SlurmPool.class_trait_names(config=True)))
-    if unknown:
-        known = ", ".join(sorted(SlurmPool.class_trait_names(config=True)))
-        raise ConfigError(f"{CONFIG_FILE}: the pool {name!r}: there is no {unknown[0]!r}; known are {known}")
+    _known(f"the pool {name!r}", said)
     mine = Config()
     mine.merge(config)
     mine.SlurmPool.update(said)
     return SlurmPool(name, mine)
+
+
+def _known(where: str, said: Mapping[str, Any]) -> None:
+    names = sorted(SlurmPool.class_trait_names(config=True))
+    unknown = sorted(set(said) - set(names))
+    if unknown:
+        raise ConfigError(f"{CONFIG_FILE}: {where}: there is no {unknown[0]!r}; known are {', '.join(names)}")
