@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,7 @@ def _pool(name: str, config: Config, said: Mapping[str, Any]) -> SlurmPool:
     if not ENGINE_PATTERN.fullmatch(name):
         raise ConfigError(f"{CONFIG_FILE}: the pool {name!r}: a name is up to 31 lower-case letters, digits and dashes")
     _known(f"the pool {name!r}", said)
-    mine = Config()
-    mine.merge(config)
+    mine = deepcopy(config)  # what one pool says is not said of the next
     mine.SlurmPool.update(said)
     return SlurmPool(name, mine)
 
