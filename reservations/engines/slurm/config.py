@@ -25,7 +25,9 @@ class ConfigError(Exception):
 class SlurmPool(Configurable):
     """One way into a Slurm, such as a partition. ``c.SlurmPool`` says what holds for all of ``c.Slurm.pools``."""
 
-    title = Unicode(help="What people call it. Default: its name. Example: 'The cluster'.").tag(config=True)
+    title = Unicode(
+        help="What people call it. Default '': 'Slurm, partition' and its name. Example: 'The cluster'."
+    ).tag(config=True)
     partition = Unicode(help="Partition of the jobs. Default '': Slurm's own default. Example: 'gpu'.").tag(config=True)
     account = Unicode(help="Account that jobs are charged to. Default '': that of each user. Example: 'lab'.").tag(
         config=True
@@ -89,7 +91,10 @@ class SlurmPool(Configurable):
         60.0, min=1, help="Seconds after which a command of Slurm is given up. Default 60. Example: 120."
     ).tag(config=True)
     environment = Dict(
-        Unicode(), Unicode(), help="Variables for Slurm's commands, such as {'SLURM_CONF': '/etc/slurm/slurm.conf'}."
+        Unicode(),
+        Unicode(),
+        help="Variables for Slurm's commands; SLURM_CONF is the one that there is. Default {}: slurm.conf is where Slurm "
+        "looks for it. Example: {'SLURM_CONF': '/shared/slurm/slurm.conf'}.",
     ).tag(config=True)
     simulated = Bool(
         False, help="The GPUs of this Slurm are not real, and are called simulated. Default False. Example: True."
@@ -121,7 +126,12 @@ def _pool(name: str, config: Config, said: Mapping[str, Any]) -> SlurmPool:
     _known(f"the pool {name!r}", said)
     mine = deepcopy(config)  # what one pool says is not said of the next
     mine.SlurmPool.update(said)
-    return SlurmPool(name, mine)
+    pool = SlurmPool(name, mine)
+    if set(pool.environment) - {"SLURM_CONF"}:
+        raise ConfigError(
+            f"{CONFIG_FILE}: the pool {name!r}: environment is {pool.environment}: SLURM_CONF alone is known"
+        )
+    return pool
 
 
 def _known(where: str, said: Mapping[str, Any]) -> None:
