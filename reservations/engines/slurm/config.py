@@ -93,8 +93,8 @@ class SlurmPool(Configurable):
     environment = Dict(
         Unicode(),
         Unicode(),
-        help="Variables for Slurm's commands; SLURM_CONF is the one that there is. Default {}: slurm.conf is where Slurm "
-        "looks for it. Example: {'SLURM_CONF': '/shared/slurm/slurm.conf'}.",
+        help="Variables for Slurm's commands; SLURM_CONF is the one that there is. Default {}: slurm.conf is where "
+        "Slurm looks for it. Example: {'SLURM_CONF': '/shared/slurm/slurm.conf'}.",
     ).tag(config=True)
     simulated = Bool(
         False, help="The GPUs of this Slurm are not real, and are called simulated. Default False. Example: True."
