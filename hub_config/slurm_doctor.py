@@ -86,6 +86,7 @@ async def _pool(state_dir: Path, pool: SlurmPool, user: str, job: bool) -> Async
     yield judge.version(told.config)
     yield await _queue(commands)
     yield judge.privacy(told.config, asker)
+    yield judge.own_machine(pool, asker)
     yield judge.extension(pool, told.config, asker)
     for finding in _configuration(pool, told):
         yield finding

@@ -55,6 +55,20 @@ def privacy(config: Mapping[str, str], asker: Asker) -> Finding:
     return Finding(FAIL, "visibility", detail, f"sacctmgr modify user {asker.name} set AdminLevel=Operator")
 
 
+def own_machine(pool: SlurmPool, asker: Asker) -> Finding:
+    """Without root accounts are kept apart in Slurm, and not here."""
+    if asker.uid == 0 or not pool.run_as:
+        return Finding(
+            OK,
+            "this machine",
+            "what people run here is kept apart as on the nodes"
+            if pool.run_as
+            else "all run as one account, as on the nodes",
+        )
+    detail = f"sessions and batch that name no engine run as {asker.name}, which may read this deployment's tokens"
+    return Finding(WARN, "this machine", detail, "run timeshare as root for people who do not trust each other")
+
+
 def extension(pool: SlurmPool, config: Mapping[str, str], asker: Asker) -> Finding:
     if not pool.extend:
         return Finding(OK, "extension", "extend is False: ends in Slurm cannot be moved")
