@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ FREE_BYTES = 1 << 30
 def run(options: Namespace) -> int:
     """Prints the findings; 1 when something must be repaired."""
     state_dir = Path(options.state) if options.state else default_state_dir(False)
+    if not options.engine and (options.user or options.job):
+        print("timeshare doctor: --user and --job are about an engine: add --engine slurm", file=sys.stderr)
+        return 2
     if options.engine:
         return show(slurm_doctor.examine(state_dir, options.user, options.job), options.json)
     return show(list(examine(state_dir, options)), options.json)

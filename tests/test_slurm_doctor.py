@@ -270,6 +270,12 @@ def test_a_file_that_cannot_be_used_says_what_is_wrong(tmp_path: Path, text: str
     assert said in found["timeshare_slurm.py"]["detail"]
 
 
+def test_options_of_an_engine_without_one_are_refused() -> None:
+    done = subprocess.run([command(), "doctor", "--job"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "add --engine slurm" in done.stderr
+
+
 def test_without_a_file_there_is_no_slurm(tmp_path: Path) -> None:
     status, found = doctor(tmp_path)
     assert (status, found["timeshare_slurm.py"]["level"]) == (1, FAIL)
