@@ -33,6 +33,13 @@ def parser() -> argparse.ArgumentParser:
     looks.add_argument("--simulate", default="", metavar="SPEC", help="look at simulated GPUs instead")
     looks.add_argument("--limits", default="", metavar="FILE", help="the limits to check")
     looks.add_argument("--json", action="store_true", help="for programs")
+    looks.add_argument(
+        "--engine", default="", choices=["slurm"], help="look at the pools of timeshare_slurm.py instead"
+    )
+    looks.add_argument(
+        "--user", default="", metavar="NAME", help="of an engine: whose jobs are tried; default: the first account"
+    )
+    looks.add_argument("--job", action="store_true", help="of an engine: submit a tiny job that tries a node, and wait")
 
     lists = commands.add_parser("ls", help="who has what, and who waits", description=ls.__doc__)
     lists.set_defaults(run=ls.run)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..reservations.agent.exchange import can_exchange, fixed
@@ -19,38 +18,25 @@ from ..reservations.devices.model import DeviceError
 from ..reservations.devices.sources import open_checkpointer, open_source
 from ..reservations.errors import PublicError
 from ..reservations.limits.load import LimitsError, load_limits
-from . import proxy
+from . import proxy, slurm_doctor
+from .findings import FAIL, NOTE, OK, WARN, Finding, show
 from .up import HERE, default_state_dir
 
-OK, NOTE, WARN, FAIL = "ok", "note", "warn", "fail"
 FREE_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Finding:
-    """``level``: ok, note (not here, not needed), warn (weaker or missing) or fail (it cannot run like this)."""
-
-    level: str
-    what: str
-    detail: str
-    advice: str = ""
 
 
 def run(options: Namespace) -> int:
     """Prints the findings; 1 when something must be repaired."""
-    findings = list(examine(options))
-    if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
-    else:
-        for finding in findings:
-            print(f"{finding.level:4}  {finding.what}: {finding.detail}")
-            if finding.advice:
-                print(f"      {finding.advice}")
-    return 1 if any(finding.level == FAIL for finding in findings) else 0
-
-
-def examine(options: Namespace) -> Iterator[Finding]:
     state_dir = Path(options.state) if options.state else default_state_dir(False)
+    if not options.engine and (options.user or options.job):
+        print("timeshare doctor: --user and --job are about an engine: add --engine slurm", file=sys.stderr)
+        return 2
+    if options.engine:
+        return show(slurm_doctor.examine(state_dir, options.user, options.job), options.json)
+    return show(list(examine(state_dir, options)), options.json)
+
+
+def examine(state_dir: Path, options: Namespace) -> Iterator[Finding]:
     yield _python()
     yield from _devices(options.simulate)
     probes = probe()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from hubs import command
 from nodes import eventually
 from slurm_cluster import Cluster
 from slurm_hubs import SlurmHub, slurm_hub
@@ -53,7 +56,6 @@ def in_session(user: Any, code: str, server: str = "") -> str:
 
 def executed(base: str, kernel: str, token: str, code: str) -> str:
     import asyncio
-    import json
     import uuid
 
     from tornado.httpclient import HTTPRequest
@@ -230,3 +232,13 @@ def test_a_time_limit_is_kept_here_before_slurm_keeps_its_own(hub: SlurmHub) -> 
     eventually(lambda: alice.get(mine)["state"] == "ended", 120)
     assert alice.get(mine)["reason"] == "time_limit"
     assert Path("/home/tsalice/.timeshare/slurm").is_dir()
+
+
+def test_doctor_runs_a_job_that_reaches_service_and_hub_from_a_node(hub: SlurmHub) -> None:
+    state = str(hub.deployment.path.parent)
+    argv = [command(), "doctor", "--engine", "slurm", "--state", state, "--user", "tsalice", "--job", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    found = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert found["slurm: a job"]["level"] == "ok", found
+    assert "reaches the service and the hub" in found["slurm: a job"]["detail"]
+    assert found["wrong: a job"]["level"] == "fail"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +61,7 @@ class GiveOrder(Base):
         _startable(reservation, order.generation)
         engine = self.runtime.pool.engines.get(reservation.request.engine)
         there = engine.nodes_environment if engine is not None else {}
-        order = replace(order, env={**order.env, **{name: there[name] for name in there if name in order.env}})
+        order = replace(order, env=as_nodes_see(order.env, there))
         until = asyncio.get_running_loop().time() + wait_s
         while True:
             left = until - asyncio.get_running_loop().time()
@@ -97,6 +98,18 @@ class GiveOrder(Base):
             "enforcement": here.said.level if here else "",
             "exit": None if end is None else {"code": end.code, "message": end.message},
         }
+
+
+def as_nodes_see(env: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
+    """``env`` with the addresses of ``there`` in place of its own, also where they are only the beginning, as the hub's
+    API is of the address for activity."""
+    moved = {env[name]: address for name, address in there.items() if env.get(name)}
+    seen = dict(env)
+    for name, value in env.items():
+        for old, new in moved.items():
+            if value == old or value.startswith(f"{old}/"):
+                seen[name] = new + value[len(old) :]
+    return seen
 
 
 def _startable(reservation: Reservation, generation: int) -> None:

@@ -246,6 +246,7 @@ def accounts(to: Recorder) -> None:
     to.output("associations_of_tsalice.txt", "sacctmgr", "show", "assoc", "user=tsalice", "-P", user="tsalice")
     to.output("qos.txt", "sacctmgr", "show", "qos", "-P")
     to.output("shares.txt", "sshare", "-a", "-l", "-P")
+    to.output("config.txt", "scontrol", "show", "config")
     to.output("version.txt", "sinfo", "--version")
 
 

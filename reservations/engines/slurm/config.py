@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ class ConfigError(Exception):
 class SlurmPool(Configurable):
     """One way into a Slurm, such as a partition. ``c.SlurmPool`` says what holds for all of ``c.Slurm.pools``."""
 
-    title = Unicode(help="What people call it. Default: its name. Example: 'The cluster'.").tag(config=True)
+    title = Unicode(
+        help="What people call it. Default '': 'Slurm, partition' and its name. Example: 'The cluster'."
+    ).tag(config=True)
     partition = Unicode(help="Partition of the jobs. Default '': Slurm's own default. Example: 'gpu'.").tag(config=True)
     account = Unicode(help="Account that jobs are charged to. Default '': that of each user. Example: 'lab'.").tag(
         config=True
@@ -93,7 +96,10 @@ class SlurmPool(Configurable):
         help=f"Folders of Slurm's commands, as in PATH. Default {PATH!r}. Example: '/opt/slurm/bin:/usr/bin:/bin'.",
     ).tag(config=True)
     environment = Dict(
-        Unicode(), Unicode(), help="Variables for Slurm's commands, such as {'SLURM_CONF': '/etc/slurm/slurm.conf'}."
+        Unicode(),
+        Unicode(),
+        help="Variables for Slurm's commands; SLURM_CONF is the one that there is. Default {}: slurm.conf is where "
+        "Slurm looks for it. Example: {'SLURM_CONF': '/shared/slurm/slurm.conf'}.",
     ).tag(config=True)
     simulated = Bool(
         False, help="The GPUs of this Slurm are not real, and are called simulated. Default False. Example: True."
@@ -112,6 +118,7 @@ def read_pools(state_dir: Path) -> list[SlurmPool]:
         return []
     try:
         config = PyFileConfigLoader(CONFIG_FILE, path=str(state_dir)).load_config()
+        _known("c.SlurmPool", config.SlurmPool)
         pools = config.Slurm.pools if "pools" in config.Slurm else {"slurm": {}}
         return [_pool(str(name), config, said) for name, said in pools.items()]
     except (TraitError, TypeError, AttributeError, SyntaxError, NameError, ValueError) as error:
@@ -121,11 +128,19 @@ def read_pools(state_dir: Path) -> list[SlurmPool]:
 def _pool(name: str, config: Config, said: Mapping[str, Any]) -> SlurmPool:
     if not ENGINE_PATTERN.fullmatch(name):
         raise ConfigError(f"{CONFIG_FILE}: the pool {name!r}: a name is up to 31 lower-case letters, digits and dashes")
-    unknown = sorted(set(said) - set(SlurmPool.class_trait_names(config=True)))
-    if unknown:
-        known = ", ".join(sorted(SlurmPool.class_trait_names(config=True)))
-        raise ConfigError(f"{CONFIG_FILE}: the pool {name!r}: there is no {unknown[0]!r}; known are {known}")
-    mine = Config()
-    mine.merge(config)
+    _known(f"the pool {name!r}", said)
+    mine = deepcopy(config)  # what one pool says is not said of the next
     mine.SlurmPool.update(said)
-    return SlurmPool(name, mine)
+    pool = SlurmPool(name, mine)
+    if set(pool.environment) - {"SLURM_CONF"}:
+        raise ConfigError(
+            f"{CONFIG_FILE}: the pool {name!r}: environment is {pool.environment}: SLURM_CONF alone is known"
+        )
+    return pool
+
+
+def _known(where: str, said: Mapping[str, Any]) -> None:
+    names = sorted(SlurmPool.class_trait_names(config=True))
+    unknown = sorted(set(said) - set(names))
+    if unknown:
+        raise ConfigError(f"{CONFIG_FILE}: {where}: there is no {unknown[0]!r}; known are {', '.join(names)}")
