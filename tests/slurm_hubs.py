@@ -85,7 +85,8 @@ class SlurmAccount(Account):
 @contextlib.contextmanager
 def slurm_hub(state: Path, cluster: Cluster, pools: dict[str, Any] | None = None, **traits: Any) -> Iterator[SlurmHub]:
     """``pools``: by name what each says beside ``traits``; None: one that works, and one that Slurm refuses."""
-    hub = SlurmHub(state, cluster, pools or {"slurm": {}, "wrong": {"title": "Wrong", "qos": "nothing"}}, **traits)
+    usual = {"slurm": {"extend": True}, "wrong": {"title": "Wrong", "qos": "nothing"}}
+    hub = SlurmHub(state, cluster, pools or usual, **traits)
     try:
         hub.start()
         eventually(hub.is_seen, 60)

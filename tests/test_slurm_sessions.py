@@ -178,6 +178,17 @@ def test_leaving_the_line_takes_the_job_out_of_slurm(hub: SlurmHub) -> None:
     hub.cluster.run("scancel", taken)
 
 
+def test_where_the_site_allows_it_an_extension_moves_the_end_in_slurm_too(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    alice.start(gpus=1, model="p100", engine="slurm", time_limit_s=3600)
+    eventually(alice.is_ready, 90)
+    mine = alice.active()
+    assert hub.cluster.job(mine["external_job"])["TimeLimit"] == "01:01:00"  # rounded up, with what a stop may take
+    longer = alice.service("POST", f"reservations/{mine['id']}/extend", json={"seconds": 1800})
+    assert longer.status_code == 200, longer.text
+    eventually(lambda: hub.cluster.job(mine["external_job"])["TimeLimit"] == "01:31:00", 60)
+
+
 @pytest.mark.parametrize("victim", ["service", "hub"])
 def test_a_running_session_survives_a_kill_of(hub: SlurmHub, victim: str) -> None:
     alice = hub.account("tsalice")
