@@ -42,9 +42,9 @@ lint: setup
 	for part in $(PARTS); do ln -sfn ../../../$$part build/typed/timeshare/$$part; done
 	$(BIN)/mypy
 
-# Most tests wait for processes: two files at a time take half as long; conftest.py says in which order.
+# Most tests wait for processes: two files at a time take half as long.
 test: system-if-root lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What needs no hub, browser or long histories: a minute or two.
 fast: lint

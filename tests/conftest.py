@@ -18,23 +18,6 @@ FULL_STRESS = os.environ.get("STRESS") == "full"
 """True for `make stress`: the counts that an issue asks for instead of a short run."""
 
 
-SLOW = ("slurm", "browser", "hub")
-"""Marks of tests that take long, the longest first."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file is a worker's as a whole, and all that needs a Slurm is one worker's: it is started once. What takes long
-    comes first, so that the workers end at about the same time."""
-    tiers: dict[Path, int] = {}
-    for item in items:
-        marked = [tier for tier, mark in enumerate(SLOW) if item.get_closest_marker(mark)]
-        tiers[item.path] = min([tiers.get(item.path, len(SLOW)), *marked])
-    items.sort(key=lambda item: tiers[item.path])
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("slurm" if tiers[item.path] == 0 else item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     if postgres_bin() is None:

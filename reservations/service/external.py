@@ -123,6 +123,10 @@ class ExternalLoop:
     async def _begin(self, group: Sequence[Reservation], *, lost: bool = False) -> None:
         ids = [reservation.id for reservation in group]
         written = await self._runtime.call(self.outside.handing_over, ids, lost=lost)
+        for reservation in written:
+            if reservation.kind is Kind.SESSION:
+                # Before its job can begin: an agent of the new attempt must not find that the old one is wanted.
+                self._agents.expect(reservation)
         if written:
             task = asyncio.create_task(self._submit(written))
             self._handing.add(task)
