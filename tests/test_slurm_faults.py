@@ -7,11 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import FULL_STRESS
 from nodes import eventually
 from slurm_cluster import Cluster
 from slurm_hubs import SlurmHub, slurm_hub
 
-pytestmark = [pytest.mark.hub, pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.hub,
+    pytest.mark.slurm,
+    pytest.mark.stress,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not FULL_STRESS, reason="faults of a Slurm are waited out for minutes: `make stress` does"),
+]
 COMMANDS = ("sbatch", "squeue", "scancel", "sacct", "scontrol")
 WRAPPER = """#!/bin/sh
 mode=$(cat {mode})
