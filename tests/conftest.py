@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +55,9 @@ def slurm() -> Iterator[Cluster]:
     """A real Slurm for the whole run. Tests leave nothing of theirs running in it."""
     if reason := obstacle():
         pytest.skip(reason)
+    for needed in (Path(sys.executable).parent, Path(sys.executable).resolve()):
+        if not all(folder.stat().st_mode & stat.S_IXOTH for folder in [needed, *needed.parents]):
+            pytest.skip(f"the accounts that jobs run as cannot use {needed}: install in a folder that all can read")
     with folder_for_tests() as folder:
         try:
             yield Cluster.start(folder)
