@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from databases import postgres, postgres_bin
 from hypothesis import settings
+from nodes import kept_from_others
 from slurm_cluster import Cluster, folder_for_tests, obstacle
 
 settings.register_profile("default", deadline=None)
@@ -53,11 +52,8 @@ def fresh_schema(url: str) -> str:
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Cluster]:
     """A real Slurm for the whole run. Tests leave nothing of theirs running in it."""
-    if reason := obstacle():
+    if reason := obstacle() or kept_from_others():
         pytest.skip(reason)
-    for needed in (Path(sys.executable).parent, Path(sys.executable).resolve()):
-        if not all(folder.stat().st_mode & stat.S_IXOTH for folder in [needed, *needed.parents]):
-            pytest.skip(f"the accounts that jobs run as cannot use {needed}: install in a folder that all can read")
     with folder_for_tests() as folder:
         try:
             yield Cluster.start(folder)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -142,6 +143,14 @@ def all_marked() -> dict[str, list[int]]:
                 if marks and not dead:
                     found.setdefault(marks[0], []).append(int(entry.name))
     return found
+
+
+def kept_from_others() -> str:
+    """Why other accounts cannot use the Python that runs the tests; empty: they can."""
+    for needed in (Path(sys.executable).parent, Path(sys.executable).resolve()):
+        if not all(folder.stat().st_mode & stat.S_IXOTH for folder in [needed, *needed.parents]):
+            return f"other accounts cannot use {needed}: install in a folder that all can read"
+    return ""
 
 
 def order(reservation_id: str, argv: list[str], **changes: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from timeshare.reservations.engines.follow import (
     WaitsAgain,
     follow,
 )
+from timeshare.reservations.engines.matching import by_reservation, grouped, orphans
 from timeshare.reservations.errors import PublicError
 from timeshare.reservations.external import External
 from timeshare.reservations.job import JobSpec
@@ -35,7 +36,6 @@ from timeshare.reservations.limits.schema import Stop
 from timeshare.reservations.outside import Outside
 from timeshare.reservations.placement import Holding
 from timeshare.reservations.reservation import Reason, Reservation, State
-from timeshare.reservations.service.external import by_reservation, grouped, orphans
 from timeshare.reservations.service.job_bodies import Estimate
 from timeshare.reservations.service.job_handlers import estimate_view
 from timeshare.reservations.shares import ShareRequest, parse_share

@@ -7,13 +7,12 @@ import secrets
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hubs import Hub, User, command
-from nodes import eventually, marked
+from nodes import eventually, kept_from_others, marked
 
 pytestmark = [
     pytest.mark.hub,
@@ -21,11 +20,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes accounts and starts sessions as them"),
     pytest.mark.skipif(shutil.which("useradd") is None, reason="this system has no useradd"),
 ]
-
-
-def for_everybody(path: Path) -> bool:
-    """Whether all accounts may read below ``path``."""
-    return all(parent.stat().st_mode & stat.S_IXOTH for parent in [path, *path.parents])
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +69,8 @@ class Account(User):
 def test_sessions_run_as_their_owners_and_keep_out_of_each_others_way(
     tmp_path_factory: pytest.TempPathFactory, accounts: dict[str, str]
 ) -> None:
-    for needed in (Path(sys.executable).parent, Path(sys.executable).resolve()):
-        if not for_everybody(needed):
-            pytest.skip(f"other accounts cannot use {needed}: install in a folder that all can read")
+    if reason := kept_from_others():
+        pytest.skip(reason)
     state = tmp_path_factory.mktemp("multi")
     (first, password), (second, other) = accounts.items()
     hub = Machine(state, command(), "--simulate", "a100-40gb:1", "--admins", second)
@@ -115,9 +108,8 @@ def test_sessions_run_as_their_owners_and_keep_out_of_each_others_way(
 def test_jobs_run_as_their_owners_whose_files_nobody_else_reads(
     tmp_path_factory: pytest.TempPathFactory, accounts: dict[str, str]
 ) -> None:
-    for needed in (Path(sys.executable).parent, Path(sys.executable).resolve()):
-        if not for_everybody(needed):
-            pytest.skip(f"other accounts cannot use {needed}: install in a folder that all can read")
+    if reason := kept_from_others():
+        pytest.skip(reason)
     (first, password), (second, other) = accounts.items()
     hub = Machine(tmp_path_factory.mktemp("jobs"), command(), "--simulate", "a100-40gb:1")
     program = Path(f"/home/{first}/train.py")

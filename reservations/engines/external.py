@@ -48,7 +48,6 @@ class ExternalJob:
     expected_at: float | None = None
     started_at: float | None = None
     node: str = ""
-    address: str = ""
     places: Mapping[str, Sequence[int]] = field(default_factory=dict)
     holdings: tuple[Holding, ...] = ()
     restarts: int = 0
@@ -104,7 +103,12 @@ class ExternalEngine(Elsewhere, Protocol):
         """Moves its time limit to ``seconds`` after its start. Raises LaunchRefused."""
 
 
+def job_prefix(tag: str) -> str:
+    """What the names of all jobs of one deployment and engine begin with."""
+    return f"timeshare-{tag}-"
+
+
 def job_name(tag: str, name: str, attempt: int) -> str:
     """By which a job is found again. ``tag``: of this deployment, so that it leaves jobs of others alone. ``name``: of
     the reservation, or of the array."""
-    return f"timeshare-{tag}-{name}.{attempt}"
+    return f"{job_prefix(tag)}{name}.{attempt}"

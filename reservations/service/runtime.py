@@ -277,7 +277,7 @@ class Runtime:
                 await self.engine.stop(action.reservation_id, self.pool.limits.stop, False)
             return
         rules = self.pool.stop_of(reservation)
-        state = await self.engine.stop(reservation.id, rules, _gentle(reservation), self._last_start(reservation))
+        state = await self.engine.stop(reservation.id, rules, is_gentle(reservation), self._last_start(reservation))
         if state is SessionState.EXITED and reservation.state is State.ENDING:
             await self.call(
                 self.pool.gone,
@@ -288,7 +288,7 @@ class Runtime:
             )
 
 
-def _gentle(reservation: Reservation) -> bool:
+def is_gentle(reservation: Reservation) -> bool:
     """Whether it gets an interrupt and time to save first. A job always does: nobody sits at it who could have saved
     before cancelling. Who ends a session by hand has."""
     unasked = (Reason.TIME_LIMIT, Reason.BUDGET, Reason.IDLE, Reason.PREEMPTED)

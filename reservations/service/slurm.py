@@ -7,13 +7,10 @@ from ..engines.slurm.commands import Commands
 from ..engines.slurm.config import SlurmPool, read_pools
 from ..engines.slurm.engine import SlurmEngine
 from ..engines.slurm.submissions import Ways
-from ..reservation import Reason, Reservation
 from .auth import jobagent_key
 from .external import ExternalLoop
-from .runtime import Runtime
+from .runtime import Runtime, is_gentle
 from .settings import Settings
-
-UNASKED = (Reason.TIME_LIMIT, Reason.BUDGET, Reason.IDLE, Reason.PREEMPTED)
 
 
 def slurm_loops(runtime: Runtime, settings: Settings) -> list[ExternalLoop]:
@@ -36,13 +33,8 @@ def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool) -> ExternalLoop
     addresses, tag = runtime.meeting.addresses, settings.tag(pool.name)
     engine = SlurmEngine(pool, commands, ways, tag, lambda: runtime.pool.limits.stop, addresses)
     runtime.pool.engines[engine.name] = engine
-    agents = MeetingAgents(runtime.meeting, runtime.pool, engine.holdings, _is_gentle)
+    agents = MeetingAgents(runtime.meeting, runtime.pool, engine.holdings, is_gentle)
     for reservation in runtime.pool.live():
         if reservation.request.engine == engine.name:
             agents.expect(reservation)  # before any agent is heard: none may be let in that the ledger does not mean
     return ExternalLoop(runtime, engine, agents, tag)
-
-
-def _is_gentle(reservation: Reservation) -> bool:
-    """Whether a session is interrupted, and has time to save: who ends it by hand has saved."""
-    return reservation.reason in UNASKED

@@ -22,7 +22,7 @@ from ...limits.schema import Stop
 from ...placement import Holding
 from ...shares import Shape, ShareRequest
 from ..base import LaunchRefused
-from ..external import ExternalJob, Life, Order
+from ..external import ExternalJob, Life, Order, job_prefix
 from . import cluster, words
 from .accounting import SlurmEnd, accounting_argv, parse_accounting
 from .commands import Commands
@@ -128,8 +128,8 @@ class SlurmEngine:
     async def look(self, job_ids: Sequence[str]) -> Mapping[str, ExternalJob]:
         answer = await self._commands.run(queue_argv())
         self._jobs = parse_queue(answer.out)
-        mine = [job for job in self._jobs if job.name.startswith(f"timeshare-{self._tag}-")]
-        listed = {one.job_id: one for job in mine for one in external_jobs(job, self._addresses, job_ids)}
+        mine = [job for job in self._jobs if job.name.startswith(job_prefix(self._tag))]
+        listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
         return live | await self._ends([name for name in job_ids if name not in live], listed)
 

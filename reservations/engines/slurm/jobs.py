@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from ..external import ExternalJob, Life
 from . import words
@@ -10,24 +10,23 @@ from .accounting import SlurmEnd
 from .queue import SlurmJob
 
 
-def external_jobs(job: SlurmJob, addresses: Mapping[str, str], known: Sequence[str]) -> list[ExternalJob]:
+def external_jobs(job: SlurmJob, known: Sequence[str]) -> list[ExternalJob]:
     """One for each task that ``job`` stands for. Which those of an array are that wait may not be told: then nothing is
     known of any of ``known`` in it that is not told apart."""
     if job.array_job_id is None:
-        return [_external(job, str(job.job_id), 0, addresses)]
+        return [_external(job, str(job.job_id), 0)]
     array = job.array_job_id
     if job.array_task_id is not None:
-        return [_external(job, f"{array}_{job.array_task_id}", job.array_task_id, addresses)]
+        return [_external(job, f"{array}_{job.array_task_id}", job.array_task_id)]
     if job.array_tasks is not None:
-        return [_external(job, f"{array}_{at}", at, addresses) for at in job.array_tasks]
+        return [_external(job, f"{array}_{at}", at) for at in job.array_tasks]
     mine = [name for name in known if name.startswith(f"{array}_")]
     return [ExternalJob(name, job.name, job.user, Life.UNKNOWN, int(name.partition("_")[2])) for name in mine]
 
 
-def _external(job: SlurmJob, job_id: str, index: int, addresses: Mapping[str, str]) -> ExternalJob:
+def _external(job: SlurmJob, job_id: str, index: int) -> ExternalJob:
     life = Life(job.life)
     there = life in (Life.RUNNING, Life.ENDING)
-    first = job.nodes[0] if job.nodes else ""
     reason, detail = None, ""
     if life is Life.ENDED:
         reason, detail = words.ending(job.state.partition("+")[0], job.exit_code, job.signal)
@@ -40,8 +39,7 @@ def _external(job: SlurmJob, job_id: str, index: int, addresses: Mapping[str, st
         said=_said(job, life),
         expected_at=job.start_at if life is Life.PENDING else None,
         started_at=job.start_at if there else None,
-        node=first if there else "",
-        address=addresses.get(first, "") if there else "",
+        node=job.nodes[0] if there and job.nodes else "",
         places={node: job.gpu_indices(node) or () for node in job.nodes} if there else {},
         restarts=job.restarts or 0,
         time_limit_s=job.time_limit_s,

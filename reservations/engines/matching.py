@@ -1,0 +1,54 @@
+"""Which job of an engine is which reservation's. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..reservation import Reservation
+from .external import ExternalJob, Life, job_name, job_prefix
+
+
+def name_of(reservation: Reservation) -> str:
+    """What its job is called after: itself, or the array that it is in."""
+    return reservation.id if reservation.job is None else reservation.job.array
+
+
+def index_of(reservation: Reservation) -> int:
+    return 0 if reservation.job is None else reservation.job.index
+
+
+def grouped(ready: Iterable[Reservation]) -> list[list[Reservation]]:
+    """Those of one array together."""
+    groups: dict[str, list[Reservation]] = {}
+    for reservation in ready:
+        groups.setdefault(name_of(reservation), []).append(reservation)
+    return list(groups.values())
+
+
+def by_reservation(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> dict[str, ExternalJob]:
+    """The job of each, by its id; where that is not known yet, by the name of its last attempt. An id alone says
+    little: an engine that lost a job may give its number to another one."""
+    named = {(job.name, job.index): job for job in known.values()}
+    found = {}
+    for reservation in mine:
+        external = reservation.external
+        assert external is not None
+        name = job_name(tag, name_of(reservation), external.attempt)
+        job = known.get(external.job_id) if external.job_id else named.get((name, index_of(reservation)))
+        if job is not None and job.name == name:
+            found[reservation.id] = job
+    return found
+
+
+def orphans(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> list[ExternalJob]:
+    """Jobs of this deployment that live and are nobody's: of a reservation that has ended, or of an older attempt."""
+    wanted = {
+        job_name(tag, name_of(reservation), reservation.external.attempt)
+        for reservation in mine
+        if reservation.external is not None
+    }
+    live = (Life.PENDING, Life.RUNNING)
+    prefix = job_prefix(tag)
+    return [
+        job for job in known.values() if job.name.startswith(prefix) and job.name not in wanted and job.life in live
+    ]
