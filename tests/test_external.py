@@ -384,6 +384,13 @@ def test_jobs_of_nobody_are_found_by_their_names_and_those_of_others_are_not() -
     assert [job.job_id for job in orphans(mine, known, "t")] == ["8", "9"]
 
 
+def test_a_task_of_an_older_attempt_is_nobodys_though_others_of_its_array_are_still_at_that_attempt() -> None:
+    first = replace(JOB, id="j0")
+    second = replace(JOB, id="j1", job=replace(JOB.job, index=1), external=External(attempt=2, tried_at=1.0))  # type: ignore[type-var]
+    known = {f"5_{at}": replace(PENDING, job_id=f"5_{at}", name=job_name("t", "a", 1), index=at) for at in range(2)}
+    assert [job.job_id for job in orphans([first, second], known, "t")] == ["5_1"]
+
+
 def test_a_job_is_known_by_its_id_and_an_unknown_one_by_name_and_index() -> None:
     task = replace(JOB, external=External(attempt=1, tried_at=1.0), job=replace(JOB.job, index=3))  # type: ignore[type-var]
     known = {"5_3": replace(PENDING, job_id="5_3", name=job_name("t", "a", 1), index=3), "7": RUNNING}

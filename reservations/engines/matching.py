@@ -41,14 +41,13 @@ def by_reservation(mine: Sequence[Reservation], known: Mapping[str, ExternalJob]
 
 
 def orphans(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> list[ExternalJob]:
-    """Jobs of this deployment that live and are nobody's: of a reservation that has ended, or of an older attempt."""
+    """Jobs of this deployment that live and are nobody's: of a reservation that has ended, or of an older attempt. Of an
+    array one task may be at a later attempt than the others."""
     wanted = {
-        job_name(tag, name_of(reservation), reservation.external.attempt)
+        (job_name(tag, name_of(reservation), reservation.external.attempt), index_of(reservation))
         for reservation in mine
         if reservation.external is not None
     }
-    live = (Life.PENDING, Life.RUNNING)
-    prefix = job_prefix(tag)
-    return [
-        job for job in known.values() if job.name.startswith(prefix) and job.name not in wanted and job.life in live
-    ]
+    live, prefix = (Life.PENDING, Life.RUNNING), job_prefix(tag)
+    ours = [job for job in known.values() if job.name.startswith(prefix) and job.life in live]
+    return [job for job in ours if (job.name, job.index) not in wanted]
