@@ -41,8 +41,8 @@ def by_reservation(mine: Sequence[Reservation], known: Mapping[str, ExternalJob]
 
 
 def orphans(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> list[ExternalJob]:
-    """Jobs of this deployment that live and are nobody's: of a reservation that has ended, or of an older attempt. Of an
-    array one task may be at a later attempt than the others."""
+    """Jobs of this deployment that live and are nobody's: of a reservation that has ended, or of an older attempt. Of
+    an array one task may be at a later attempt than the others."""
     wanted = {
         (job_name(tag, name_of(reservation), reservation.external.attempt), index_of(reservation))
         for reservation in mine
