@@ -15,8 +15,15 @@ from slurm_cluster import Cluster, folder_for_tests, obstacle
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 
+SLOW = ("stress", "slurm", "hub", "browser")
 FULL_STRESS = os.environ.get("STRESS") == "full"
 """True for `make stress`: the counts that an issue asks for instead of a short run."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait for real servers come first: when two run side by side, neither is left alone with them."""
+    slow = {item.path for item in items if any(item.get_closest_marker(name) for name in SLOW)}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
