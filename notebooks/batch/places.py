@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..capture.store import Store, Untrusted, check_own
+from ..capture.store import Store, Untrusted, check_own, digest_of
 from ..runner.folder import Folder
 
 VARIABLE = "TIMESHARE_DATA"
@@ -68,11 +68,10 @@ class Places:
         return sum(path.lstat().st_size for path in (self.jobs / job_id).rglob("*"))
 
     def pieces(self, job_id: str) -> dict[str, int]:
-        """What of the store the job refers to, with sizes in bytes."""
-        found: dict[str, int] = {}
-        for path in self.folders(job_id):
-            found.update(_pieces(path))
-        return found
+        """What of the store the job refers to, with the bytes that it takes there."""
+        found = {digest for path in self.folders(job_id) for digest in _pieces(path)}
+        store = self.store
+        return {digest: store.stored(digest) for digest in found}
 
     def total(self) -> int:
         """Bytes of everything here."""
@@ -87,11 +86,11 @@ class Places:
 
     def sweep(self, now: float) -> int:
         """Removes pieces of the store that no job refers to; the bytes that came free."""
-        used = {digest for job_id in self.ids() for digest in self.pieces(job_id)}
+        used = {digest for job_id in self.ids() for path in self.folders(job_id) for digest in _pieces(path)}
         freed = 0
         for path in self.store.folder.glob("*/*"):
             status = path.lstat()
-            if path.name not in used and now - status.st_mtime > SETTLED_S:
+            if digest_of(path) not in used and now - status.st_mtime > SETTLED_S:
                 path.unlink(missing_ok=True)
                 freed += status.st_size
         for path in self.jobs.glob(".*"):
@@ -107,8 +106,8 @@ def _submitted_at(folder: Path) -> float:
         return folder.lstat().st_mtime
 
 
-def _pieces(path: Path) -> Iterator[tuple[str, int]]:
-    """Of the snapshots of a job's folder: its variables, its modules and its results."""
+def _pieces(path: Path) -> Iterator[str]:
+    """Digests of the snapshots of a job's folder: its variables, its modules and its results."""
     try:
         folder = Folder(path)
         texts = [
@@ -120,7 +119,7 @@ def _pieces(path: Path) -> Iterator[tuple[str, int]]:
         data = _body(text)
         snapshot = data.get("snapshot") or data  # a checkpoint is a snapshot
         pieces = [snapshot.get("stream"), *snapshot.get("buffers", ()), *dict(data.get("modules") or {}).values()]
-        yield from ((str(piece[0]), int(piece[1])) for piece in pieces if piece)
+        yield from (str(piece[0]) for piece in pieces if piece)
 
 
 def _body(text: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..capture import modules, snapshot
 from ..capture.preflight import size_text
+from ..capture.store import Store
 from ..runner.folder import Folder, Job
 from ..runner.inside import EXTRA, extra
 from .options import BadOption, Options
@@ -93,7 +94,9 @@ def write(prepared: Prepared, places: Places, main: dict[str, Any], *, function:
     """The snapshot and the folder of a job, whole, on the disk. Raises CannotGo."""
     options, job_id = prepared.options, places.new_id()
     environment = environment_of(options)
-    store = places.store
+    points = options.points or (({"trial": options.direction},) * options.trials if options.trials else ())
+    # Processes of one node that read the same piece share its pages of memory, unless each must unpack its own.
+    store = Store(places.store.folder, pack=not points and options.layout.processes == 1)
     try:
         local = modules.pack(prepared.local_modules, store)
     except modules.TooMuch as error:
@@ -102,7 +105,6 @@ def write(prepared: Prepared, places: Places, main: dict[str, Any], *, function:
     if options.stage:
         more["stage"] = list(options.stage)
     written = snapshot.write({**prepared.values, EXTRA: more}, main, store)
-    points = options.points or (({"trial": options.direction},) * options.trials if options.trials else ())
     tasks = []
     for number, point in enumerate(points or ({},)):
         subfolder = f"{number:03d}" if points else ""

@@ -1,7 +1,8 @@
 """Large pieces of data, each kept once under the digest of its bytes: what was sent before is not sent again.
 
 A store belongs to one account and nobody else can read or write it. Whatever is read from it is checked first: the
-file's owner, that it is a plain file, and that its bytes have the digest they are asked for by.
+file's owner, that it is a plain file, and that its bytes have the digest they are asked for by. A large piece that
+compresses well lies packed in a file beside (``DIGEST.packed``); its digest is that of its own bytes.
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from . import packing
+from .packing import Packing
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-CHUNK = 4 * 1024 * 1024
+CHUNK = packing.FRAME
 """Bytes that are written at once."""
+PACKED_FROM = 1024 * 1024
+"""Bytes of a piece that may be packed."""
+_PACKED = ".packed"
 
 
 class Untrusted(Exception):
@@ -38,10 +45,13 @@ class Blob:
 
 
 class Store:
-    """Made if it is not there, readable by its owner only. Raises Untrusted for a folder of somebody else."""
+    """Made if it is not there, readable by its owner only. ``pack``: whether what compresses well is written packed;
+    what is not can be read by many processes from the same pages of memory. Raises Untrusted for a folder of somebody
+    else."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, pack: bool = True) -> None:
         self.folder = folder
+        self._pack = pack
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_own(folder, os.lstat(folder), stat.S_ISDIR)
         self._placing = threading.Lock()
@@ -53,18 +63,19 @@ class Store:
         if view.nbytes < CHUNK or view.nbytes in self._sizes:
             # It may well be there: to read it is faster than to write it.
             digest = _digest(view)
-            if _size(self.path(digest)) == view.nbytes:
-                os.utime(self.path(digest))  # it is in use again: not to be swept now
+            if there := self._kept(digest, view.nbytes):
+                os.utime(there)  # it is in use again: not to be swept now
                 return Blob(digest, view.nbytes)
+        kind = packing.choose(view) if self._pack and view.nbytes >= PACKED_FROM else None
         drafts = self.folder / "drafts"
         drafts.mkdir(mode=0o700, exist_ok=True)
         draft = drafts / secrets.token_hex(16)
         try:
-            digest = _written(view, draft)
-            path = self.path(digest)
+            digest = _written(view, kind, draft)
+            path = self.path(digest) if kind is None else _packed(self.path(digest))
             path.parent.mkdir(mode=0o700, exist_ok=True)
             with self._placing:
-                new = _size(path) != view.nbytes
+                new = self._kept(digest, view.nbytes) is None
                 draft.replace(path)
         except BaseException:
             draft.unlink(missing_ok=True)
@@ -74,27 +85,36 @@ class Store:
     @cached_property
     def _sizes(self) -> set[int]:
         """Of everything that was kept before: data of another size is certainly new."""
-        return {path.lstat().st_size for path in self.folder.glob("*/*")}
+        return {_size(path) for path in self.folder.glob("*/*")}
+
+    def _kept(self, digest: str, size: int) -> Path | None:
+        """The file that has it, whole."""
+        path = self.path(digest)
+        return next((found for found in (path, _packed(path)) if _size(found) == size), None)
 
     def has(self, data: memoryview) -> bool:
         """Whether ``data`` is kept already."""
-        return data.nbytes in self._sizes and _size(self.path(_digest(data.cast("B")))) == data.nbytes
+        return data.nbytes in self._sizes and self._kept(_digest(data.cast("B")), data.nbytes) is not None
+
+    def stored(self, digest: str) -> int:
+        """Bytes that it takes on the disk; 0 if it is not there."""
+        path = self.path(digest)
+        return sum(found.lstat().st_size for found in (path, _packed(path)) if _size(found) >= 0)
 
     def get(self, digest: str, size: int) -> memoryview:
         """The bytes of ``digest``, as memory that may be written without changing the store. Raises Untrusted."""
         path = self.path(digest)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError as error:
-            raise Untrusted(f"{path.name}: cannot be read ({error.strerror}): submit the cell again") from None
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            check_own(path, status, stat.S_ISREG)
-            if status.st_size != size:
-                raise Untrusted(f"{path.name} has {status.st_size} bytes and should have {size}: submit the cell again")
-            view = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)) if size else memoryview(b"")
+        file = next((found for found in (path, _packed(path)) if os.path.lexists(found)), path)
+        view = _read(file)
+        if file != path:
+            try:
+                view = packing.unpack(view, size)
+            except packing.Damaged as error:
+                raise Untrusted(f"{file.name} is damaged: {error}: submit the cell again") from None
+        if view.nbytes != size:
+            raise Untrusted(f"{file.name} has {view.nbytes} bytes and should have {size}: submit the cell again")
         if _digest(view) != digest:
-            raise Untrusted(f"{path.name} was changed since it was written: submit the cell again")
+            raise Untrusted(f"{file.name} was changed since it was written: submit the cell again")
         return view
 
     def path(self, digest: str) -> Path:
@@ -102,6 +122,11 @@ class Store:
         if not _DIGEST.fullmatch(digest):
             raise Untrusted(f"{digest[:80]!r} is no digest: 64 hexadecimal digits are")
         return self.folder / digest[:2] / digest
+
+
+def digest_of(file: Path) -> str:
+    """Of the piece that a file of a store has, by the file's name."""
+    return file.name.removesuffix(_PACKED)
 
 
 def check_own(path: Path, status: os.stat_result, right_type: object) -> None:
@@ -114,34 +139,85 @@ def check_own(path: Path, status: os.stat_result, right_type: object) -> None:
         raise Untrusted(f"{path} can be written by others: it is not loaded; make it your own with chmod go-w")
 
 
+def _packed(path: Path) -> Path:
+    return path.with_name(path.name + _PACKED)
+
+
 def _size(path: Path) -> int:
+    """Bytes of the piece in a file; -1 if it is not there, or not whole."""
     try:
         status = os.lstat(path)
-    except FileNotFoundError:
+        if not stat.S_ISREG(status.st_mode):
+            return -1
+        if path.suffix != _PACKED:
+            return status.st_size
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            size, stored = packing.sizes(file.read(packing.HEAD_SIZE))
+    except (OSError, packing.Damaged):
         return -1
-    return status.st_size if stat.S_ISREG(status.st_mode) else -1
+    return size if stored == status.st_size else -1
+
+
+def _read(path: Path) -> memoryview:
+    """A file of our own, as memory that may be written without changing it. Raises Untrusted."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise Untrusted(f"{path.name}: cannot be read ({error.strerror}): submit the cell again") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        check_own(path, status, stat.S_ISREG)
+        if not status.st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_COPY))
 
 
 def _digest(view: memoryview) -> str:
     return str(blake3(view, max_threads=blake3.AUTO).hexdigest())
 
 
-def _written(view: memoryview, path: Path) -> str:
+def _written(view: memoryview, kind: Packing | None, path: Path) -> str:
     """Writes it; its digest. Both in one pass over the memory, and the disk begins before the end."""
     digest = blake3()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
+    with _Draft(path) as draft:
+        if kind is not None:
+            draft.write(packing.head(0, 0))
         for begin in range(0, view.nbytes, CHUNK):
             chunk = view[begin : begin + CHUNK]
             digest.update(chunk)
-            while chunk:
-                chunk = chunk[os.write(descriptor, chunk) :]
-            if _begin_to_store is not None:
-                _begin_to_store(descriptor, begin, CHUNK, _WRITE)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            draft.write(chunk if kind is None else kind.packed(chunk))
+        if kind is not None:
+            draft.begin_with(packing.head(view.nbytes, draft.size))
     return str(digest.hexdigest())
+
+
+class _Draft:
+    """A new file of ``size`` bytes so far, on the disk when it is left."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        self.size = 0
+
+    def write(self, data: memoryview | bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        if _begin_to_store is not None:
+            _begin_to_store(self._descriptor, self.size, len(data), _WRITE)
+        self.size += len(data)
+
+    def begin_with(self, data: bytes) -> None:
+        os.pwrite(self._descriptor, data, 0)
+
+    def __enter__(self) -> _Draft:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
 
 
 _WRITE = 2
