@@ -314,18 +314,19 @@ def test_progress_bars_of_every_kind_are_text_that_anybody_can_read(notebook: No
 
 def test_a_removed_job_leaves_nothing_and_listings_know_sizes(notebook: Notebook) -> None:
     from timeshare.notebooks.batch.pages import listing
+    from timeshare.notebooks.capture.preflight import size_text
 
-    notebook.run("big = bytes(3_000_000)\nimport numpy as np\narray = np.arange(500_000.)")
-    job = finished(notebook, "array.sum()")
-    shown = listing([job], notebook.places)
-    assert "3.8 MiB" in shown
+    notebook.run("big = bytes(3_000_000)\nimport numpy as np\narray = np.random.default_rng(1).random(500_000); steps = np.arange(500_000)")
+    job = finished(notebook, "array.sum() + steps[-1]")
     places = notebook.places
+    assert size_text(places.size(job.id) + sum(places.pieces(job.id).values())) in listing([job], places)
+    assert 4_000_000 < sum(places.pieces(job.id).values()) < 5_000_000  # the steps are packed
     shared = {digest for other in places.ids() if other != job.id for digest in places.pieces(other)}
     pieces = set(places.pieces(job.id)) - shared
     assert pieces
     notebook.places.remove(job.id)
     notebook.places.sweep(time.time() + 7200)
-    assert not any(notebook.places.store.path(digest).exists() for digest in pieces)
+    assert not any(notebook.places.store.stored(digest) for digest in pieces)
 
 
 def test_more_than_the_limits_allow_is_refused_with_the_largest_named(tmp_path: Path) -> None:
