@@ -316,7 +316,7 @@ def test_a_removed_job_leaves_nothing_and_listings_know_sizes(notebook: Notebook
     from timeshare.notebooks.batch.pages import listing
     from timeshare.notebooks.capture.preflight import size_text
 
-    notebook.run("big = bytes(3_000_000)\nimport numpy as np\narray = np.random.default_rng(1).random(500_000); steps = np.arange(500_000)")
+    notebook.run("import numpy as np\narray = np.random.default_rng(1).random(500_000)\nsteps = np.arange(500_000)")
     job = finished(notebook, "array.sum() + steps[-1]")
     places = notebook.places
     assert size_text(places.size(job.id) + sum(places.pieces(job.id).values())) in listing([job], places)
