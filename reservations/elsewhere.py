@@ -15,13 +15,20 @@ from .shares import ShareRequest
 class Outlook:
     """Of a share at an engine. ``free``: how many would start now, as far as is known. ``said``: what to expect
     otherwise, for people. ``expected_in_s``: until one starts, None: nobody can say. ``age_s``: how old that is.
-    ``closed``: nothing of it starts at all, ``said`` why."""
+    ``closed``: nothing of it starts at all, ``said`` why. ``free_for_s``: what starts now has no more time than that,
+    and ``said`` why; who asks for more starts in ``expected_in_s``. None: there is no such end."""
 
     free: int
     said: str = ""
     expected_in_s: float | None = None
     age_s: float = 0.0
     closed: bool = False
+    free_for_s: float | None = None
+
+    def start_in_s(self, seconds: float) -> float | None:
+        """Until something starts that may take so long; None: nobody can say."""
+        now = self.free and (self.free_for_s is None or seconds <= self.free_for_s)
+        return 0.0 if now else self.expected_in_s
 
 
 class Elsewhere(Protocol):
@@ -40,8 +47,11 @@ class Elsewhere(Protocol):
     def enforcement(self, request: ShareRequest) -> str:
         """What holds the share to its size there."""
 
-    def outlook(self, request: ShareRequest, now: float) -> Outlook:
-        """What somebody who asked for it now could expect."""
+    def outlook(self, request: ShareRequest, seconds: int, owner: str) -> Outlook:
+        """What ``owner`` could expect who asked for it now, for so long."""
+
+    def announced(self) -> list[str]:
+        """When parts of it are set aside in the next two weeks, in words."""
 
     def cannot_extend(self) -> str:
         """Why the end of what runs there cannot be moved; empty: it can."""

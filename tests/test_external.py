@@ -175,8 +175,11 @@ class Engine:
     def enforcement(self, request: ShareRequest) -> str:
         return "simulated"
 
-    def outlook(self, request: ShareRequest, now: float) -> Outlook:
+    def outlook(self, request: ShareRequest, seconds: int, owner: str) -> Outlook:
         return self.now
+
+    def announced(self) -> list[str]:
+        return ["The cluster, maintenance from 2026-12-01 09:00 to 12:00 (UTC): all nodes"]
 
     def cannot_extend(self) -> str:
         return "this site does not allow it"

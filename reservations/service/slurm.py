@@ -31,7 +31,7 @@ def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool) -> ExternalLoop
     conf = pool.environment.get("SLURM_CONF", "")
     commands = Commands(tuple(pool.run_as), conf=conf, path=pool.path, timeout_s=pool.command_timeout)
     addresses, tag = runtime.meeting.addresses, settings.tag(pool.name)
-    engine = SlurmEngine(pool, commands, ways, tag, lambda: runtime.pool.limits.stop, addresses)
+    engine = SlurmEngine(pool, commands, ways, tag, lambda: runtime.pool.limits, addresses)
     runtime.pool.engines[engine.name] = engine
     agents = MeetingAgents(runtime.meeting, runtime.pool, engine.holdings, is_gentle)
     for reservation in runtime.pool.live():

@@ -18,18 +18,26 @@ from ...elsewhere import Outlook
 from ...enforcement import COOPERATIVE, NONE_NEEDED, SIMULATED
 from ...errors import PublicError
 from ...kind import Kind
-from ...limits.schema import Stop
+from ...limits.schema import Limits
 from ...placement import Holding
 from ...shares import Shape, ShareRequest
 from ..base import LaunchRefused
 from ..external import ExternalJob, Life, Order, job_prefix
-from . import cluster, words
+from . import cluster, explain, words
 from .accounting import SlurmEnd, accounting_argv, parse_accounting
 from .commands import Commands
 from .config import SlurmPool
 from .errors import SchedulerRefused, SchedulerSilent
 from .jobs import ended, external_jobs, last_attempts
-from .nodes import NODES_ARGV, PARTITIONS_ARGV, parse_nodes, parse_partitions
+from .nodes import (
+    NODES_ARGV,
+    PARTITIONS_ARGV,
+    RESERVATIONS_ARGV,
+    parse_nodes,
+    parse_partitions,
+    parse_reservations,
+)
+from .outlook import Ask, announced, outlook_of
 from .queue import SlurmJob, parse_queue, queue_argv
 from .request import sbatch_options
 from .script import parse_submitted, sbatch_argv, script
@@ -43,8 +51,8 @@ MOST_ASKED = 200
 
 
 class SlurmEngine:
-    """Implements ``engines.external.ExternalEngine``. ``tag``: in the names of our jobs. ``stop``: the graces in
-    force. ``addresses``: takes where nodes are reached."""
+    """Implements ``engines.external.ExternalEngine``. ``tag``: in the names of our jobs. ``limits``: those in force,
+    for their graces and their time zone. ``addresses``: takes where nodes are reached."""
 
     def __init__(
         self,
@@ -52,7 +60,7 @@ class SlurmEngine:
         commands: Commands,
         ways: Ways,
         tag: str,
-        stop: Callable[[], Stop],
+        limits: Callable[[], Limits],
         addresses: dict[str, str],
     ) -> None:
         self.name = pool.name
@@ -60,7 +68,7 @@ class SlurmEngine:
         self.nodes_environment: Mapping[str, str] = {"TIMESHARE_SERVICE_URL": ways.service_url}
         if pool.hub_api_url:
             self.nodes_environment = {**self.nodes_environment, "JUPYTERHUB_API_URL": pool.hub_api_url}
-        self._pool, self._commands, self._ways, self._tag, self._stop = pool, commands, ways, tag, stop
+        self._pool, self._commands, self._ways, self._tag, self._limits = pool, commands, ways, tag, limits
         self._addresses = addresses
         self.settled_s = pool.command_timeout + SETTLING_S
         self._seen = cluster.Snapshot(cluster.site_of(pool, ()))
@@ -86,13 +94,17 @@ class SlurmEngine:
             return NONE_NEEDED
         return SIMULATED if self._pool.simulated else COOPERATIVE
 
-    def outlook(self, request: ShareRequest, now: float) -> Outlook:
-        units = 0
+    def outlook(self, request: ShareRequest, seconds: int, owner: str) -> Outlook:
+        units, rules = 0, self._limits()
         with contextlib.suppress(PublicError):
             options = sbatch_options(request, self._seen.site, request.nodes)
             gres = next((option for option in options if option.startswith("--gres=")), "")
             units = int(gres.rpartition(":")[2]) if request.shape is Shape.FRACTION and gres else 0
-        return cluster.outlook_of(self._seen, self._jobs, request, units, time.time())
+        ask = Ask(request, units, owner, seconds, rules.stop.longest_s, rules.zone)
+        return outlook_of(self._seen, self._jobs, ask, time.time())
+
+    def announced(self) -> list[str]:
+        return [f"{self.title}, {text}" for text in announced(self._seen, self._limits().zone, time.time())]
 
     def cannot_extend(self) -> str:
         if self._pool.extend:
@@ -105,16 +117,19 @@ class SlurmEngine:
     # --- what it is asked to do
 
     async def devices(self) -> tuple[Device, ...]:
-        nodes, partitions = await asyncio.gather(self._commands.run(NODES_ARGV), self._commands.run(PARTITIONS_ARGV))
+        argvs = (NODES_ARGV, PARTITIONS_ARGV, RESERVATIONS_ARGV)
+        nodes, partitions, reservations = await asyncio.gather(*(self._commands.run(argv) for argv in argvs))
         told = parse_nodes(nodes.out)
-        self._seen = cluster.snapshot_of(self._pool, told, parse_partitions(partitions.out), time.time())
+        self._seen = cluster.snapshot_of(
+            self._pool, told, parse_partitions(partitions.out), parse_reservations(reservations.out), time.time()
+        )
         self._addresses.update({node.name: node.address for node in told})
         return cluster.devices_of(self._seen, self.name, self._pool.simulated)
 
     async def submit(self, order: Order) -> str:
         account = self._account(order.owner)
         try:
-            submission = submission_of(order, self._seen.site, self._ways, account, self._stop())
+            submission = submission_of(order, self._seen.site, self._ways, account, self._limits().stop)
         except PublicError as error:
             raise LaunchRefused(error.message) from None
         try:
@@ -129,7 +144,7 @@ class SlurmEngine:
         answer = await self._commands.run(queue_argv())
         self._jobs = parse_queue(answer.out)
         mine = [job for job in self._jobs if job.name.startswith(job_prefix(self._tag))]
-        listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids)}
+        listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids, self._why)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
         return live | await self._ends([name for name in job_ids if name not in live], listed)
 
@@ -140,13 +155,16 @@ class SlurmEngine:
         await self._ended_quietly(["scancel", job.job_id], job)
 
     async def extend(self, job: ExternalJob, seconds: int) -> None:
-        minutes = -(-(seconds + self._stop().longest_s) // 60)
+        minutes = -(-(seconds + self._limits().stop.longest_s) // 60)
         try:
             await self._commands.run(["scontrol", "update", f"JobId={job.job_id}", f"TimeLimit={minutes}"])
         except SchedulerRefused as error:
             raise LaunchRefused(words.refusal(error.text).message) from None
 
     # --- inside
+
+    def _why(self, job: SlurmJob) -> str:
+        return explain.why_waiting(job, self._seen, self._limits().zone, time.time())
 
     def _user(self, owner: str) -> str:
         """As whom commands run; empty: every job is of the service's own account."""

@@ -32,6 +32,8 @@ OUT = frozenset(
     }
 )
 """States in which nothing new is started on a node."""
+MAINTENANCE = frozenset({"MAINT", "MAINTENANCE"})
+"""Of these, the one that a reservation of Slurm puts it into, for as long as that lasts."""
 _SIGNS = {
     "*": "NOT_RESPONDING",
     "~": "POWERED_DOWN",
@@ -238,7 +240,8 @@ def _allowed(value: str) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class SlurmReservation:
-    """Nodes that are set aside from ``begins_at`` to ``ends_at``, in seconds since the epoch."""
+    """Nodes that are set aside from ``begins_at`` to ``ends_at``, in seconds since the epoch. ``cpus``: how many of
+    theirs; None: not told."""
 
     name: str
     begins_at: float
@@ -247,6 +250,7 @@ class SlurmReservation:
     flags: frozenset[str] = frozenset()
     users: tuple[str, ...] = ()
     accounts: tuple[str, ...] = ()
+    cpus: int | None = None
 
     @property
     def maintenance(self) -> bool:
@@ -276,4 +280,5 @@ def _reservation(told: dict[str, str]) -> SlurmReservation:
         flags=frozenset(_list(told.get("Flags", ""))),
         users=_list(told.get("Users", "")),
         accounts=_list(told.get("Accounts", "")),
+        cpus=tres(told.get("TRES", "")).get("cpu"),
     )
