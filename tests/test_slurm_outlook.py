@@ -13,12 +13,13 @@ from traitlets.config import Config
 
 from timeshare.reservations.devices.model import MIB_PER_GIB
 from timeshare.reservations.elsewhere import Outlook
-from timeshare.reservations.engines.slurm.cluster import Snapshot, devices_of, snapshot_of
+from timeshare.reservations.engines.slurm.cluster import ClusterFacts, Snapshot, devices_of, snapshot_of
 from timeshare.reservations.engines.slurm.config import SlurmPool
 from timeshare.reservations.engines.slurm.explain import why_waiting
 from timeshare.reservations.engines.slurm.nodes import SlurmReservation, parse_nodes, parse_partitions
 from timeshare.reservations.engines.slurm.outlook import Ask, announced, outlook_of
 from timeshare.reservations.engines.slurm.queue import SlurmJob
+from timeshare.reservations.engines.slurm.settings import Timing, timing_of
 from timeshare.reservations.shares import Shape, ShareRequest
 
 NOW = 1796140800.0  # 2026-12-01 16:00 UTC
@@ -38,7 +39,7 @@ def read(name: str) -> str:
 
 def cluster(*reservations: SlurmReservation, scene: str = "idle", **traits: Any) -> Snapshot:
     nodes, partitions = parse_nodes(read(f"nodes_{scene}.txt")), parse_partitions(read("partitions.txt"))
-    return snapshot_of(pool(**traits), nodes, partitions, reservations, NOW)
+    return snapshot_of(pool(**traits), ClusterFacts(nodes, partitions, reservations), NOW)
 
 
 def set_aside(begins_h: float, ends_h: float, *nodes: str, flags: str = "MAINT", **more: Any) -> SlurmReservation:
@@ -82,9 +83,9 @@ def test_what_slurm_marks_for_maintenance_is_closed_unless_its_end_is_known() ->
         replace(node, states=node.states | {"MAINTENANCE", "RESERVED"}) for node in parse_nodes(read("nodes_idle.txt"))
     ]
     partitions = parse_partitions(read("partitions.txt"))
-    unknown = told(snapshot_of(pool(), nodes, partitions, [], NOW))
+    unknown = told(snapshot_of(pool(), ClusterFacts(nodes, partitions), NOW))
     assert (unknown.closed, unknown.said) == (True, "gpu3: maintenance")
-    known = told(snapshot_of(pool(), nodes, partitions, [set_aside(-1, 2)], NOW))
+    known = told(snapshot_of(pool(), ClusterFacts(nodes, partitions, [set_aside(-1, 2)]), NOW))
     assert (known.closed, known.expected_in_s) == (False, 2 * HOUR)
 
 
@@ -103,12 +104,22 @@ def test_a_session_without_a_gpu_waits_for_the_end_of_maintenance_too() -> None:
 def test_what_is_in_use_and_would_run_into_maintenance_starts_after_it() -> None:
     busy = cluster(set_aside(1.5, 3), scene="busy")
     job = SlurmJob(1, "x", "bob", "RUNNING", nodes=("gpu2",), end_at=NOW + HOUR)
+    busy = replace(busy, timing=Timing(kill_wait_s=0))
     both = told(busy, share=ShareRequest(Shape.WHOLE, count=2, model="v100"), jobs=[job])
     assert both.expected_in_s == 3 * HOUR
     assert both.said == (
         "In use; the first ends in 1 h at the latest; "
         "maintenance from 2026-12-01 17:30 to 19:00 (UTC); nobody else waits"
     )
+
+
+def test_a_job_may_hold_its_node_for_longer_than_its_time_limit() -> None:
+    job = SlurmJob(1, "x", "bob", "RUNNING", nodes=("gpu2",), end_at=NOW + HOUR)
+    both = ShareRequest(Shape.WHOLE, count=2, model="v100")
+    over = timing_of({"KillWait": "30 sec", "OverTimeLimit": "5 min"})
+    assert told(replace(cluster(scene="busy"), timing=over), share=both, jobs=[job]).expected_in_s == HOUR + 330
+    endless = timing_of({"OverTimeLimit": "UNLIMITED"})
+    assert told(replace(cluster(scene="busy"), timing=endless), share=both, jobs=[job]).expected_in_s is None
 
 
 @pytest.mark.parametrize(
@@ -146,13 +157,13 @@ def test_drained_and_down_nodes_do_not_count() -> None:
 
     def with_gpu3(state: str, reason: str = "") -> Outlook:
         changed = [replace(n, states=frozenset({state}), reason=reason) if n.name == "gpu3" else n for n in nodes]
-        return told(snapshot_of(pool(), changed, partitions, [], NOW))
+        return told(snapshot_of(pool(), ClusterFacts(changed, partitions), NOW))
 
     for state in ("DRAIN", "DRAINED", "DOWN", "FAIL", "NOT_RESPONDING"):
         assert (with_gpu3(state).free, with_gpu3(state).closed) == (0, True)
     assert with_gpu3("DRAIN", "fan").said == "gpu3: drain (fan)"
     any_model = replace(A100, model="")
-    down = snapshot_of(pool(), parse_nodes(read("nodes_down.txt")), partitions, [], NOW)
+    down = snapshot_of(pool(), ClusterFacts(parse_nodes(read("nodes_down.txt")), partitions), NOW)
     out = [node for node in down.nodes if not node.open]
     assert [node.name for node in out] == ["gpu1"]
     assert told(down, share=any_model).free == sum(

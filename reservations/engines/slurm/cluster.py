@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...devices.model import MIB_PER_GIB, Device
 from ...devices.simulated import known_memory_gib
@@ -13,6 +13,17 @@ from .closures import Closure, closures_of, own_names
 from .config import SlurmPool
 from .nodes import MAINTENANCE, OUT, SlurmNode, SlurmPartition, SlurmReservation
 from .request import GpuType, MigType, SlurmSite
+from .settings import Timing
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What Slurm says of itself, of all its partitions."""
+
+    nodes: Sequence[SlurmNode] = ()
+    partitions: Sequence[SlurmPartition] = ()
+    reservations: Sequence[SlurmReservation] = ()
+    timing: Timing = field(default_factory=Timing)
 
 
 @dataclass(frozen=True)
@@ -26,28 +37,23 @@ class Snapshot:
     max_time_s: int | None = None
     seen_at: float = 0.0
     closures: tuple[Closure, ...] = ()
+    timing: Timing = field(default_factory=Timing)
 
     def closures_on(self, node: str, owner: str = "") -> tuple[Closure, ...]:
         return tuple(closure for closure in self.closures if closure.concerns(node, owner))
 
 
-def snapshot_of(
-    pool: SlurmPool,
-    nodes: Sequence[SlurmNode],
-    partitions: Sequence[SlurmPartition],
-    reservations: Sequence[SlurmReservation],
-    now: float,
-) -> Snapshot:
+def snapshot_of(pool: SlurmPool, facts: ClusterFacts, now: float) -> Snapshot:
     """What of the cluster belongs to ``pool``. Raises ValueError for a pool that says what cannot be."""
-    mine = next((p for p in partitions if p.name == pool.partition or (not pool.partition and p.default)), None)
+    mine = next((p for p in facts.partitions if p.name == pool.partition or (not pool.partition and p.default)), None)
     if mine is None:
-        known = ", ".join(p.name for p in partitions)
+        known = ", ".join(p.name for p in facts.partitions)
         away = f"Slurm has no partition {pool.partition!r}; it has {known}" if pool.partition else "none is the default"
         return Snapshot(site_of(pool, ()), away=away, seen_at=now)
-    own = [one for one in reservations if one.name in own_names(pool.reservation)]
+    own = [one for one in facts.reservations if one.name in own_names(pool.reservation)]
     inside = {node for one in own for node in one.nodes} if own else set(mine.nodes)
-    members = [node for node in nodes if node.name in mine.nodes and node.name in inside]
-    closures = closures_of(reservations, pool.reservation, {node.name: node.cpus for node in nodes})
+    members = [node for node in facts.nodes if node.name in mine.nodes and node.name in inside]
+    closures = closures_of(facts.reservations, pool.reservation, {node.name: node.cpus for node in facts.nodes})
     away = "" if mine.up else f"the partition {mine.name} is {mine.state.lower()}"
     if pool.reservation and not own:
         away = f"Slurm has no reservation {pool.reservation!r} now"
@@ -58,6 +64,15 @@ def snapshot_of(
         mine.max_time_s,
         now,
         closures,
+        timing_in(pool, facts.timing),
+    )
+
+
+def timing_in(pool: SlurmPool, told: Timing) -> Timing:
+    """What the administrator says, else what Slurm tells."""
+    return Timing(
+        told.kill_wait_s if pool.kill_wait is None else pool.kill_wait,
+        told.over_time_s if pool.over_time is None else pool.over_time,
     )
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 import os
 import pwd
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,42 +19,33 @@ from ...limits.schema import Limits
 from ...placement import Holding
 from ...shares import Shape, ShareRequest
 from ..base import LaunchRefused
-from ..external import ExternalJob, Life, Order, job_prefix
+from ..external import ExternalJob, Life, Looked, Order, job_prefix
 from . import cluster, explain, words
-from .accounting import SlurmEnd, accounting_argv, parse_accounting
 from .commands import Commands
 from .config import SlurmPool
-from .errors import SchedulerRefused, SchedulerSilent
-from .jobs import ended, external_jobs, last_attempts
-from .nodes import (
-    NODES_ARGV,
-    PARTITIONS_ARGV,
-    RESERVATIONS_ARGV,
-    parse_nodes,
-    parse_partitions,
-    parse_reservations,
-)
+from .errors import SchedulerRefused
+from .jobs import ended, external_jobs
 from .outlook import Ask, announced, outlook_of
-from .queue import SlurmJob, parse_queue, queue_argv
+from .queue import SlurmJob
 from .request import sbatch_options
 from .script import parse_submitted, sbatch_argv, script
+from .source import SlurmSource
 from .submissions import Account, Ways, log_folder, submission_of
 
-log = logging.getLogger("timeshare.service")
 SETTLING_S = 15.0
 """A command that was given up may have told Slurm all the same, but not later than this."""
-MOST_ASKED = 200
-"""Jobs that sacct is asked about at once."""
 
 
 class SlurmEngine:
-    """Implements ``engines.external.ExternalEngine``. ``tag``: in the names of our jobs. ``limits``: those in force,
+    """Implements ``engines.external.ExternalEngine``. ``source``: what is shared with other pools in the same Slurm.
+    ``tag``: in the names of our jobs. ``limits``: those in force,
     for their graces and their time zone. ``addresses``: takes where nodes are reached."""
 
     def __init__(
         self,
         pool: SlurmPool,
         commands: Commands,
+        source: SlurmSource,
         ways: Ways,
         tag: str,
         limits: Callable[[], Limits],
@@ -68,6 +56,7 @@ class SlurmEngine:
         self.nodes_environment: Mapping[str, str] = {"TIMESHARE_SERVICE_URL": ways.service_url}
         if pool.hub_api_url:
             self.nodes_environment = {**self.nodes_environment, "JUPYTERHUB_API_URL": pool.hub_api_url}
+        self._source, self._had_cluster, self._had_jobs = source, 0, 0
         self._pool, self._commands, self._ways, self._tag, self._limits = pool, commands, ways, tag, limits
         self._addresses = addresses
         self.settled_s = pool.command_timeout + SETTLING_S
@@ -117,19 +106,17 @@ class SlurmEngine:
     # --- what it is asked to do
 
     async def devices(self) -> tuple[Device, ...]:
-        argvs = (NODES_ARGV, PARTITIONS_ARGV, RESERVATIONS_ARGV)
-        nodes, partitions, reservations = await asyncio.gather(*(self._commands.run(argv) for argv in argvs))
-        told = parse_nodes(nodes.out)
-        self._seen = cluster.snapshot_of(
-            self._pool, told, parse_partitions(partitions.out), parse_reservations(reservations.out), time.time()
-        )
-        self._addresses.update({node.name: node.address for node in told})
+        told = await self._source.cluster(self._had_cluster)
+        self._had_cluster, facts = told.number, told.value
+        self._seen = cluster.snapshot_of(self._pool, facts, time.time() - told.age_s)
+        self._addresses.update({node.name: node.address for node in facts.nodes})
         return cluster.devices_of(self._seen, self.name, self._pool.simulated)
 
     async def submit(self, order: Order) -> str:
         account = self._account(order.owner)
         try:
-            submission = submission_of(order, self._seen.site, self._ways, account, self._limits().stop)
+            ways = replace(self._ways, kill_wait_s=self._seen.timing.kill_wait_s)
+            submission = submission_of(order, self._seen.site, ways, account, self._limits().stop)
         except PublicError as error:
             raise LaunchRefused(error.message) from None
         try:
@@ -140,13 +127,14 @@ class SlurmEngine:
             raise LaunchRefused(words.refusal(error.text).message) from None
         return str(parse_submitted(answer.out))
 
-    async def look(self, job_ids: Sequence[str]) -> Mapping[str, ExternalJob]:
-        answer = await self._commands.run(queue_argv())
-        self._jobs = parse_queue(answer.out)
+    async def look(self, job_ids: Sequence[str], within_s: float) -> Looked:
+        told = await self._source.jobs(self._had_jobs, within_s)
+        self._had_jobs, self._jobs = told.number, told.value
         mine = [job for job in self._jobs if job.name.startswith(job_prefix(self._tag))]
         listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids, self._why)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
-        return live | await self._ends([name for name in job_ids if name not in live], listed)
+        age_s = told.age_s
+        return Looked(live | await self._ends([name for name in job_ids if name not in live], listed), age_s)
 
     async def interrupt(self, job: ExternalJob) -> None:
         await self._ended_quietly(["scancel", "--signal=INT", "--batch", job.job_id], job)
@@ -179,16 +167,9 @@ class SlurmEngine:
 
     async def _ends(self, job_ids: Sequence[str], listed: Mapping[str, ExternalJob]) -> dict[str, ExternalJob]:
         """How these ended: by accounting, which knows better; by the list, while accounting does not answer."""
-        ends: dict[str, SlurmEnd] = {}
-        numbers = sorted({int(name.partition("_")[0]) for name in job_ids})
-        for begin in range(0, len(numbers), MOST_ASKED):
-            separator = f"<{secrets.token_hex(8)}>"
-            try:
-                answer = await self._commands.run(accounting_argv(separator, numbers[begin : begin + MOST_ASKED]))
-                ends |= last_attempts(parse_accounting(answer.out, separator))
-            except (SchedulerSilent, SchedulerRefused) as error:
-                log.warning("%s: accounting did not answer: %s", self.name, error)
-                return {name: listed[name] for name in job_ids if name in listed}
+        ends = await self._source.ends(sorted({int(name.partition("_")[0]) for name in job_ids}))
+        if ends is None:
+            return {name: listed[name] for name in job_ids if name in listed}
         found = {}
         for name in job_ids:
             end, job = ends.get(name), listed.get(name)

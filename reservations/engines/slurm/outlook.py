@@ -76,7 +76,7 @@ def outlook_of(snapshot: Snapshot, jobs: Sequence[SlurmJob], ask: Ask, now: floa
 def _place(snapshot: Snapshot, node: SlurmNode, jobs: Iterable[SlurmJob], ask: Ask, now: float) -> _Place:
     count = _free(snapshot.site, node, ask)
     ends = [job.end_at for job in jobs if job.end_at and job.life == "running" and node.name in job.nodes]
-    vacant_at = now if count else max(now, min(ends, default=math.inf))
+    vacant_at = now if count else max(now, min(ends, default=math.inf) + snapshot.timing.beyond_s)
     return _Place(node, count, vacant_at, snapshot.closures_on(node.name, ask.owner))
 
 
