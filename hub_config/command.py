@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import doctor, limits_command, ls, up, usage
+from . import doctor, limits_command, ls, reconcile, up, usage
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
     limits_command.add(commands, _state)
     usage.add(commands, _state)
+    reconcile.add(commands, _state)
     commands.add_parser("batch", help="jobs that cells were handed over to: timeshare batch --help")
     return main
 

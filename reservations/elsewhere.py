@@ -3,7 +3,7 @@ keeps them up to date."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,25 @@ class Outlook:
         return 0.0 if now else self.expected_in_s
 
 
+@dataclass(frozen=True)
+class OwnLimit:
+    """A limit that an engine keeps itself. ``of``: whom it holds for; ``what`` is limited to ``value``, and ``name`` is
+    the engine's own word for that."""
+
+    of: str
+    what: str
+    value: str
+    name: str
+
+
+@dataclass(frozen=True)
+class OwnLimits:
+    """``seen_at``: when, seconds since the epoch."""
+
+    limits: Sequence[OwnLimit]
+    seen_at: float
+
+
 class Elsewhere(Protocol):
     """An engine, as far as decisions ask it."""
 
@@ -49,6 +68,10 @@ class Elsewhere(Protocol):
 
     def outlook(self, request: ShareRequest, seconds: int, owner: str) -> Outlook:
         """What ``owner`` could expect who asked for it now, for so long."""
+
+    def own_limits(self, owner: str) -> OwnLimits | None:
+        """What it allows ``owner`` (empty: everybody, one by one) besides the limits of this site; None: not readable,
+        or not read yet."""
 
     def announced(self) -> list[str]:
         """When parts of it are set aside in the next two weeks, in words."""

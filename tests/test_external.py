@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pools import Lab, pool
 
-from timeshare.reservations.elsewhere import Outlook
+from timeshare.reservations.elsewhere import Outlook, OwnLimit, OwnLimits
 from timeshare.reservations.engines.external import ExternalJob, Life, job_name
 from timeshare.reservations.engines.follow import (
     LOST_S,
@@ -190,6 +190,9 @@ class Engine:
 
     def outlook(self, request: ShareRequest, seconds: int, owner: str) -> Outlook:
         return self.now
+
+    def own_limits(self, owner: str) -> OwnLimits | None:
+        return OwnLimits([OwnLimit(f"account of {owner or 'all'}", "running jobs", "4", "MaxJobs")], 0.0)
 
     def announced(self) -> list[str]:
         return ["The cluster, maintenance from 2026-12-01 09:00 to 12:00 (UTC): all nodes"]

@@ -13,9 +13,10 @@ from traitlets.config import Config
 
 from timeshare.reservations.devices.model import MIB_PER_GIB
 from timeshare.reservations.elsewhere import Outlook
+from timeshare.reservations.engines.slurm.allowances import Place
 from timeshare.reservations.engines.slurm.cluster import ClusterFacts, Snapshot, devices_of, snapshot_of
 from timeshare.reservations.engines.slurm.config import SlurmPool
-from timeshare.reservations.engines.slurm.explain import why_waiting
+from timeshare.reservations.engines.slurm.explain import Known, why_waiting
 from timeshare.reservations.engines.slurm.nodes import SlurmReservation, parse_nodes, parse_partitions
 from timeshare.reservations.engines.slurm.outlook import Ask, announced, outlook_of
 from timeshare.reservations.engines.slurm.queue import SlurmJob
@@ -199,14 +200,15 @@ def test_maintenance_is_announced_with_the_nodes_it_takes() -> None:
 
 def test_a_job_that_waits_for_maintenance_is_told_when_that_is() -> None:
     soon = cluster(set_aside(1, 3, "gpu3"))
+    known = Known(soon, Place(), UTC)
     reason = "ReqNodeNotAvail, May be reserved for other job"
     job = SlurmJob(1, "x", "bob", "PENDING", reason, tres={"cpu": 1, "gres/gpu": 1}, time_limit_s=2 * 3600)
     said = "it would run into maintenance from 2026-12-01 17:00 to 19:00 (UTC)"
-    assert why_waiting(job, soon, UTC, NOW) == said
-    assert why_waiting(replace(job, reason="ReqNodeNotAvail, Reserved for maintenance"), soon, UTC, NOW) == said
+    assert why_waiting(job, known, NOW) == said
+    assert why_waiting(replace(job, reason="ReqNodeNotAvail, Reserved for maintenance"), known, NOW) == said
     other_model = replace(job, tres={"gres/gpu:p100": 1})
-    assert "maintenance from" not in why_waiting(other_model, soon, UTC, NOW)
-    assert why_waiting(replace(job, time_limit_s=1800), soon, UTC, NOW).startswith("nodes that it needs")
-    assert why_waiting(replace(job, reason="Priority"), soon, UTC, NOW) == "others are before it in the queue"
+    assert "maintenance from" not in why_waiting(other_model, known, NOW)
+    assert why_waiting(replace(job, time_limit_s=1800), known, NOW).startswith("nodes that it needs")
+    assert why_waiting(replace(job, reason="Priority"), known, NOW) == "others are before it in the queue"
     down = replace(job, reason="ReqNodeNotAvail, UnavailableNodes:gpu3")
-    assert why_waiting(down, soon, UTC, NOW).endswith("(gpu3)")
+    assert why_waiting(down, known, NOW).endswith("(gpu3)")

@@ -19,6 +19,7 @@ from slurm_cluster import Cluster
 from slurm_hubs import SlurmHub, slurm_hub
 
 from timeshare.hub_config.supervisor import leftovers
+from timeshare.reservations.service.settings import engine_tag
 
 pytestmark = [pytest.mark.hub, pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -226,6 +227,65 @@ def test_nothing_is_offered_of_nodes_that_are_in_maintenance_or_drained(hub: Slu
             )
     finally:
         hub.cluster.run("scontrol", "update", f"nodename={p100}", "state=resume")
+
+
+def own_limits(hub: SlurmHub, engine: str) -> list[dict[str, str]]:
+    """What Slurm allows tsalice there."""
+    engines = hub.service("GET", "limits?owner=tsalice").json()["engines"]
+    return next((found["limits"] for found in engines if found["engine"] == engine), [])
+
+
+def test_limits_of_slurm_are_shown_and_named_where_they_stop_somebody(hub: SlurmHub) -> None:
+    alice, cluster = hub.account("tsalice"), hub.cluster
+    gpus = {"of": "QOS interactive", "what": "at once, each person", "value": "2 GPUs", "name": "MaxTRESPerUser"}
+    eventually(lambda: gpus in own_limits(hub, "interactive"), 60)
+    assert own_limits(hub, "slurm") == []
+    everybody = hub.service("GET", "limits/engines").json()["engines"][0]["limits"]
+    assert {row["of"] for row in everybody} == {"account other", "QOS interactive", "QOS single"}
+    assert "MaxTRESPerUser" in alice.page("timeshare/limits").text
+    taken = cluster.submit("sleep 600", "--qos=interactive", "--gres=gpu:2", user="tsalice")
+    cluster.wait(taken, "RUNNING")
+    waiting = alice.ask(engine="interactive", gpus=1, model="v100", seconds=900)
+    says = "Slurm's limit QOSMaxGRESPerUser: 2 GPUs in QOS interactive"
+    eventually(lambda: says in alice.get(waiting)["why_waiting"], 60)
+    for _ in range(2):
+        cluster.submit("sleep 600", "--qos=interactive", "--hold", user="tsalice")
+    refused = alice.ask(engine="interactive", gpus=1, model="v100", seconds=900)
+    eventually(lambda: alice.get(refused)["state"] == "ended", 60)
+    assert "QOSMaxSubmitJobPerUserLimit: 4 jobs in QOS interactive" in alice.get(refused)["detail"]
+    cluster.clear()
+
+
+def reconcile(hub: SlurmHub, *words: str) -> subprocess.CompletedProcess[str]:
+    state = str(hub.deployment.path.parent)
+    argv = [command(), "reconcile", "--state", state, "--since", "1h", *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_ledger_agrees_with_slurms_accounting_but_for_what_it_does_not_know(hub: SlurmHub) -> None:
+    alice, cluster = hub.account("tsalice"), hub.cluster
+    alice.start(gpus=2, model="a100", engine="slurm")
+    eventually(alice.is_ready, 90)
+    mine = alice.active()
+    tag = engine_tag(hub.deployment.admin_token, "slurm")
+    stray = cluster.submit("sleep 600", "--gres=gpu:p100:1", f"--job-name=timeshare-{tag}-stray.1", user="tsbob")
+    cluster.wait(stray, "CANCELLED")  # it is nobody's
+    alice.stop()
+    cluster.accounted(stray, "State")
+    cluster.accounted(mine["external_job"], "State")
+    done = reconcile(hub, "--json")
+    assert done.returncode == 3, done.stderr
+    told = json.loads(done.stdout)["engines"]["slurm"]
+    (strange,) = [one for one in told["differences"] if one["kind"] == "not-in-ledger"]
+    assert (strange["owner"], strange["job"], strange["reservation"]) == ("tsbob", stray, "")
+    assert [one for one in told["differences"] if one["reservation"] == mine["id"]] == []
+    totals = {one["owner"]: one for one in told["totals"]}
+    assert totals["tsalice"]["ledger"] > 0
+    assert totals["tsalice"]["slurm"] > 0
+    assert totals["tsbob"]["slurm"] > 0
+    table = reconcile(hub).stdout
+    assert "PERSON (slurm)" in table
+    assert any(line.split()[:4] == ["not-in-ledger", "tsbob", "-", stray] for line in table.splitlines())
 
 
 def test_leaving_the_line_takes_the_job_out_of_slurm(hub: SlurmHub) -> None:

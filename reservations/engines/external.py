@@ -94,6 +94,9 @@ class ExternalEngine(Elsewhere, Protocol):
     async def devices(self) -> tuple[Device, ...]:
         """What there is, whether it is free or not."""
 
+    async def learn(self) -> None:
+        """Takes in what changes rarely: its own limits."""
+
     async def submit(self, order: Order) -> str:
         """Hands it over; the job's id. May be repeated only under another name. Raises LaunchRefused."""
 

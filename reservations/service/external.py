@@ -41,6 +41,8 @@ AT_ONCE = 8
 """Commands that are under way at the same time."""
 DEVICES_S = 30.0
 """Between two looks at what the engine has."""
+LEARN_S = 300.0
+"""Between two looks at its own limits."""
 RETRY_S = 5.0
 
 
@@ -83,7 +85,12 @@ class ExternalLoop:
         return self._outside
 
     async def run(self) -> None:
-        await asyncio.gather(self._repeat(self._see_devices, DEVICES_S), self._hand_over_all(), self._look_all())
+        await asyncio.gather(
+            self._repeat(self._see_devices, DEVICES_S),
+            self._repeat(self._engine.learn, LEARN_S),
+            self._hand_over_all(),
+            self._look_all(),
+        )
 
     async def _repeat(self, step: Callable[[], Awaitable[None]], period: float) -> None:
         while True:

@@ -42,4 +42,9 @@ class Settings:
 
     def tag(self, engine: str) -> str:
         """Short, of this deployment and ``engine`` alone, and the same for as long as its tokens are."""
-        return hashlib.sha256(f"tag:{self.admin_token}:{engine}".encode()).hexdigest()[:8]
+        return engine_tag(self.admin_token, engine)
+
+
+def engine_tag(admin_token: str, engine: str) -> str:
+    """See ``Settings.tag``."""
+    return hashlib.sha256(f"tag:{admin_token}:{engine}".encode()).hexdigest()[:8]

@@ -29,7 +29,8 @@ class ClusterFacts:
 @dataclass(frozen=True)
 class Snapshot:
     """``nodes``: of the pool's partition. ``away``: why the partition takes nothing. ``seen_at``: when that was.
-    ``closures``: when nodes of it are set aside, by their begin."""
+    ``closures``: when nodes of it are set aside, by their begin. ``partition``: its name, and ``partition_qos`` that of
+    the QOS whose limits it has."""
 
     site: SlurmSite
     nodes: tuple[SlurmNode, ...] = ()
@@ -38,6 +39,8 @@ class Snapshot:
     seen_at: float = 0.0
     closures: tuple[Closure, ...] = ()
     timing: Timing = field(default_factory=Timing)
+    partition: str = ""
+    partition_qos: str = ""
 
     def closures_on(self, node: str, owner: str = "") -> tuple[Closure, ...]:
         return tuple(closure for closure in self.closures if closure.concerns(node, owner))
@@ -65,6 +68,8 @@ def snapshot_of(pool: SlurmPool, facts: ClusterFacts, now: float) -> Snapshot:
         now,
         closures,
         timing_in(pool, facts.timing),
+        mine.name,
+        mine.own_qos,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ...clock import duration_text
 from ...devices.model import Device
-from ...elsewhere import Outlook
+from ...elsewhere import Outlook, OwnLimits
 from ...enforcement import COOPERATIVE, NONE_NEEDED, SIMULATED
 from ...errors import PublicError
 from ...kind import Kind
@@ -20,7 +20,8 @@ from ...placement import Holding
 from ...shares import Shape, ShareRequest
 from ..base import LaunchRefused
 from ..external import ExternalJob, Life, Looked, Order, job_prefix
-from . import cluster, explain, words
+from . import allowances, cluster, explain, words
+from .allowances import Book, Place
 from .commands import Commands
 from .config import SlurmPool
 from .errors import SchedulerRefused
@@ -56,12 +57,13 @@ class SlurmEngine:
         self.nodes_environment: Mapping[str, str] = {"TIMESHARE_SERVICE_URL": ways.service_url}
         if pool.hub_api_url:
             self.nodes_environment = {**self.nodes_environment, "JUPYTERHUB_API_URL": pool.hub_api_url}
-        self._source, self._had_cluster, self._had_jobs = source, 0, 0
+        self._source, self._had_cluster, self._had_jobs, self._had_book = source, 0, 0, 0
         self._pool, self._commands, self._ways, self._tag, self._limits = pool, commands, ways, tag, limits
         self._addresses = addresses
         self.settled_s = pool.command_timeout + SETTLING_S
         self._seen = cluster.Snapshot(cluster.site_of(pool, ()))
         self._jobs: list[SlurmJob] = []
+        self._book: Book | None = None
 
     # --- what decisions ask
 
@@ -103,7 +105,18 @@ class SlurmEngine:
     def holdings(self, request: ShareRequest, places: Mapping[str, Sequence[int]]) -> tuple[Holding, ...]:
         return cluster.holdings_of(self._seen, self.name, request, places)
 
+    def own_limits(self, owner: str) -> OwnLimits | None:
+        book, place = self._book, self._place
+        if book is None:
+            return None
+        found = allowances.concerning(book, owner, place) if owner else [*book.associations, *book.qos.values()]
+        return OwnLimits(allowances.rows(found), book.seen_at)
+
     # --- what it is asked to do
+
+    async def learn(self) -> None:
+        told = await self._source.book(self._had_book)
+        self._had_book, self._book = told.number, told.value
 
     async def devices(self) -> tuple[Device, ...]:
         told = await self._source.cluster(self._had_cluster)
@@ -124,7 +137,8 @@ class SlurmEngine:
             await self._commands.run(["mkdir", "-p", "-m", "0700", "--", folder], self._user(order.owner))
             answer = await self._commands.run(sbatch_argv(submission), self._user(order.owner), script(submission))
         except SchedulerRefused as error:
-            raise LaunchRefused(words.refusal(error.text).message) from None
+            value = explain.value_for(order.owner, self._known)
+            raise LaunchRefused(words.refusal(error.text, value).message) from None
         return str(parse_submitted(answer.out))
 
     async def look(self, job_ids: Sequence[str], within_s: float) -> Looked:
@@ -152,7 +166,15 @@ class SlurmEngine:
     # --- inside
 
     def _why(self, job: SlurmJob) -> str:
-        return explain.why_waiting(job, self._seen, self._limits().zone, time.time())
+        return explain.why_waiting(job, self._known, time.time())
+
+    @property
+    def _place(self) -> Place:
+        return Place(self._pool.account, self._pool.qos, self._seen.partition, self._seen.partition_qos)
+
+    @property
+    def _known(self) -> explain.Known:
+        return explain.Known(self._seen, self._place, self._limits().zone, self._book)
 
     def _user(self, owner: str) -> str:
         """As whom commands run; empty: every job is of the service's own account."""

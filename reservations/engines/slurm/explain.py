@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import tzinfo
 
-from . import words
+from . import allowances, words
+from .allowances import Book, Place
 from .closures import Closure, first_in
 from .cluster import Snapshot
+from .limit_names import LimitName
 from .queue import SlurmJob
 
 _SET_ASIDE = ("reqnodenotavail", "reservation")
 
 
-def why_waiting(job: SlurmJob, snapshot: Snapshot, zone: tzinfo, now: float) -> str:
+@dataclass(frozen=True)
+class Known:
+    """What is known of a cluster beside its jobs. ``book``: what it allows whom; None: that is not readable."""
+
+    snapshot: Snapshot
+    place: Place
+    zone: tzinfo
+    book: Book | None = None
+
+
+def why_waiting(job: SlurmJob, known: Known, now: float) -> str:
     """In words."""
-    ahead = closure_ahead(job, snapshot, now)
+    ahead = closure_ahead(job, known.snapshot, now)
     if ahead is not None:
-        return f"it would run into {ahead.text(zone)}"
-    return words.why_waiting(job.reason).text
+        return f"it would run into {ahead.text(known.zone)}"
+    return words.why_waiting(job.reason, value_for(job.user, known)).text
+
+
+def value_for(owner: str, known: Known) -> words.ValueOf:
+    """What limits are that Slurm names to ``owner``."""
+
+    def value(name: LimitName) -> str:
+        return "" if known.book is None else allowances.value(name, known.book, owner, known.place)
+
+    return value
 
 
 def closure_ahead(job: SlurmJob, snapshot: Snapshot, now: float) -> Closure | None:

@@ -190,7 +190,7 @@ def _node_of(entry: dict[str, Any]) -> SlurmNode:
 @dataclass(frozen=True)
 class SlurmPartition:
     """``max_time_s``, ``default_time_s``: None: without limit, and: as the longest. ``accounts``, ``groups``,
-    ``qos``: who may; None: everybody. ``up``: it starts jobs."""
+    ``qos``: who may; None: everybody. ``up``: it starts jobs. ``own_qos``: whose limits hold for all in it."""
 
     name: str
     nodes: tuple[str, ...]
@@ -204,6 +204,7 @@ class SlurmPartition:
     qos: tuple[str, ...] | None = None
     accounts_denied: tuple[str, ...] = ()
     qos_denied: tuple[str, ...] = ()
+    own_qos: str = ""
 
 
 def parse_partitions(out: str) -> list[SlurmPartition]:
@@ -231,6 +232,7 @@ def _partition(told: dict[str, str]) -> SlurmPartition:
         qos=_allowed(told.get("AllowQos", "ALL")),
         accounts_denied=_list(told.get("DenyAccounts", "")),
         qos_denied=_list(told.get("DenyQos", "")),
+        own_qos=text(told.get("QoS")),
     )
 
 

@@ -10,10 +10,12 @@ import time
 from collections.abc import Sequence
 
 from .accounting import SlurmEnd, accounting_argv, parse_accounting
+from .allowances import Book
 from .cluster import ClusterFacts
 from .commands import Commands, Pace
 from .errors import SchedulerRefused, SchedulerSilent
 from .jobs import last_attempts
+from .limits import associations_argv, parse_associations, parse_qos, qos_argv
 from .nodes import (
     NODES_ARGV,
     PARTITIONS_ARGV,
@@ -31,6 +33,7 @@ QUEUE_PACE, CLUSTER_PACE, ACCOUNTING_PACE = Pace(1.0, 30.0), Pace(5.0, 60.0), Pa
 CLUSTER_S = 25.0
 """An answer about nodes that another pool got so long ago will do."""
 CONFIG_S = 600.0
+BOOK_S, BOOK_PACE = 240.0, Pace(60.0, 1800.0)
 MOST_ASKED = 200
 """Jobs that sacct is asked about at once."""
 
@@ -42,6 +45,7 @@ class SlurmSource:
         self._commands = commands
         self._jobs = Shared(self._ask_jobs, QUEUE_PACE)
         self._cluster = Shared(self._ask_cluster, CLUSTER_PACE)
+        self._book = Shared(self._ask_book, BOOK_PACE)
         self._json = True
         self._accounting = ACCOUNTING_PACE
         self._timing, self._timing_until = Timing(), 0.0
@@ -54,6 +58,10 @@ class SlurmSource:
     async def cluster(self, after: int) -> Told[ClusterFacts]:
         """Raises SchedulerSilent."""
         return await self._cluster.get(after, CLUSTER_S)
+
+    async def book(self, after: int) -> Told[Book]:
+        """What Slurm allows whom. Raises SchedulerSilent, also where this account may not read it."""
+        return await self._book.get(after, BOOK_S)
 
     async def ends(self, numbers: Sequence[int]) -> dict[str, SlurmEnd] | None:
         """The last attempt of each of these jobs and of their tasks, by the id that commands take; None while
@@ -93,6 +101,11 @@ class SlurmSource:
         )
         timing = await self._settings()
         return ClusterFacts(parse_nodes(nodes), parse_partitions(partitions), parse_reservations(reservations), timing)
+
+    async def _ask_book(self) -> Book:
+        now = time.time()
+        associations, qos = await asyncio.gather(self._asked(associations_argv()), self._asked(qos_argv()))
+        return Book(parse_associations(associations), {one.name: one for one in parse_qos(qos)}, now)
 
     async def _settings(self) -> Timing:
         """As last read; what it says changes with a restart of Slurm at most."""
