@@ -25,6 +25,9 @@ def parser() -> argparse.ArgumentParser:
     starts.add_argument("--ledger", default="", metavar="URL", help="database; default: SQLite in the state folder")
     starts.add_argument("--people", default="", metavar="NAMES", help="who may log in, by commas; default: you")
     starts.add_argument("--multi-user", action="store_true", help="accounts of this machine log in (needs root)")
+    starts.add_argument(
+        "--no-local", action="store_true", help="nothing runs on this machine itself: all sessions and batch at Slurm"
+    )
     starts.add_argument("--admins", default="", metavar="NAMES", help="administrators of timeshare, by commas")
 
     looks = commands.add_parser("doctor", help="what this machine can enforce", description=doctor.__doc__)

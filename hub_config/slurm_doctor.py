@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
 from ..reservations.engines.slurm.accounting import accounting_argv, parse_accounting
 from ..reservations.engines.slurm.commands import PATH, Commands
 from ..reservations.engines.slurm.config import CONFIG_FILE, ConfigError, SlurmPool, read_pools
@@ -86,13 +87,20 @@ async def _pool(state_dir: Path, pool: SlurmPool, user: str, job: bool) -> Async
     yield judge.version(told.config)
     yield await _queue(commands)
     yield judge.privacy(told.config, asker)
-    yield judge.own_machine(pool, asker)
+    yield judge.own_machine(pool, asker, _runs_here(state_dir))
     yield judge.extension(pool, told.config, asker)
     for finding in _configuration(pool, told):
         yield finding
     yield await _accounting(commands, told.config)
     async for finding in _people(state_dir, pool, commands, told, user, job):
         yield finding
+
+
+def _runs_here(state_dir: Path) -> bool:
+    try:
+        return load_deployment(state_dir / FILE_NAME).local
+    except DeploymentError:
+        return True
 
 
 async def _told(pool: SlurmPool, commands: Commands) -> Told:

@@ -56,8 +56,10 @@ def privacy(config: Mapping[str, str], asker: Asker) -> Finding:
     return Finding(FAIL, "visibility", detail, f"sacctmgr modify user {asker.name} set AdminLevel=Operator")
 
 
-def own_machine(pool: SlurmPool, asker: Asker) -> Finding:
-    """Without root accounts are kept apart in Slurm, and not here."""
+def own_machine(pool: SlurmPool, asker: Asker, local: bool) -> Finding:
+    """Without root accounts are kept apart in Slurm, and not here. ``local``: whether anything runs here."""
+    if not local:
+        return Finding(OK, "this machine", "nothing that people start runs here (--no-local)")
     if asker.uid == 0 or not pool.run_as:
         return Finding(
             OK,
@@ -67,7 +69,7 @@ def own_machine(pool: SlurmPool, asker: Asker) -> Finding:
             else "all run as one account, as on the nodes",
         )
     detail = f"sessions and batch that name no engine run as {asker.name}, which may read this deployment's tokens"
-    return Finding(WARN, "this machine", detail, "run timeshare as root for people who do not trust each other")
+    return Finding(WARN, "this machine", detail, "timeshare up --no-local, or run timeshare as root")
 
 
 def extension(pool: SlurmPool, config: Mapping[str, str], asker: Asker) -> Finding:

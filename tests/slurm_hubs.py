@@ -29,9 +29,10 @@ def password_of(user: str) -> str:
 
 
 class SlurmHub(Machine):
-    """``cluster``: where it sends what asks for ``engine: slurm``."""
+    """``cluster``: where it sends what asks for ``engine: slurm``. ``local``: whether it has an agent and a GPU of its
+    own."""
 
-    def __init__(self, state: Path, cluster: Cluster, pools: dict[str, Any], **traits: Any) -> None:
+    def __init__(self, state: Path, cluster: Cluster, pools: dict[str, Any], local: bool = True, **traits: Any) -> None:
         self.cluster = cluster
         self.passwords = {user: password_of(user) for user in cluster.users}
         for user, password in self.passwords.items():
@@ -48,7 +49,8 @@ class SlurmHub(Machine):
         lines += [f"c.SlurmPool.{name} = {value!r}" for name, value in said.items()]
         (state / "timeshare_slurm.py").write_text("\n".join(lines))
         (state / "limits.yaml").write_text(LIMITS)
-        super().__init__(state, command(), "--simulate", "t4:1", "--admins", "tscarol")
+        options = ("--simulate", "t4:1") if local else ("--no-local",)
+        super().__init__(state, command(), *options, "--admins", "tscarol")
 
     def account(self, user: str) -> SlurmAccount:
         return SlurmAccount(self, user, self.passwords[user])

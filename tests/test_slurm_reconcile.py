@@ -78,12 +78,12 @@ def test_durations_may_differ_by_the_tolerance_or_two_minutes() -> None:
 
 
 def test_gpus_that_differ_are_told_and_a_part_is_rounded_to_what_slurm_can_give() -> None:
-    assert kinds(replace(HELD, gpus=1), END) == ["gpus"]
+    assert kinds(replace(HELD, gpus=1), END) == ["gpu-count"]
     shards = replace(END, tres={"gres/shard": 2})
     assert ran(shards)[(ID, 0)].gpus == 0.5
     assert kinds(replace(HELD, gpus=0.5), shards) == []
     assert kinds(replace(HELD, gpus=0.3125), shards) == []
-    assert kinds(replace(HELD, gpus=0.25), shards) == ["gpus"]
+    assert kinds(replace(HELD, gpus=0.25), shards) == ["gpu-count"]
 
 
 def test_tasks_of_an_array_are_told_apart() -> None:

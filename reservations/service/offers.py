@@ -74,7 +74,7 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
     now = pool.clock()
     limits = pool.standing.effective(owner, now)
     default, longest = limits.default_time(Kind.SESSION), limits.max_time(Kind.SESSION)
-    shares = offered_shares(pool)
+    shares = offered_shares(pool) if pool.local else []
     world = pool.world()
     policy, facts = world.policy([owner]), world.facts()
     rooms = rooms_of(slots_of(facts.devices), [h for held in facts.held for h in held.holdings])
@@ -121,11 +121,18 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
         "offers": offers,
         "waiting": len(facts.waiting),
         "simulated": bool(inventory and inventory.simulated),
-        "note": inventory.note if inventory else "the GPUs of this node have not been seen yet",
+        "note": _note(pool),
         "fresh": fresh,
         "limits": {"default_time_s": default, "max_time_s": longest},
         "announced": announcements(pool, now),
     }
+
+
+def _note(pool: Pool) -> str:
+    """About the devices of this machine."""
+    if not pool.local:
+        return ""
+    return pool.inventory.note if pool.inventory else "the GPUs of this node have not been seen yet"
 
 
 def outside_offer(pool: Pool, engine: Elsewhere, owner: str, share: ShareRequest) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Difference:
-    """``kind``: ``not-in-ledger``, ``not-in-slurm``, ``duration`` or ``gpus``. GPU-hours on both sides."""
+    """``kind``: ``not-in-ledger``, ``not-in-slurm``, ``duration`` or ``gpu-count``. GPU-hours on both sides."""
 
     kind: str
     owner: str
@@ -141,7 +141,7 @@ def _differing(one: Charged, there: Ran, tolerance: float) -> list[Difference]:
         detail = f"held for {_minutes(one.seconds)} by the ledger, {_minutes(there.seconds)} by Slurm"
         found.append(("duration", detail))
     if one.gpus and there.gpus and abs(_rounded(one.gpus, there.part) - there.gpus) > 0.01:
-        found.append(("gpus", f"{one.gpus:g} GPUs by the ledger, {there.gpus:g} by Slurm"))
+        found.append(("gpu-count", f"{one.gpus:g} GPUs by the ledger, {there.gpus:g} by Slurm"))
     return [
         Difference(kind, one.owner, one.id, there.job, one.gpu_hours, there.gpu_hours, text) for kind, text in found
     ]
