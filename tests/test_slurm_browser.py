@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +127,17 @@ def test_maintenance_stands_on_the_form(hub: SlurmHub, browser: Browser) -> None
     finally:
         hub.cluster.run("scontrol", "delete", "reservationname=fix")
         alice.close()
+
+
+def test_the_panel_of_a_session_says_where_its_jobs_run(hub: SlurmHub, browser: Browser) -> None:
+    alice = person(hub, browser, "tsalice")
+    alice.open_form()
+    alice.start("1 whole p100")
+    alice.wait_for_lab()
+    alice.run_cell("%%gpu_batch --engine slurm --gpus 1 --model a100 --name fit\nprint('done')")
+    alice.page.locator(".ts-status").click()
+    job = alice.page.locator(".ts-job", has_text="fit")
+    job.locator("p", has_text=re.compile(r"At The cluster, .*job \d+")).wait_for()
+    photograph(alice.page, "slurm_panel")
+    alice.stop()
+    alice.close()
