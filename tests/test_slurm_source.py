@@ -124,6 +124,20 @@ async def test_a_squeue_that_refuses_everything_is_silence(tmp_path: Path) -> No
         await source.jobs(0, 1.0)
 
 
+async def test_limits_are_asked_for_once_for_all_pools_and_where_they_may_not_be_read_nothing_is_known(
+    tmp_path: Path,
+) -> None:
+    recorded = DATA / "22.05"
+    lines = [f"echo $3 >> {tmp_path}/asked", f"case $3 in assoc) cat {recorded}/associations.txt;;"]
+    readable = SlurmSource(program(tmp_path, "sacctmgr", *lines, f"qos) cat {recorded}/qos.txt;; esac"))
+    first, second = await asyncio.gather(readable.book(0), readable.book(0))
+    assert (first, sorted(questions(tmp_path))) == (second, ["assoc", "qos"])
+    assert sorted(first.value.qos) == ["interactive", "normal", "scav", "single"]
+    hidden = SlurmSource(program(tmp_path, "sacctmgr", "echo 'Access/permission denied' >&2", "exit 1"))
+    with pytest.raises(SchedulerSilent, match="sacctmgr refused to tell"):
+        await hidden.book(0)
+
+
 @pytest.mark.slurm
 @pytest.mark.timeout(180)
 async def test_a_real_squeue_tells_the_same_as_text(slurm: Cluster, tmp_path: Path) -> None:

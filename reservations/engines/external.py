@@ -95,7 +95,7 @@ class ExternalEngine(Elsewhere, Protocol):
         """What there is, whether it is free or not."""
 
     async def learn(self) -> None:
-        """Takes in what changes rarely: its own limits."""
+        """Takes in what changes rarely: its own limits, where they are readable."""
 
     async def submit(self, order: Order) -> str:
         """Hands it over; the job's id. May be repeated only under another name. Raises LaunchRefused."""

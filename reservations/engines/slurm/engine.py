@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pwd
 import time
@@ -24,7 +25,7 @@ from . import allowances, cluster, explain, words
 from .allowances import Book, Place
 from .commands import Commands
 from .config import SlurmPool
-from .errors import SchedulerRefused
+from .errors import SchedulerRefused, SchedulerSilent
 from .jobs import ended, external_jobs
 from .outlook import Ask, announced, outlook_of
 from .queue import SlurmJob
@@ -33,6 +34,7 @@ from .script import parse_submitted, sbatch_argv, script
 from .source import SlurmSource
 from .submissions import Account, Ways, log_folder, submission_of
 
+log = logging.getLogger("timeshare.service")
 SETTLING_S = 15.0
 """A command that was given up may have told Slurm all the same, but not later than this."""
 
@@ -64,6 +66,7 @@ class SlurmEngine:
         self._seen = cluster.Snapshot(cluster.site_of(pool, ()))
         self._jobs: list[SlurmJob] = []
         self._book: Book | None = None
+        self._readable = True
 
     # --- what decisions ask
 
@@ -115,8 +118,14 @@ class SlurmEngine:
     # --- what it is asked to do
 
     async def learn(self) -> None:
-        told = await self._source.book(self._had_book)
-        self._had_book, self._book = told.number, told.value
+        try:
+            told = await self._source.book(self._had_book)
+        except SchedulerSilent as error:
+            if self._readable:  # there may be no accounting, or none for this account: said once
+                log.info("%s: its own limits are not readable: %s", self.name, error)
+            self._readable = False
+            return
+        self._had_book, self._book, self._readable = told.number, told.value, True
 
     async def devices(self) -> tuple[Device, ...]:
         told = await self._source.cluster(self._had_cluster)
