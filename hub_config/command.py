@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import doctor, limits_command, ls, up, usage
+from . import doctor, limits_command, ls, reconcile, up, usage
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,6 +25,9 @@ def parser() -> argparse.ArgumentParser:
     starts.add_argument("--ledger", default="", metavar="URL", help="database; default: SQLite in the state folder")
     starts.add_argument("--people", default="", metavar="NAMES", help="who may log in, by commas; default: you")
     starts.add_argument("--multi-user", action="store_true", help="accounts of this machine log in (needs root)")
+    starts.add_argument(
+        "--no-local", action="store_true", help="nothing runs on this machine itself: all sessions and batch at Slurm"
+    )
     starts.add_argument("--admins", default="", metavar="NAMES", help="administrators of timeshare, by commas")
 
     looks = commands.add_parser("doctor", help="what this machine can enforce", description=doctor.__doc__)
@@ -49,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
     limits_command.add(commands, _state)
     usage.add(commands, _state)
+    reconcile.add(commands, _state)
     commands.add_parser("batch", help="jobs that cells were handed over to: timeshare batch --help")
     return main
 

@@ -36,7 +36,7 @@ c.JupyterHub.cleanup_proxy = False
 
 # --- sessions
 desk = Desk(ServiceClient(deployment.service_url, deployment.admin_token))
-c.JupyterHub.spawner_class = "timeshare-local"
+c.JupyterHub.spawner_class = "timeshare-local" if deployment.local else "timeshare-slurm"
 c.GpuSpawner.service_url = deployment.service_url
 c.GpuSpawner.service_token = deployment.admin_token
 c.LocalGpuSpawner.agent_socket = deployment.agent_socket

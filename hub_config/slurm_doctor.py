@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
 from ..reservations.engines.slurm.accounting import accounting_argv, parse_accounting
 from ..reservations.engines.slurm.commands import PATH, Commands
 from ..reservations.engines.slurm.config import CONFIG_FILE, ConfigError, SlurmPool, read_pools
@@ -25,7 +26,7 @@ from ..reservations.engines.slurm.nodes import (
     parse_nodes,
     parse_partitions,
 )
-from ..reservations.engines.slurm.queue import parse_queue, queue_argv
+from ..reservations.engines.slurm.queue import parse_queue, parse_queue_text, queue_argv, queue_text_argv
 from ..reservations.engines.slurm.settings import CONFIG_ARGV, parse_config
 from . import slurm_findings as judge
 from .findings import FAIL, NOTE, OK, WARN, Finding
@@ -86,13 +87,20 @@ async def _pool(state_dir: Path, pool: SlurmPool, user: str, job: bool) -> Async
     yield judge.version(told.config)
     yield await _queue(commands)
     yield judge.privacy(told.config, asker)
-    yield judge.own_machine(pool, asker)
+    yield judge.own_machine(pool, asker, _runs_here(state_dir))
     yield judge.extension(pool, told.config, asker)
     for finding in _configuration(pool, told):
         yield finding
     yield await _accounting(commands, told.config)
     async for finding in _people(state_dir, pool, commands, told, user, job):
         yield finding
+
+
+def _runs_here(state_dir: Path) -> bool:
+    try:
+        return load_deployment(state_dir / FILE_NAME).local
+    except DeploymentError:
+        return True
 
 
 async def _told(pool: SlurmPool, commands: Commands) -> Told:
@@ -131,12 +139,24 @@ async def _asker(commands: Commands) -> judge.Asker:
 
 async def _queue(commands: Commands) -> Finding:
     what = "squeue --json"
+    advice = "Slurm's clients are to be built with JSON (package libjson-c); Debian's and SchedMD's are"
     try:
         jobs = parse_queue((await commands.run(queue_argv())).out)
-    except (SchedulerSilent, SchedulerRefused) as error:
-        advice = "Slurm's clients must be built with JSON (package libjson-c); Debian's and SchedMD's are"
+    except SchedulerRefused as error:
+        return await _queue_as_text(commands, error.text, advice)
+    except SchedulerSilent as error:
         return Finding(FAIL, what, str(error), advice)
     return Finding(OK, what, f"{len(jobs)} jobs are seen")
+
+
+async def _queue_as_text(commands: Commands, refused: str, advice: str) -> Finding:
+    separator = f"<{secrets.token_hex(8)}>"
+    try:
+        jobs = parse_queue_text((await commands.run(queue_text_argv(separator))).out, separator)
+    except (SchedulerSilent, SchedulerRefused) as error:
+        return Finding(FAIL, "squeue", f"{refused}; as text: {error}", advice)
+    detail = f"{len(jobs)} jobs are seen as text, without the numbers of their GPUs ({refused})"
+    return Finding(WARN, "squeue", detail, advice)
 
 
 async def _accounting(commands: Commands, config: Mapping[str, str]) -> Finding:

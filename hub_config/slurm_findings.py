@@ -11,11 +11,12 @@ from ..reservations.clock import duration_text
 from ..reservations.engines.slurm.cluster import away_of, shards_each, site_of
 from ..reservations.engines.slurm.config import SlurmPool
 from ..reservations.engines.slurm.nodes import SlurmNode, SlurmPartition
+from ..reservations.engines.slurm.settings import timing_of
 from .findings import FAIL, NOTE, OK, WARN, Finding
 
 OLDEST = (22, 5)
 KILL_WAIT_S = 30
-"""What job agents count on between Slurm's SIGTERM and SIGKILL."""
+"""Enough for most to save in, after Slurm's own SIGTERM."""
 _VERSION = re.compile(r"(\d+)\.(\d+)\S*")
 _SEES_ALL = ("operator", "administrator")
 _LOOPBACK = ("127.", "localhost", "::1")
@@ -55,8 +56,10 @@ def privacy(config: Mapping[str, str], asker: Asker) -> Finding:
     return Finding(FAIL, "visibility", detail, f"sacctmgr modify user {asker.name} set AdminLevel=Operator")
 
 
-def own_machine(pool: SlurmPool, asker: Asker) -> Finding:
-    """Without root accounts are kept apart in Slurm, and not here."""
+def own_machine(pool: SlurmPool, asker: Asker, local: bool) -> Finding:
+    """Without root accounts are kept apart in Slurm, and not here. ``local``: whether anything runs here."""
+    if not local:
+        return Finding(OK, "this machine", "nothing that people start runs here (--no-local)")
     if asker.uid == 0 or not pool.run_as:
         return Finding(
             OK,
@@ -66,7 +69,7 @@ def own_machine(pool: SlurmPool, asker: Asker) -> Finding:
             else "all run as one account, as on the nodes",
         )
     detail = f"sessions and batch that name no engine run as {asker.name}, which may read this deployment's tokens"
-    return Finding(WARN, "this machine", detail, "run timeshare as root for people who do not trust each other")
+    return Finding(WARN, "this machine", detail, "timeshare up --no-local, or run timeshare as root")
 
 
 def extension(pool: SlurmPool, config: Mapping[str, str], asker: Asker) -> Finding:
@@ -193,11 +196,11 @@ def requeue(config: Mapping[str, str]) -> Finding:
 
 
 def kill_wait(config: Mapping[str, str]) -> Finding:
-    seconds = int((re.findall(r"\d+", config.get("KillWait", "")) or ["30"])[0])
-    text = f"{seconds} s between SIGTERM and SIGKILL"
+    seconds = timing_of(config).kill_wait_s
+    text = f"what is ended in Slurm itself has {seconds:g} s from SIGTERM to SIGKILL"
     if seconds >= KILL_WAIT_S:
         return Finding(OK, "KillWait", text)
-    advice = f"KillWait={KILL_WAIT_S} in slurm.conf: what is ended in Slurm itself has less time to save than it takes"
+    advice = f"KillWait={KILL_WAIT_S} in slurm.conf: what is open may not be saved in less"
     return Finding(NOTE, "KillWait", text, advice)
 
 

@@ -24,6 +24,7 @@ from ..reservations.client import ServiceClient, ServiceUnreachable
 from ..reservations.deployment import FILE_NAME, Deployment, DeploymentError, load_deployment
 from ..reservations.devices.model import DeviceError
 from ..reservations.devices.sources import open_source
+from ..reservations.engines.slurm.config import CONFIG_FILE, ConfigError, read_pools
 from ..reservations.errors import PublicError
 from ..reservations.limits.load import LimitsError, load_limits
 from . import proxy
@@ -56,7 +57,7 @@ def run(options: Namespace) -> int:
         with exclusively(state_dir):
             deployment = prepare(state_dir, options)
             return asyncio.run(serve(deployment))
-    except (UpError, LimitsError, PublicError, DeploymentError, proxy.ProxyError) as error:
+    except (UpError, ConfigError, LimitsError, PublicError, DeploymentError, proxy.ProxyError) as error:
         print(f"timeshare up: {error}", file=sys.stderr)
         return 1
 
@@ -90,7 +91,10 @@ def prepare(state_dir: Path, options: Namespace) -> Deployment:
         raise UpError("--multi-user needs root, to start sessions as other accounts: use sudo, or leave it out")
     limits_path = Path(options.limits).absolute() if options.limits else own_limits(state_dir)
     load_limits(limits_path)
-    describe_devices(options.simulate)
+    if options.no_local:
+        check_elsewhere(state_dir, options.simulate)
+    else:
+        describe_devices(options.simulate)
     found = end_leftovers(state_dir / FILE_NAME)
     if found:
         say(f"Ended what an earlier run left behind: {', '.join(found)}. Its sessions go on.")
@@ -110,6 +114,16 @@ def own_limits(state_dir: Path) -> Path:
         draft.write_text((HERE / "limits.yaml").read_text())
         draft.replace(path)
     return path
+
+
+def check_elsewhere(state_dir: Path, simulate: str) -> None:
+    """Raises UpError, ConfigError where nothing could run at all."""
+    pools = read_pools(state_dir)
+    if simulate:
+        raise UpError("--simulate is about GPUs of this machine, and --no-local leaves them out: give one of them")
+    if not pools:
+        raise UpError(f"--no-local needs a Slurm, and {state_dir / CONFIG_FILE} is not there: see docs/slurm.md")
+    say(f"Nothing runs on this machine. Sessions and batch run at: {', '.join(pool.name for pool in pools)}")
 
 
 def describe_devices(simulate: str) -> None:
@@ -163,6 +177,7 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
         starter_token=secrets.token_hex(32),
         culler_token=secrets.token_hex(32),
         simulate=options.simulate,
+        local=not options.no_local,
         multi_user=options.multi_user,
         password="" if options.multi_user else secrets.token_urlsafe(12),
         people=() if options.multi_user else people,
@@ -216,9 +231,10 @@ def free_port(ip: str, taken: set[int]) -> int:
 def components(deployment: Deployment) -> list[Component]:
     config = str(HERE / "jupyterhub_config.py")
     python = [sys.executable, "-m"]
+    agent = [Component("agent", [*python, "timeshare.reservations.agent"])] if deployment.local else []
     return [
         Component("proxy", proxy.command(deployment), {"CONFIGPROXY_AUTH_TOKEN": deployment.proxy_token}),
-        Component("agent", [*python, "timeshare.reservations.agent"]),
+        *agent,
         Component("service", [*python, "timeshare.reservations.service"]),
         Component("hub", [*python, "jupyterhub", "-f", config]),
         Component("culler", [*python, "timeshare.idle_culler"]),

@@ -21,6 +21,7 @@ from .limits.load import LimitsError, LimitsFile, parse_limits, read_limits
 from .limits.schema import Limits, PersonLimits
 from .opening import standing_of
 from .pool import Pool
+from .reservation import Reservation
 from .usage import Charge
 
 LONGEST_OVERRIDE_S = 366 * 86400.0
@@ -137,6 +138,10 @@ class Administration:
         everything: Iterable[Charge] = [*past, *self.pool.running()]
         cut = [replace(c, began=max(c.began, since), ended=min(c.ended, until)) for c in everything]
         return [charge for charge in cut if charge.ended > charge.began]
+
+    def handed_over(self, since: float, until: float) -> list[Reservation]:
+        """Reservations at engines that place work themselves, as they are now, that were there between."""
+        return self._ledger.handed_over(since, until)
 
     def _install(self, file: LimitsFile, who: str, what: str) -> None:
         before = self.pool.standing.version

@@ -32,6 +32,7 @@ class Desk:
     seq: int
     now: float
     engines: Mapping[str, Elsewhere] = field(default_factory=dict)
+    local: bool = True
 
 
 def accept(desk: Desk, wish: Submission) -> Reservation:
@@ -43,6 +44,11 @@ def accept(desk: Desk, wish: Submission) -> Reservation:
         known = ", ".join(desk.engines) or "there is none but this machine: leave engine out"
         message = f"engine is '{wish.request.engine}': must be one of the engines of this site: {known}"
         raise PublicError("unknown-engine", message, 422, {"engine": wish.request.engine, "engines": [*desk.engines]})
+    if not wish.request.engine and not desk.local:
+        message = (
+            f"engine is missing: nothing runs on the hub's own machine here; name one of {', '.join(desk.engines)}"
+        )
+        raise PublicError("no-engine", message, 422, {"engines": [*desk.engines]})
     if wish.request.engine:
         desk.engines[wish.request.engine].check(wish.request, seconds, wish.kind)
     if desk.slots:

@@ -29,7 +29,7 @@ class Deployment:
     devices to simulate, such as ``a100-40gb:2,t4:1``; empty for the machine's own. ``multi_user``: sessions run as
     the users' own accounts, logins go through PAM; otherwise everything runs as the invoking user. ``password``: the
     login of a one-person deployment. ``people``: who may log in to a one-person deployment. ``admins``: who
-    administers timeshare.
+    administers timeshare. ``local``: whether sessions and batch may run on this machine itself.
     """
 
     state_dir: str
@@ -50,6 +50,7 @@ class Deployment:
     password: str = ""
     people: tuple[str, ...] = ()
     admins: tuple[str, ...] = ()
+    local: bool = True
 
     @property
     def path(self) -> Path:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .clock import Clock
+from .deployment import DeploymentError
 from .ledger import Ledger, policy
 from .limits.load import LimitsFile
 from .pool import Pool
+from .reservation import Reason, State
 from .standing import Standing, half_lives
 from .usage import Books
 
@@ -28,3 +30,16 @@ def standing_of(ledger: Ledger, file: LimitsFile, now: float) -> Standing:
     for name, groups in people.items():
         standing.set_groups(name, groups)
     return standing
+
+
+def close_local(pool: Pool) -> None:
+    """From here on nothing may run on this machine itself; who waits for it is refused. Raises DeploymentError while
+    something still does: without its agent nobody would end it."""
+    here = [reservation for reservation in pool.live() if reservation.external is None]
+    running = [reservation for reservation in here if reservation.state is not State.QUEUED]
+    if running:
+        message = f"of {len(running)} sessions or jobs something still runs on this machine"
+        raise DeploymentError(f"{message}: start once without --no-local, end them, and then start with it")
+    for reservation in here:
+        pool.end(reservation.id, Reason.REFUSED, "nothing runs on the hub's own machine any more: name an engine")
+    pool.local = False

@@ -56,6 +56,8 @@ class Pool:
         self.version = 0
         self.engines: dict[str, Elsewhere] = {}
         """Those that place work themselves, by name."""
+        self.local = True
+        """Whether anything may run that names none of them."""
         self._paused = False
         self._fleet = Fleet(ledger.read_meta("cordons") or {})
         self._live = {reservation.id: reservation for reservation in ledger.live()}
@@ -419,6 +421,7 @@ class Pool:
             seq=seq,
             now=world.now,
             engines=self.engines,
+            local=self.local,
         )
 
     def _decide_new(

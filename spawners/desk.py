@@ -52,6 +52,7 @@ class Desk:
             "audit": "limits/audit?limit=50",
             "usage": "usage?by=group",
             "budgets": "limits/budgets",
+            "engines": "limits/engines",
             "offers": "offers",
         }
         try:

@@ -29,9 +29,10 @@ def password_of(user: str) -> str:
 
 
 class SlurmHub(Machine):
-    """``cluster``: where it sends what asks for ``engine: slurm``."""
+    """``cluster``: where it sends what asks for ``engine: slurm``. ``local``: whether it has an agent and a GPU of its
+    own."""
 
-    def __init__(self, state: Path, cluster: Cluster, pools: dict[str, Any], **traits: Any) -> None:
+    def __init__(self, state: Path, cluster: Cluster, pools: dict[str, Any], local: bool = True, **traits: Any) -> None:
         self.cluster = cluster
         self.passwords = {user: password_of(user) for user in cluster.users}
         for user, password in self.passwords.items():
@@ -48,7 +49,8 @@ class SlurmHub(Machine):
         lines += [f"c.SlurmPool.{name} = {value!r}" for name, value in said.items()]
         (state / "timeshare_slurm.py").write_text("\n".join(lines))
         (state / "limits.yaml").write_text(LIMITS)
-        super().__init__(state, command(), "--simulate", "t4:1")
+        options = ("--simulate", "t4:1") if local else ("--no-local",)
+        super().__init__(state, command(), *options, "--admins", "tscarol")
 
     def account(self, user: str) -> SlurmAccount:
         return SlurmAccount(self, user, self.passwords[user])
@@ -67,10 +69,10 @@ class SlurmAccount(Account):
         eventually(lambda: [r["state"] for r in self.live()] == ["active"], 60)
         return self.live()[0]
 
-    def ask(self, **share: Any) -> dict[str, Any]:
+    def ask(self, *, seconds: int = 3600, **share: Any) -> dict[str, Any]:
         """Asks by the API of the service, and waits in line if need be."""
         server = f"s{secrets.token_hex(3)}"
-        body = {"share": {"engine": "slurm", **share}, "time_limit_s": 3600, "server_name": server}
+        body = {"share": {"engine": "slurm", **share}, "time_limit_s": seconds, "server_name": server}
         answer = self.service("POST", "reservations", json=body)
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
@@ -84,8 +86,13 @@ class SlurmAccount(Account):
 
 @contextlib.contextmanager
 def slurm_hub(state: Path, cluster: Cluster, pools: dict[str, Any] | None = None, **traits: Any) -> Iterator[SlurmHub]:
-    """``pools``: by name what each says beside ``traits``; None: one that works, and one that Slurm refuses."""
-    usual = {"slurm": {"extend": True}, "wrong": {"title": "Wrong", "qos": "nothing"}}
+    """``pools``: by name what each says beside ``traits``; None: one that works, one that is refused, and one
+    with limits of Slurm."""
+    usual = {
+        "slurm": {"extend": True},
+        "wrong": {"title": "Wrong", "qos": "nothing"},
+        "interactive": {"title": "For people", "qos": "interactive"},
+    }
     hub = SlurmHub(state, cluster, pools or usual, **traits)
     try:
         hub.start()

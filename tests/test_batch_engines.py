@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from timeshare.notebooks.batch import pages
 from timeshare.notebooks.batch.options import BadOption, parse
+from timeshare.notebooks.batch.places import Places
 from timeshare.notebooks.batch.states import status_of
+from timeshare.notebooks.server.status import job_rows
 
 HELD = {"model": "a100", "device_uuid": "", "instance_uuid": "", "memory_mib": 40_000, "compute": 1000, "whole": True}
 WAITING: dict[str, Any] = {
@@ -49,6 +52,21 @@ def test_what_runs_here_says_nothing_of_engines() -> None:
     here = {**RUNNING, "engine": "local", "engine_title": "", "external_job": ""}
     assert status_of(here, None).where == ""
     assert status_of(None, None).where == ""
+
+
+def test_the_panel_says_at_which_engine_a_job_is_and_of_a_sweep_at_which_its_points_are(tmp_path: Path) -> None:
+    def point(index: int, **more: Any) -> dict[str, Any]:
+        job = {"name": "fit", "folder": str(places.jobs / "one" / str(index)), "array": "a", "index": index}
+        times = dict.fromkeys(("submitted_at", "started_at", "ended_at"))
+        return {**RUNNING, **times, "id": f"r{index}", "job": job, "external_node": "a1", **more}
+
+    places = Places(tmp_path)
+    (row,) = job_rows([point(0)], places)
+    assert row["where"] == "The cluster, a1, job 4711"
+    (sweep,) = job_rows([point(0), point(1), point(2, engine="local", engine_title="")], places)
+    assert sweep["where"] == "The cluster"
+    (here,) = job_rows([point(0, engine="local", engine_title="", external_job="")], places)
+    assert here["where"] == ""
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pools import Lab, pool
 
-from timeshare.reservations.elsewhere import Outlook
+from timeshare.reservations.elsewhere import Outlook, OwnLimit, OwnLimits
 from timeshare.reservations.engines.external import ExternalJob, Life, job_name
 from timeshare.reservations.engines.follow import (
     LOST_S,
@@ -28,6 +28,7 @@ from timeshare.reservations.engines.follow import (
     follow,
 )
 from timeshare.reservations.engines.matching import by_reservation, grouped, orphans
+from timeshare.reservations.engines.rhythm import look_again_s
 from timeshare.reservations.errors import PublicError
 from timeshare.reservations.external import External
 from timeshare.reservations.job import JobSpec
@@ -156,6 +157,18 @@ def test_a_session_that_was_extended_has_its_limit_moved_there_too() -> None:
     assert acts(longer, replace(RUNNING, time_limit_s=5445), arrival=HERE) == []
 
 
+def test_the_longer_jobs_have_waited_the_rarer_their_engine_is_asked() -> None:
+    def pause(reservation: Reservation, at: float, *arrived: str) -> float:
+        return look_again_s([ACTIVE, reservation], arrived, at)
+
+    assert [pause(QUEUED, 10.0 + waited) for waited in (0, 16, 80, 120, 7200)] == [2, 2, 10, 15, 15]
+    assert pause(QUEUED, 7200.0, "r") == 2  # its job agent was heard
+    assert pause(TRIED, 7200.0) == 2  # it may be on its way
+    assert pause(GRANTED, 7200.0) == pause(ending(ACTIVE), 7200.0) == 2
+    assert pause(ASKED, 7200.0) == 15  # a limit keeps it here
+    assert look_again_s([], [], 0.0) == 15
+
+
 # --- with a ledger
 
 
@@ -175,8 +188,14 @@ class Engine:
     def enforcement(self, request: ShareRequest) -> str:
         return "simulated"
 
-    def outlook(self, request: ShareRequest, now: float) -> Outlook:
+    def outlook(self, request: ShareRequest, seconds: int, owner: str) -> Outlook:
         return self.now
+
+    def own_limits(self, owner: str) -> OwnLimits | None:
+        return OwnLimits([OwnLimit(f"account of {owner or 'all'}", "running jobs", "4", "MaxJobs")], 0.0)
+
+    def announced(self) -> list[str]:
+        return ["The cluster, maintenance from 2026-12-01 09:00 to 12:00 (UTC): all nodes"]
 
     def cannot_extend(self) -> str:
         return "this site does not allow it"

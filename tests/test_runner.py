@@ -101,6 +101,16 @@ def test_a_stop_interrupts_the_cell_and_keeps_what_it_has(tmp_path: Path) -> Non
     assert work.results()[0]["step"] >= 3
 
 
+def test_what_a_batch_system_ends_has_no_more_time_than_that_leaves(tmp_path: Path) -> None:
+    loop = "import time\nfrom timeshare.notebooks import resumable\nfor n in resumable(range(9)):\n"
+    work = Work(tmp_path, loop + "    print(n, flush=True)\n    time.sleep(600)")
+    process = work.start(grace_s=1000, TIMESHARE_KILL_WAIT_S="2")
+    eventually(lambda: "0\n" in work.text(), 60)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 1  # the step would last longer than that
+    assert work.status()["state"] == "stopped"
+
+
 def test_a_kernel_that_is_killed_is_told_in_words_with_what_it_printed(tmp_path: Path) -> None:
     work = Work(tmp_path, "print('last words', flush=True)\nimport os, time\ntime.sleep(1)\nos.kill(os.getpid(), 9)")
     assert work.run()["state"] == "crashed"

@@ -197,6 +197,7 @@ def test_silence_is_asked_again_ever_more_rarely_and_an_answer_ends_that() -> No
         assert pace.due(now)
     assert waits == [10, 20, 40, 60, 60, 60]
     assert pace.answered(now).next_at == now + 5
+    assert pace.answered(now, took_s=20).next_at == now + 20
     assert pace.answered(now).silent(now, 1.0).next_at == now + 10
 
 

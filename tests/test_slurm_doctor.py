@@ -94,9 +94,10 @@ def test_an_account_that_does_not_see_all_jobs_may_not_serve() -> None:
 
 def test_a_service_account_is_told_what_is_not_kept_apart_on_its_own_machine() -> None:
     service, sudo = judge.Asker("timeshare", 990), ["sudo", "-n", "-u", "{user}", "--"]
-    assert judge.own_machine(pool(run_as=sudo), service).level == WARN
-    assert judge.own_machine(pool(run_as=sudo), ROOT).level == OK
-    assert judge.own_machine(pool(run_as=[]), service).level == OK
+    assert judge.own_machine(pool(run_as=sudo), service, True).level == WARN
+    assert judge.own_machine(pool(run_as=sudo), ROOT, True).level == OK
+    assert judge.own_machine(pool(run_as=[]), service, True).level == OK
+    assert judge.own_machine(pool(run_as=sudo), service, False).level == OK
 
 
 SHARING = [

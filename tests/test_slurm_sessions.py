@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from slurm_cluster import Cluster
 from slurm_hubs import SlurmHub, slurm_hub
 
 from timeshare.hub_config.supervisor import leftovers
+from timeshare.reservations.service.settings import engine_tag
 
 pytestmark = [pytest.mark.hub, pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -164,6 +166,126 @@ def test_who_waits_there_is_told_what_slurm_says_and_starts_by_itself(hub: Slurm
     eventually(lambda: alice.is_ready(server), 90)
     assert "a100" in in_session(alice, "import os; print(os.environ['TIMESHARE_SHARE_TEXT'])", server)
     alice.end(waiting)
+
+
+def offer(hub: SlurmHub, model: str, count: int = 1) -> dict[str, Any]:
+    offers = hub.service("GET", "offers?owner=tsalice").json()["offers"]
+    share = {"engine": "slurm", "gpus": count, "model": model}
+    return next(offer for offer in offers if offer["share"] == share)
+
+
+@contextlib.contextmanager
+def maintenance(hub: SlurmHub, minutes: int, *nodes: str) -> Iterator[None]:
+    """Of these nodes, for an hour, in so many minutes."""
+    about = [f"starttime=now+{minutes}minutes", "duration=60", f"nodes={','.join(nodes)}", "users=root"]
+    hub.cluster.run("scontrol", "create", "reservation", "reservationname=fix", "flags=maint", *about)
+    try:
+        yield
+    finally:
+        hub.cluster.clear()
+        hub.cluster.run("scontrol", "delete", "reservationname=fix")
+
+
+def test_maintenance_is_shown_and_only_what_ends_before_it_starts(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    with maintenance(hub, 30, hub.cluster.node("a100").name):
+        eventually(lambda: offer(hub, "a100")["free_for_s"], 60)
+        told = offer(hub, "a100")
+        assert told["free_now"] == 4
+        assert 25 * 60 < told["free_for_s"] < 30 * 60
+        assert "4 free now for up to 2" in told["when"]
+        assert "maintenance from 20" in told["when"]
+        assert 85 * 60 < told["latest_start_in_s"] < 91 * 60  # of two hours
+        assert offer(hub, "p100")["when"] == "4 free now"
+        announced = hub.service("GET", "offers?owner=tsalice").json()["announced"][0]
+        assert announced.startswith("Slurm, partition gpu, maintenance from 20")
+        assert hub.cluster.node("a100").name in announced
+        waiting = alice.ask(gpus=1, model="a100")
+        eventually(lambda: "it would run into maintenance from 20" in alice.get(waiting)["why_waiting"], 60)
+        eventually(lambda: 80 * 60 < (alice.get(waiting)["latest_start_in_s"] or 0) < 92 * 60, 60)
+        assert alice.start(gpus=1, model="a100", engine="slurm", time_limit_s=900).status_code in (201, 202)
+        eventually(alice.is_ready, 90)
+        alice.end(waiting)
+        alice.stop()
+
+
+def test_nothing_is_offered_of_nodes_that_are_in_maintenance_or_drained(hub: SlurmHub) -> None:
+    a100, p100 = hub.cluster.node("a100").name, hub.cluster.node("p100").name
+    hub.cluster.run("scontrol", "update", f"nodename={p100}", "state=drain", "reason=fan")
+    try:
+        with maintenance(hub, 0, a100):
+            eventually(lambda: offer(hub, "a100")["free_now"] == 0, 60)
+            told = offer(hub, "a100")
+            assert told["when"].startswith("maintenance from 20")
+            assert (told["possible"], 50 * 60 < told["latest_start_in_s"] <= 3600) == (True, True)
+            drained = offer(hub, "p100")
+            assert (drained["possible"], drained["free_now"]) == (False, 0)
+            assert drained["when"] in (
+                f"Not possible: {p100}: drain (fan)",
+                f"Not possible: {p100}: drained (fan)",
+                f"Not possible: {p100}: draining (fan)",
+            )
+    finally:
+        hub.cluster.run("scontrol", "update", f"nodename={p100}", "state=resume")
+
+
+def own_limits(hub: SlurmHub, engine: str) -> list[dict[str, str]]:
+    """What Slurm allows tsalice there."""
+    engines = hub.service("GET", "limits?owner=tsalice").json()["engines"]
+    return next((found["limits"] for found in engines if found["engine"] == engine), [])
+
+
+def test_limits_of_slurm_are_shown_and_named_where_they_stop_somebody(hub: SlurmHub) -> None:
+    alice, cluster = hub.account("tsalice"), hub.cluster
+    gpus = {"of": "QOS interactive", "what": "at once, each person", "value": "2 GPUs", "name": "MaxTRESPerUser"}
+    eventually(lambda: gpus in own_limits(hub, "interactive"), 60)
+    assert own_limits(hub, "slurm") == []
+    everybody = hub.service("GET", "limits/engines").json()["engines"][0]["limits"]
+    assert {row["of"] for row in everybody} == {"account other", "QOS interactive", "QOS single"}
+    assert "MaxTRESPerUser" in alice.page("timeshare/limits").text
+    taken = cluster.submit("sleep 600", "--qos=interactive", "--gres=gpu:2", user="tsalice")
+    cluster.wait(taken, "RUNNING")
+    waiting = alice.ask(engine="interactive", gpus=1, model="v100", seconds=900)
+    says = "Slurm's limit QOSMaxGRESPerUser: 2 GPUs in QOS interactive"
+    eventually(lambda: says in alice.get(waiting)["why_waiting"], 60)
+    for _ in range(2):
+        cluster.submit("sleep 600", "--qos=interactive", "--hold", user="tsalice")
+    refused = alice.ask(engine="interactive", gpus=1, model="v100", seconds=900)
+    eventually(lambda: alice.get(refused)["state"] == "ended", 60)
+    assert "QOSMaxSubmitJobPerUserLimit: 4 jobs in QOS interactive" in alice.get(refused)["detail"]
+    cluster.clear()
+
+
+def reconcile(hub: SlurmHub, *words: str) -> subprocess.CompletedProcess[str]:
+    state = str(hub.deployment.path.parent)
+    argv = [command(), "reconcile", "--state", state, "--since", "1h", *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_ledger_agrees_with_slurms_accounting_but_for_what_it_does_not_know(hub: SlurmHub) -> None:
+    alice, cluster = hub.account("tsalice"), hub.cluster
+    alice.start(gpus=2, model="a100", engine="slurm")
+    eventually(alice.is_ready, 90)
+    mine = alice.active()
+    tag = engine_tag(hub.deployment.admin_token, "slurm")
+    stray = cluster.submit("sleep 600", "--gres=gpu:p100:1", f"--job-name=timeshare-{tag}-stray.1", user="tsbob")
+    cluster.wait(stray, "CANCELLED")  # it is nobody's
+    alice.stop()
+    cluster.accounted(stray, "State")
+    cluster.accounted(mine["external_job"], "State")
+    done = reconcile(hub, "--json")
+    assert done.returncode == 3, done.stderr
+    told = json.loads(done.stdout)["engines"]["slurm"]
+    (strange,) = [one for one in told["differences"] if one["kind"] == "not-in-ledger"]
+    assert (strange["owner"], strange["job"], strange["reservation"]) == ("tsbob", stray, "")
+    assert [one for one in told["differences"] if one["reservation"] == mine["id"]] == []
+    totals = {one["owner"]: one for one in told["totals"]}
+    assert totals["tsalice"]["ledger"] > 0
+    assert totals["tsalice"]["slurm"] > 0
+    assert totals["tsbob"]["slurm"] > 0
+    table = reconcile(hub).stdout
+    assert "PERSON (slurm)" in table
+    assert any(line.split()[:4] == ["not-in-ledger", "tsbob", "-", stray] for line in table.splitlines())
 
 
 def test_leaving_the_line_takes_the_job_out_of_slurm(hub: SlurmHub) -> None:

@@ -30,10 +30,10 @@ class Work:
         self.folder = Folder.make(tmp_path / "job", job)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, grace_s: float = 30) -> subprocess.Popen[bytes]:
+    def start(self, grace_s: float = 30, **variables: str) -> subprocess.Popen[bytes]:
         # ipykernel takes this one as a sign to leave file descriptors alone.
         env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-        env["TIMESHARE_STOP_GRACE_S"] = str(grace_s)
+        env |= {"TIMESHARE_STOP_GRACE_S": str(grace_s), **variables}
         words = [sys.executable, "-m", "timeshare.notebooks.runner", str(self.folder.path)]
         self.process = subprocess.Popen(words, env=env)
         return self.process

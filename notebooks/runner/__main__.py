@@ -24,8 +24,9 @@ from .spool import read_lines
 def _settings(options: argparse.Namespace) -> Settings:
     """From the environment; the key, which is no part of that, from standard input if it is there."""
     key = sys.stdin.readline().strip() if options.key_stdin else ""
-    grace = os.environ.pop("TIMESHARE_STOP_GRACE_S", "30")
-    return Settings(preparing.attempt(), key, float(grace), options.digest)
+    grace = float(os.environ.pop("TIMESHARE_STOP_GRACE_S", "30"))
+    kill_wait = float(os.environ.pop("TIMESHARE_KILL_WAIT_S", grace))
+    return Settings(preparing.attempt(), key, grace, min(grace, kill_wait), options.digest)
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

@@ -33,12 +33,13 @@ POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Settings:
-    """What the service says about this start. ``key`` signs the results; ``grace_s``: how long a stop may take;
-    ``digest``: what job.json must be."""
+    """What the service says about this start. ``key`` signs the results; ``grace_s``: how long a stop may take, and
+    ``term_grace_s`` after a SIGTERM; ``digest``: what job.json must be."""
 
     attempt: int
     key: str
     grace_s: float
+    term_grace_s: float
     digest: str = ""
 
 
@@ -60,6 +61,7 @@ class Runner:
 
     def __init__(self, folder: Folder, job: Job, settings: Settings) -> None:
         self._folder, self._job, self._settings = folder, job, settings
+        self._grace_s = settings.grace_s
         self._spool = preparing.spool(folder.path / "spool.jsonl", settings.attempt)
         self._kernel: Kernel | None = None
         self._crew = Crew()
@@ -233,7 +235,7 @@ class Runner:
 
     def _insist(self, since: float) -> None:
         """Ranks that wait for each other in a library hear no interrupt: that the others are gone, they do."""
-        force = FORCE_SHARE * self._settings.grace_s
+        force = FORCE_SHARE * self._grace_s
         if self._crew.ranks and since >= force:
             self._crew.end()
             if self._in_cell and since >= 2 * force and self._kernel is not None:
@@ -244,7 +246,9 @@ class Runner:
     def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
         """A resumable loop is let to the end of its step, if the grace allows; anything else sees Ctrl-C now, and what
         it has so far is kept. A second signal waits no longer."""
+        if number == signal.SIGTERM:
+            self._grace_s = self._settings.term_grace_s
         first = self._stop_at is None
         resumable = (self._folder.path / "resumable").exists()
-        self._stop_at = time.monotonic() + (SAVE_SHARE * self._settings.grace_s if first and resumable else 0.0)
+        self._stop_at = time.monotonic() + (SAVE_SHARE * self._grace_s if first and resumable else 0.0)
         (self._folder.path / "stop").touch(mode=0o600)

@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..batch.job import Task
 from ..batch.places import Places
 from ..batch.service import Refused, Service, Unreachable
 from ..batch.states import status_of, summary
+from ..capture.store import Untrusted
 from ..runner.folder import Folder
 from .devices import Devices
 
@@ -118,16 +119,22 @@ def _row(job_id: str, reservations: list[Json]) -> Json:
         "state": single.state if single else summary(status.state for status in statuses),
         "ended": not live,
         "detail": single.why if single else "",
+        "where": single.where if single else _engines(reservations),
         **{name: first[name] for name in ("submitted_at", "started_at", "ended_at")},
         "progress": fraction,
         "progress_text": text,
     }
 
 
+def _engines(reservations: Iterable[Json]) -> str:
+    """Where the points of a sweep run, but for this machine."""
+    return ", ".join(sorted({r["engine_title"] for r in reservations if r["engine"] != "local"}))
+
+
 def _told(folder: Path) -> Mapping[str, Any] | None:
     try:
         return Folder(folder).status()
-    except (OSError, ValueError):
+    except (OSError, ValueError, Untrusted):  # a folder that was removed is one too
         return None
 
 

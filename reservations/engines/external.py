@@ -74,6 +74,14 @@ class Order:
         return len(self.tasks) > 1 or 0 not in self.tasks
 
 
+@dataclass(frozen=True)
+class Looked:
+    """``jobs`` by id, as they were when the engine was asked, ``age_s`` ago."""
+
+    jobs: Mapping[str, ExternalJob]
+    age_s: float = 0.0
+
+
 class ExternalEngine(Elsewhere, Protocol):
     """Where reservations run that somebody else places. ``settled_s``: after so long a hand-over that nobody answered
     has arrived, or never does."""
@@ -86,12 +94,16 @@ class ExternalEngine(Elsewhere, Protocol):
     async def devices(self) -> tuple[Device, ...]:
         """What there is, whether it is free or not."""
 
+    async def learn(self) -> None:
+        """Takes in what changes rarely: its own limits, where they are readable."""
+
     async def submit(self, order: Order) -> str:
         """Hands it over; the job's id. May be repeated only under another name. Raises LaunchRefused."""
 
-    async def look(self, job_ids: Sequence[str]) -> Mapping[str, ExternalJob]:
-        """By id, from one question: all jobs of ours that have not ended, and those of ``job_ids`` of which it still
-        knows how they ended. What is not among them was not there."""
+    async def look(self, job_ids: Sequence[str], within_s: float) -> Looked:
+        """From one question: all jobs of ours that have not ended, and those of ``job_ids`` of which it still knows how
+        they ended. What is not among them was not there. An answer that somebody else got no longer than ``within_s``
+        ago will do."""
 
     async def interrupt(self, job: ExternalJob) -> None:
         """Lets its processes know that the end has come, so that they can save."""

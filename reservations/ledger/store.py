@@ -168,6 +168,12 @@ class Ledger:
             query = query.where(_T.c.state.in_(values))
         return self._select(query)
 
+    def handed_over(self, since: float, until: float) -> list[Reservation]:
+        """Those at engines that place work themselves that were there at some time between."""
+        there = sa.and_(_T.c.external.is_not(None), _T.c.submitted_at < until)
+        open_then = sa.or_(_T.c.ended_at.is_(None), _T.c.ended_at > since)
+        return self._select(sa.select(_T).where(there, open_then).order_by(_T.c.seq))
+
     def last_seq(self) -> int:
         with self._connection.begin():
             return int(self._connection.scalar(sa.select(sa.func.max(_T.c.seq))) or 0)

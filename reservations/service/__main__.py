@@ -13,6 +13,7 @@ from tornado.httpserver import HTTPServer
 
 from ..deployment import Deployment, DeploymentError, current_deployment
 from ..engines.local import LocalEngine
+from ..engines.nowhere import NoEngine
 from ..engines.slurm.config import ConfigError
 from ..limits.load import LimitsError
 from .auth import HubTokens, TokenChecker
@@ -43,13 +44,14 @@ def settings_of(deployment: Deployment) -> Settings:
         multi_user=deployment.multi_user,
         log_dir=Path(deployment.state_dir) / "logs" / "sessions",
         state_dir=Path(deployment.state_dir),
+        local=deployment.local,
     )
 
 
 async def serve(settings: Settings, tokens: TokenChecker | None, people: People | None = None) -> None:
     """Serves until SIGTERM or SIGINT."""
     assert settings.agent_socket is not None
-    runtime = Runtime(settings, LocalEngine(settings.agent_socket), people)
+    runtime = Runtime(settings, LocalEngine(settings.agent_socket) if settings.local else NoEngine(), people)
     await runtime.start()
     if settings.log_dir is not None:
         settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -28,10 +28,12 @@ from ..engines.follow import (
     follow,
 )
 from ..engines.matching import by_reservation, grouped, index_of, name_of, orphans
+from ..engines.rhythm import BUSY_S, look_again_s
 from ..errors import PublicError
 from ..kind import Kind
 from ..outside import Outside
 from ..reservation import Reason, Reservation, State
+from .bells import ANY
 from .runtime import Runtime
 
 log = logging.getLogger("timeshare.service")
@@ -39,8 +41,8 @@ AT_ONCE = 8
 """Commands that are under way at the same time."""
 DEVICES_S = 30.0
 """Between two looks at what the engine has."""
-STEADY_S, BUSY_S = 15.0, 2.0
-"""Between two looks at jobs: while none is about to change, and while some are."""
+LEARN_S = 300.0
+"""Between two looks at its own limits."""
 RETRY_S = 5.0
 
 
@@ -83,7 +85,12 @@ class ExternalLoop:
         return self._outside
 
     async def run(self) -> None:
-        await asyncio.gather(self._repeat(self._see_devices, DEVICES_S), self._hand_over_all(), self._look_all())
+        await asyncio.gather(
+            self._repeat(self._see_devices, DEVICES_S),
+            self._repeat(self._engine.learn, LEARN_S),
+            self._hand_over_all(),
+            self._look_all(),
+        )
 
     async def _repeat(self, step: Callable[[], Awaitable[None]], period: float) -> None:
         while True:
@@ -174,27 +181,41 @@ class ExternalLoop:
 
     async def _look_all(self) -> None:
         while True:
-            version = self._runtime.pool.version
-            done = await self._tried(self.step)
-            await self._runtime.next_change(version, await self._pause(done))
+            if not await self._tried(self.step):
+                await asyncio.sleep(RETRY_S)
+            await self._rest()
 
-    async def _pause(self, done: bool) -> float:
-        if not done:
-            await asyncio.sleep(RETRY_S)
-        busy = await self._runtime.call(
-            lambda: any(r.state not in (State.ACTIVE, State.ENDED) and r.external for r in self._runtime.pool.live())
-        )
+    async def _rest(self) -> None:
+        """Until the next question is due: sooner where something of this engine's has changed, or an agent came."""
+        loop = asyncio.get_running_loop()
+        began, before = loop.time(), _standing(await self._runtime.call(self._mine))
         # Never more often than this, whatever changes: it is one question for all, but it is a question.
         await asyncio.sleep(BUSY_S / 2)
-        return BUSY_S / 2 if busy else STEADY_S
+        while True:
+            version, mine = self._runtime.pool.version, await self._runtime.call(self._mine)
+            left = began + self._period(mine) - loop.time()
+            if left <= 0 or _standing(mine) != before:
+                return
+            news = [self._runtime.next_change(version, left), self._runtime.bells.wait(ANY, left)]
+            tasks = [asyncio.create_task(one) for one in news]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    def _period(self, mine: Sequence[Reservation]) -> float:
+        sessions = (one for one in mine if one.kind is Kind.SESSION and one.state is State.QUEUED)
+        arrived = {one.id for one in sessions if self._agents.arrival(one) is not None}
+        return look_again_s(mine, arrived, self._runtime.pool.clock())
 
     async def step(self) -> None:
         """One question, and what follows."""
         mine = await self._runtime.call(self._mine)
         self._agents.forget(reservation.id for reservation in mine)
         ids = [r.external.job_id for r in mine if r.external is not None and r.external.job_id]
-        asked_at = self._runtime.pool.clock()
-        known = await self._engine.look(ids)
+        looked = await self._engine.look(ids, self._period(mine))
+        known, asked_at = looked.jobs, self._runtime.pool.clock() - looked.age_s
         mine = await self._runtime.call(self._mine)
         jobs = by_reservation(mine, known, self._tag)
         acts = [(one, jobs.get(one.id), self._acts(one, jobs.get(one.id), asked_at)) for one in mine]
@@ -277,3 +298,8 @@ class ExternalLoop:
                 await self._engine.cancel(job)
         except (EngineUnknown, LaunchRefused) as error:
             log.warning("job %s could not be ended: %s", job.job_id, error)
+
+
+def _standing(mine: Iterable[Reservation]) -> set[tuple[str, State, int]]:
+    """What makes another question worth its while when it changes."""
+    return {(one.id, one.state, one.external.attempt if one.external else 0) for one in mine}

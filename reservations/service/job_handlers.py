@@ -96,7 +96,7 @@ def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
     limits, files = pool.standing.effective(wish.owner, now), pool.limits.job_files
     seconds = wish.time_limit_s or limits.default_time(wish.kind)
     least = pool.world().policy([wish.owner]).least_gpus(pool.slots, wish.request, tuple(limits.values["models"]))
-    outlook = _outlook(pool, wish, refusal)
+    outlook = _outlook(pool, wish, seconds, refusal)
     start = outlook.start
     return {
         "possible": outlook.possible,
@@ -126,16 +126,16 @@ class _Outlook:
     firm: bool
 
 
-def _outlook(pool: Pool, wish: Submission, refusal: PublicError | None) -> _Outlook:
+def _outlook(pool: Pool, wish: Submission, seconds: int, refusal: PublicError | None) -> _Outlook:
     if refusal is not None:
         return _Outlook(False, refusal.message, None, True)
-    engine, now = pool.engines.get(wish.request.engine), pool.clock()
+    engine = pool.engines.get(wish.request.engine)
     if engine is None:
         (told,) = pool.latest_starts([wish])
         return _Outlook(True, told.why, told.latest_start, told.firm)
-    told_there = engine.outlook(wish.request, now)
-    wait = 0.0 if told_there.free else told_there.expected_in_s
-    return _Outlook(not told_there.closed, told_there.said, None if wait is None else now + wait, False)
+    there = engine.outlook(wish.request, seconds, wish.owner)
+    wait = there.start_in_s(seconds)
+    return _Outlook(not there.closed, there.said, None if wait is None else pool.clock() + wait, False)
 
 
 def routes(base: str) -> list[tuple[str, type[Base]]]:

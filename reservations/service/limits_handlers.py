@@ -99,6 +99,15 @@ class Budgets(Base):
         self.answer({"budgets": await self.runtime.call(limits_views.budget_rows, self.runtime.pool)})
 
 
+class Engines(Base):
+    """What engines allow whom by rules of their own."""
+
+    async def get(self) -> None:
+        self.no_query()
+        self.readers_only()
+        self.answer({"engines": await self.runtime.call(limits_views.engine_limits, self.runtime.pool, "")})
+
+
 class Apply(File):
     async def get(self) -> None:
         raise PublicError("method-not-allowed", "GET is not offered here", 405)
@@ -163,9 +172,7 @@ class Usage(Base):
     async def get(self) -> None:
         query = self.query()
         bodies.known_fields(query, ("since", "until", "by", "owner"))
-        now, zone = self.runtime.pool.clock(), self.runtime.pool.limits.zone
-        since = _moment("since", query["since"], zone) if "since" in query else now - 30 * DAY
-        until = _moment("until", query["until"], zone) if "until" in query else now
+        since, until = _span(query, self.runtime.pool.clock(), self.runtime.pool.limits.zone)
         by = tuple(dict.fromkeys(word for word in query.get("by", "owner").split(",") if word))
         unknown = [word for word in by if word not in limits_views.GROUPINGS]
         if unknown or not by:
@@ -177,6 +184,29 @@ class Usage(Base):
         mine = [charge for charge in charges if owner in (None, charge.owner)]
         rows = limits_views.usage_rows(mine, by)
         self.answer({"since": rfc3339(since), "until": rfc3339(until), "by": list(by), "usage": rows})
+
+
+class EngineUsage(Base):
+    """What was charged for each reservation at an engine that places work itself."""
+
+    async def get(self) -> None:
+        query = self.query()
+        bodies.known_fields(query, ("since", "until"))
+        self.readers_only()
+        since, until = _span(query, self.runtime.pool.clock(), self.runtime.pool.limits.zone)
+        rows = await self.runtime.call(self.shown, since, until)
+        self.answer({"since": rfc3339(since), "until": rfc3339(until), "reservations": rows})
+
+    def shown(self, since: float, until: float) -> list[dict[str, Any]]:
+        office, now = self.runtime.administration, self.runtime.pool.clock()
+        found = office.handed_over(since, until)
+        return limits_views.handed_over_rows(found, office.charges(since, until), now)
+
+
+def _span(query: Mapping[str, str], now: float, zone: Any) -> tuple[float, float]:
+    """``since`` and ``until`` of a query; without them the last 30 days."""
+    since = _moment("since", query["since"], zone) if "since" in query else now - 30 * DAY
+    return since, _moment("until", query["until"], zone) if "until" in query else now
 
 
 def _text(body: Mapping[str, Any]) -> str:
@@ -234,9 +264,11 @@ def routes(base: str) -> list[tuple[str, type[Base]]]:
         (f"{base}/limits/check", Check),
         (f"{base}/limits/try", Try),
         (f"{base}/limits/budgets", Budgets),
+        (f"{base}/limits/engines", Engines),
         (f"{base}/limits/apply", Apply),
         (f"{base}/limits/exceptions", Overrides),
         (f"{base}/limits/exceptions/([^/]+)/end", Revoke),
         (f"{base}/limits/audit", Audit),
         (f"{base}/usage", Usage),
+        (f"{base}/usage/engines", EngineUsage),
     ]

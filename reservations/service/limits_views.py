@@ -8,11 +8,13 @@ from enum import Enum
 from typing import Any
 
 from ..clock import duration_text, rfc3339
+from ..engines.matching import index_of, name_of
 from ..kind import Kind
 from ..limits.effective import BUILT_IN, Effective, Override
 from ..limits.values import UNLIMITED, amount_text, gpus_text
 from ..pool import Pool
 from ..ranking import fair_factors
+from ..reservation import Reservation
 from ..standing import Purse
 from ..tally import Tally
 from ..usage import HOUR, Charge, Charges
@@ -92,11 +94,28 @@ def explanation(pool: Pool, person: str) -> dict[str, Any]:
             if r.waits and r.id in told
         ],
         "pools": pool_rows(pool, effective),
+        "engines": engine_limits(pool, person),
         "exceptions": [
             override_view(o, now) for o in pool.standing.overrides if _hers(o, effective) and o.in_force(now)
         ],
         "announced": announcements(pool, now),
     }
+
+
+def engine_limits(pool: Pool, owner: str) -> list[dict[str, Any]]:
+    """What engines allow ``owner`` by rules of their own; empty: everybody. Those of which that is not readable are
+    left out."""
+    told = [(engine, engine.own_limits(owner)) for engine in pool.engines.values()]
+    return [
+        {
+            "engine": engine.name,
+            "title": engine.title,
+            "as_of": rfc3339(own.seen_at),
+            "limits": [{"of": one.of, "what": one.what, "value": one.value, "name": one.name} for one in own.limits],
+        }
+        for engine, own in told
+        if own is not None
+    ]
 
 
 def _hers(override: Override, effective: Effective) -> bool:
@@ -191,6 +210,37 @@ def override_view(override: Override, now: float) -> dict[str, Any]:
         "by": override.by,
         "made_at": rfc3339(override.made_at),
         "in_force": override.in_force(now),
+    }
+
+
+def handed_over_rows(
+    reservations: Iterable[Reservation], charges: Iterable[Charge], now: float
+) -> list[dict[str, Any]]:
+    """What each reservation at an engine was charged, with its name there; for the comparison with its accounting."""
+    by_id: dict[str, list[Charge]] = {}
+    for charge in charges:
+        by_id.setdefault(charge.reservation_id, []).append(charge)
+    return [
+        _handed_over_row(reservation, by_id.get(reservation.id, []), now)
+        for reservation in reservations
+        if reservation.external is not None and reservation.external.handed_over
+    ]
+
+
+def _handed_over_row(reservation: Reservation, charges: Sequence[Charge], now: float) -> dict[str, Any]:
+    external = reservation.external
+    assert external is not None
+    return {
+        "id": reservation.id,
+        "owner": reservation.owner,
+        "engine": reservation.request.engine,
+        "name": name_of(reservation),
+        "index": index_of(reservation),
+        "job": external.job_id,
+        "handed_over_s": max(0, round(now - (external.tried_at or reservation.submitted_at))),
+        "gpus": max((charge.gpus for charge in charges), default=0.0),
+        "held_s": round(sum(charge.ended - charge.began for charge in charges), 1),
+        "gpu_hours": round(sum(charge.gpus * (charge.ended - charge.began) for charge in charges) / HOUR, 4),
     }
 
 

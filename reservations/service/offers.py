@@ -74,7 +74,7 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
     now = pool.clock()
     limits = pool.standing.effective(owner, now)
     default, longest = limits.default_time(Kind.SESSION), limits.max_time(Kind.SESSION)
-    shares = offered_shares(pool)
+    shares = offered_shares(pool) if pool.local else []
     world = pool.world()
     policy, facts = world.policy([owner]), world.facts()
     rooms = rooms_of(slots_of(facts.devices), [h for held in facts.held for h in held.holdings])
@@ -121,11 +121,18 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
         "offers": offers,
         "waiting": len(facts.waiting),
         "simulated": bool(inventory and inventory.simulated),
-        "note": inventory.note if inventory else "the GPUs of this node have not been seen yet",
+        "note": _note(pool),
         "fresh": fresh,
         "limits": {"default_time_s": default, "max_time_s": longest},
         "announced": announcements(pool, now),
     }
+
+
+def _note(pool: Pool) -> str:
+    """About the devices of this machine."""
+    if not pool.local:
+        return ""
+    return pool.inventory.note if pool.inventory else "the GPUs of this node have not been seen yet"
 
 
 def outside_offer(pool: Pool, engine: Elsewhere, owner: str, share: ShareRequest) -> dict[str, Any]:
@@ -133,16 +140,18 @@ def outside_offer(pool: Pool, engine: Elsewhere, owner: str, share: ShareRequest
     now = pool.clock()
     limits = pool.standing.effective(owner, now)
     default, longest = limits.default_time(Kind.SESSION), limits.max_time(Kind.SESSION)
-    outlook, error = engine.outlook(share, now), pool.refusal(Submission(owner, share, default))
+    outlook, error = engine.outlook(share, default, owner), pool.refusal(Submission(owner, share, default))
     possible = error is None and not outlook.closed
     why = error.message if error is not None else outlook.said
-    start = None if outlook.expected_in_s is None else now + outlook.expected_in_s
+    wait = outlook.start_in_s(default)
+    start = None if wait is None else now + wait
+    free_for = None if outlook.free_for_s is None or outlook.free_for_s >= longest else int(outlook.free_for_s)
     return {
         "id": _offer_id(share),
         "share": share.as_options(),
         "text": offer_text(pool, share),
         "free_now": outlook.free if possible else 0,
-        "when": _outside_when(share, outlook) if possible else f"Not possible: {why}",
+        "when": _outside_when(share, outlook, default, free_for) if possible else f"Not possible: {why}",
         "latest_start": rfc3339(start),
         "latest_start_in_s": None if start is None else max(0, round(start - now)),
         "possible": possible,
@@ -151,18 +160,21 @@ def outside_offer(pool: Pool, engine: Elsewhere, owner: str, share: ShareRequest
         "enforcement": pool.enforcement_of(share),
         "default_time_s": default,
         "max_time_s": longest,
-        "free_for_s": None,
+        "free_for_s": free_for,
         "engine": engine.name,
         "engine_title": engine.title,
     }
 
 
-def _outside_when(share: ShareRequest, outlook: Outlook) -> str:
+def _outside_when(share: ShareRequest, outlook: Outlook, default: int, free_for: int | None) -> str:
     old = f" (as of {duration_text(round(outlook.age_s))} ago)" if outlook.age_s > STALE_S else ""
+    shorter = f" for up to {duration_text(free_for)}: {outlook.said}" if free_for is not None else ""
+    if free_for is not None and default > free_for and outlook.expected_in_s is not None:
+        shorter += f"; for longer, expected in {duration_text(outlook.expected_in_s)}"
     if share.shape is Shape.CPU and outlook.free:
-        return f"Starts as soon as a node has room{old}"
+        return f"Starts as soon as a node has room{shorter}{old}"
     if outlook.free:
-        return f"{outlook.free} free now{old}"
+        return f"{outlook.free} free now{shorter}{old}"
     return f"{outlook.said}; you wait in line, and it starts by itself{old}"
 
 
@@ -194,7 +206,7 @@ def announcements(pool: Pool, now: float) -> list[str]:
             where = f"the pool {entry.pool}" if entry.pool else "all devices"
             what = f"{entry.why} ({entry.name})" if isinstance(entry, Maintenance) else f"kept for {entry.name}"
             found.append(f"{entry.begins} to {entry.ends} ({limits.timezone}): {where}, {what}")
-    return found
+    return found + [text for engine in pool.engines.values() for text in engine.announced()]
 
 
 def _until(rooms: Sequence[Room], share: ShareRequest, domain: Domain, policy: Policy, now: float) -> int | None:

@@ -52,10 +52,12 @@ def schemas() -> Schema:
             {"text": TEXT, "days": {"type": "number", "exclusiveMinimum": 0, "maximum": 366}}, required=("text",)
         ),
         "Tried": record({"table": {"type": "string", "description": "both limits side by side, for reading"}}),
+        "EngineLimits": record({"engines": {"type": "array", "items": engine_limits_schema()}}),
         "Budgets": record({"budgets": {"type": "array", "items": budget_schema()}}),
         "Audit": record(
             {"audit": {"type": "array", "items": record({"at": TIME, "who": TEXT, "what": TEXT, "detail": TEXT})}}
         ),
+        "EngineUsage": engine_usage_schema(),
         "Usage": record(
             {
                 "since": TIME,
@@ -76,6 +78,20 @@ def schemas() -> Schema:
             }
         ),
     }
+
+
+def engine_usage_schema() -> Schema:
+    job: Schema = {"type": "string", "description": "the engine's number of its last job; empty: none is known"}
+    name: Schema = {"type": "string", "description": "what its jobs are called after: itself, or its array"}
+    row = {
+        **dict.fromkeys(("id", "owner", "engine"), TEXT),
+        "name": name,
+        "index": COUNT,
+        "job": job,
+        "handed_over_s": {**COUNT, "description": "how long ago it was last handed over"},
+        **dict.fromkeys(("gpus", "held_s", "gpu_hours"), NUMBER),
+    }
+    return record({"since": TIME, "until": TIME, "reservations": {"type": "array", "items": record(row)}})
 
 
 def budget_schema() -> Schema:
@@ -115,10 +131,18 @@ def my_limits_schema() -> Schema:
             "fair_share": {"anyOf": [fair, {"type": "null"}]},
             "waiting": {"type": "array", "items": waiting},
             "pools": {"type": "array", "items": pool},
+            "engines": {"type": "array", "items": engine_limits_schema()},
             "exceptions": {"type": "array", "items": ref("Exception")},
             "announced": MANY_TEXTS,
         }
     )
+
+
+def engine_limits_schema() -> Schema:
+    """What an engine allows by rules of its own."""
+    name: Schema = {"type": "string", "description": "the engine's own word for it, such as MaxTRESPerUser"}
+    limit = record({"of": TEXT, "what": TEXT, "value": TEXT, "name": name})
+    return record({"engine": TEXT, "title": TEXT, "as_of": TIME, "limits": {"type": "array", "items": limit}})
 
 
 def exception_schema() -> Schema:
@@ -164,6 +188,7 @@ def paths() -> Schema:
             )
         },
         "/limits/budgets": {"get": operation("Budgets of groups, and of people who took from them", "Budgets")},
+        "/limits/engines": {"get": operation("What engines allow whom by rules of their own", "EngineLimits")},
         "/limits/apply": {
             "post": operation("Replace the limits", "LimitsFile", 409, 413, 422, requestBody=body(ref("Apply")))
         },
@@ -183,6 +208,14 @@ def paths() -> Schema:
                 parameters=[
                     query("limit", {"type": "integer", "minimum": 1, "maximum": bodies.MAX_LISTED}, "default 100")
                 ],
+            )
+        },
+        "/usage/engines": {
+            "get": operation(
+                "What was charged for each reservation at an engine that places work itself",
+                "EngineUsage",
+                422,
+                parameters=span,
             )
         },
         "/usage": {

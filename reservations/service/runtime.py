@@ -25,7 +25,7 @@ from ..kind import Kind
 from ..ledger import Ledger, LedgerLost
 from ..limits.load import read_limits
 from ..monitor import Monitor
-from ..opening import open_pool
+from ..opening import close_local, open_pool
 from ..parking import Parking
 from ..pool import Pool
 from ..reservation import Reason, Reservation, State
@@ -83,6 +83,8 @@ class Runtime:
         ledger.store_clock_anchor(clock.anchor)
         file = read_limits(self.settings.limits_path)
         pool = open_pool(ledger, file, clock)
+        if not self.settings.local:
+            close_local(pool)
         self.monitor, self.parking = Monitor(pool, ledger), Parking(pool)
         self.administration = Administration(pool, ledger, self.settings.limits_path)
         return pool

@@ -16,7 +16,8 @@ class Settings:
     other tokens are checked with JupyterHub; empty means that only the deployment's own token is known.
     ``engine_period_s``: how often engine and ledger are compared. ``stale_after_s``: devices not seen for this long
     get nothing new. ``multi_user``: jobs run as the account of their owner. ``log_dir``: where the logs of their
-    runners go. ``state_dir``: where files of the site say what else there is, such as a Slurm.
+    runners go. ``state_dir``: where files of the site say what else there is, such as a Slurm. ``local``: whether
+    anything runs on this machine itself.
     """
 
     port: int
@@ -34,6 +35,7 @@ class Settings:
     multi_user: bool = False
     log_dir: Path | None = None
     state_dir: Path | None = None
+    local: bool = True
 
     @property
     def url(self) -> str:
@@ -42,4 +44,9 @@ class Settings:
 
     def tag(self, engine: str) -> str:
         """Short, of this deployment and ``engine`` alone, and the same for as long as its tokens are."""
-        return hashlib.sha256(f"tag:{self.admin_token}:{engine}".encode()).hexdigest()[:8]
+        return engine_tag(self.admin_token, engine)
+
+
+def engine_tag(admin_token: str, engine: str) -> str:
+    """See ``Settings.tag``."""
+    return hashlib.sha256(f"tag:{admin_token}:{engine}".encode()).hexdigest()[:8]

@@ -6,6 +6,7 @@ from ..engines.slurm.agents import MeetingAgents
 from ..engines.slurm.commands import Commands
 from ..engines.slurm.config import SlurmPool, read_pools
 from ..engines.slurm.engine import SlurmEngine
+from ..engines.slurm.source import Sources
 from ..engines.slurm.submissions import Ways
 from .auth import jobagent_key
 from .external import ExternalLoop
@@ -16,10 +17,11 @@ from .settings import Settings
 def slurm_loops(runtime: Runtime, settings: Settings) -> list[ExternalLoop]:
     """One for each pool that the site says, known to the runtime's pool from here on. Raises ConfigError."""
     pools = [] if settings.state_dir is None else read_pools(settings.state_dir)
-    return [_loop(runtime, settings, pool) for pool in pools]
+    sources = Sources()
+    return [_loop(runtime, settings, pool, sources) for pool in pools]
 
 
-def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool) -> ExternalLoop:
+def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool, sources: Sources) -> ExternalLoop:
     ways = Ways(
         service_url=pool.service_url or settings.url,
         python=pool.python,
@@ -31,7 +33,8 @@ def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool) -> ExternalLoop
     conf = pool.environment.get("SLURM_CONF", "")
     commands = Commands(tuple(pool.run_as), conf=conf, path=pool.path, timeout_s=pool.command_timeout)
     addresses, tag = runtime.meeting.addresses, settings.tag(pool.name)
-    engine = SlurmEngine(pool, commands, ways, tag, lambda: runtime.pool.limits.stop, addresses)
+    source = sources.of(commands)
+    engine = SlurmEngine(pool, commands, source, ways, tag, lambda: runtime.pool.limits, addresses)
     runtime.pool.engines[engine.name] = engine
     agents = MeetingAgents(runtime.meeting, runtime.pool, engine.holdings, is_gentle)
     for reservation in runtime.pool.live():

@@ -49,13 +49,15 @@ class SlurmEnd:
 
 
 def accounting_argv(separator: str, jobs: Iterable[int], since: str = "") -> list[str]:
-    """For ``parse_accounting``. By number: else jobs are left out that were cancelled before they could start.
+    """For ``parse_accounting``. By number: without any, jobs are those of everybody, and left out are those that
+    were cancelled before they could start.
     ``separator``: see ``queue.queue_text_argv``. ``since``: as sacct reads it, such as ``now-2days``; empty: today."""
     if not re.fullmatch(r"[<>A-Za-z0-9]{8,}", separator):
         raise ValueError(f"separator is {separator!r}: must be at least 8 letters and digits")
     numbers = ",".join(str(job) for job in jobs)
     argv = ["sacct", "-X", "-D", "-P", f"--delimiter={separator}", f"--format={','.join(_FIELDS)}"]
-    return [*argv, *([f"--jobs={numbers}"] if numbers else []), *([f"--starttime={since}"] if since else [])]
+    which = f"--jobs={numbers}" if numbers else "--allusers"
+    return [*argv, which, *([f"--starttime={since}"] if since else [])]
 
 
 def parse_accounting(out: str, separator: str = "|") -> list[SlurmEnd]:

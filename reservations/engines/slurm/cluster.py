@@ -3,48 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from ...clock import duration_text
 from ...devices.model import MIB_PER_GIB, Device
 from ...devices.simulated import known_memory_gib
-from ...elsewhere import Outlook
 from ...placement import Holding
 from ...shares import FULL_COMPUTE, MODEL_PATTERN, Shape, ShareRequest
+from .closures import Closure, closures_of, own_names
 from .config import SlurmPool
-from .nodes import OUT, SlurmNode, SlurmPartition
-from .queue import SlurmJob
+from .nodes import MAINTENANCE, OUT, SlurmNode, SlurmPartition, SlurmReservation
 from .request import GpuType, MigType, SlurmSite
+from .settings import Timing
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What Slurm says of itself, of all its partitions."""
+
+    nodes: Sequence[SlurmNode] = ()
+    partitions: Sequence[SlurmPartition] = ()
+    reservations: Sequence[SlurmReservation] = ()
+    timing: Timing = field(default_factory=Timing)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """``nodes``: of the pool's partition. ``away``: why the partition takes nothing. ``seen_at``: when that was."""
+    """``nodes``: of the pool's partition. ``away``: why the partition takes nothing. ``seen_at``: when that was.
+    ``closures``: when nodes of it are set aside, by their begin. ``partition``: its name, and ``partition_qos`` that of
+    the QOS whose limits it has."""
 
     site: SlurmSite
     nodes: tuple[SlurmNode, ...] = ()
     away: str = ""
     max_time_s: int | None = None
     seen_at: float = 0.0
+    closures: tuple[Closure, ...] = ()
+    timing: Timing = field(default_factory=Timing)
+    partition: str = ""
+    partition_qos: str = ""
+
+    def closures_on(self, node: str, owner: str = "") -> tuple[Closure, ...]:
+        return tuple(closure for closure in self.closures if closure.concerns(node, owner))
 
 
-def snapshot_of(
-    pool: SlurmPool, nodes: Sequence[SlurmNode], partitions: Sequence[SlurmPartition], now: float
-) -> Snapshot:
+def snapshot_of(pool: SlurmPool, facts: ClusterFacts, now: float) -> Snapshot:
     """What of the cluster belongs to ``pool``. Raises ValueError for a pool that says what cannot be."""
-    mine = next((p for p in partitions if p.name == pool.partition or (not pool.partition and p.default)), None)
+    mine = next((p for p in facts.partitions if p.name == pool.partition or (not pool.partition and p.default)), None)
     if mine is None:
-        known = ", ".join(p.name for p in partitions)
+        known = ", ".join(p.name for p in facts.partitions)
         away = f"Slurm has no partition {pool.partition!r}; it has {known}" if pool.partition else "none is the default"
         return Snapshot(site_of(pool, ()), away=away, seen_at=now)
-    members = tuple(node for node in nodes if node.name in mine.nodes)
+    own = [one for one in facts.reservations if one.name in own_names(pool.reservation)]
+    inside = {node for one in own for node in one.nodes} if own else set(mine.nodes)
+    members = [node for node in facts.nodes if node.name in mine.nodes and node.name in inside]
+    closures = closures_of(facts.reservations, pool.reservation, {node.name: node.cpus for node in facts.nodes})
+    away = "" if mine.up else f"the partition {mine.name} is {mine.state.lower()}"
+    if pool.reservation and not own:
+        away = f"Slurm has no reservation {pool.reservation!r} now"
     return Snapshot(
         site_of(pool, members),
-        members,
-        "" if mine.up else f"the partition {mine.name} is {mine.state.lower()}",
+        tuple(_but_for_maintenance(node, closures, now) for node in members),
+        away,
         mine.max_time_s,
         now,
+        closures,
+        timing_in(pool, facts.timing),
+        mine.name,
+        mine.own_qos,
     )
+
+
+def timing_in(pool: SlurmPool, told: Timing) -> Timing:
+    """What the administrator says, else what Slurm tells."""
+    return Timing(
+        told.kill_wait_s if pool.kill_wait is None else pool.kill_wait,
+        told.over_time_s if pool.over_time is None else pool.over_time,
+    )
+
+
+def _but_for_maintenance(node: SlurmNode, closures: Iterable[Closure], now: float) -> SlurmNode:
+    """A node is in this state while it is set aside, of which more is known than that: when it ends."""
+    known = any(closure.concerns(node.name) and closure.covers(now) for closure in closures)
+    return replace(node, states=node.states - MAINTENANCE) if known else node
 
 
 def site_of(pool: SlurmPool, nodes: Iterable[SlurmNode]) -> SlurmSite:
@@ -88,7 +128,8 @@ def devices_of(snapshot: Snapshot, engine: str, simulated: bool) -> tuple[Device
     found: list[Device] = []
     for node in snapshot.nodes:
         for gpu in snapshot.site.gpus:
-            away = away_of(node) or snapshot.away or None
+            set_aside = (one.why for one in snapshot.closures_on(node.name) if one.covers(snapshot.seen_at))
+            away = away_of(node) or snapshot.away or next(set_aside, None)
             for at in range(node.configured().get(gpu.gres, 0)):
                 found.append(
                     Device(
@@ -136,55 +177,6 @@ def _part(request: ShareRequest, gpu: GpuType) -> tuple[int, int]:
         return gpu.memory_mib, FULL_COMPUTE
     compute = request.compute or max(1, FULL_COMPUTE * request.memory_mib // gpu.memory_mib)
     return min(request.memory_mib, gpu.memory_mib), compute
-
-
-def outlook_of(snapshot: Snapshot, jobs: Iterable[SlurmJob], request: ShareRequest, units: int, now: float) -> Outlook:
-    """``units``: shards or percent that a part is; 0 of whole ones. ``jobs``: all that Slurm knows."""
-    age = max(0.0, now - snapshot.seen_at)
-    if not snapshot.seen_at:
-        return Outlook(0, "the cluster has not been seen yet", closed=True)
-    if snapshot.away:
-        return Outlook(0, snapshot.away, age_s=age, closed=True)
-    fitting = [(node, gpu) for node in snapshot.nodes for gpu in _could(snapshot.site, node, request)]
-    here = [(node, gpu) for node, gpu in fitting if node.open]
-    if request.shape is not Shape.CPU and fitting and not here:
-        away = sorted({f"{node.name}: {away_of(node)}" for node, _ in fitting})
-        return Outlook(0, "; ".join(away), age_s=age, closed=True)
-    free = 1 if request.shape is Shape.CPU else _free(here, request, units)
-    if free:
-        return Outlook(free, age_s=age)
-    names = {node.name for node, _ in here}
-    ends = sorted(job.end_at for job in jobs if job.end_at and names & set(job.nodes) and job.life == "running")
-    waiting = sum(len(job.array_tasks or ()) or 1 for job in jobs if job.life == "pending")
-    line = f"{waiting} jobs wait in all" if waiting else "nobody else waits"
-    if not ends:
-        return Outlook(0, f"In use; {line}", age_s=age)
-    in_s = max(0.0, ends[0] - now)
-    return Outlook(0, f"In use; the first ends in {duration_text(in_s)} at the latest, {line}", in_s, age)
-
-
-def _could(site: SlurmSite, node: SlurmNode, request: ShareRequest) -> list[GpuType]:
-    have = node.configured()
-    kinds = [gpu for gpu in site.gpus if gpu.gres in have and request.model in ("", gpu.model)]
-    if request.shape is Shape.WHOLE:
-        return [gpu for gpu in kinds if have[gpu.gres] >= request.count]
-    if request.shape is Shape.FRACTION:
-        return [gpu for gpu in kinds if gpu.shards and shards_each(node)]
-    return kinds
-
-
-def _free(here: Sequence[tuple[SlurmNode, GpuType]], request: ShareRequest, units: int) -> int:
-    """How many would start now. GPUs that are shared are whole for nobody, and the other way round."""
-    found = 0
-    for node, gpu in here:
-        each = shards_each(node)
-        shared = -(-node.shards_used // each) if each else 0
-        whole = max(0, node.configured()[gpu.gres] - node.taken().get(gpu.gres, 0) - shared)
-        if request.shape is Shape.FRACTION and units:
-            found += (whole * each + (shared * each - node.shards_used)) // units
-        elif request.shape is not Shape.FRACTION:
-            found += whole // max(1, request.count)
-    return found // request.nodes if request.nodes > 1 else found
 
 
 def shards_each(node: SlurmNode) -> int:

@@ -68,6 +68,10 @@ class Commands:
     path: str = PATH
     timeout_s: float = 30.0
 
+    def without_prefix(self) -> Commands:
+        """The same, for questions, which are asked as the service itself."""
+        return replace(self, prefix=())
+
     async def run(self, argv: Sequence[str], user: str = "", stdin: str = "", timeout_s: float = 0.0) -> Answer:
         """``user``: as whom; empty: the service's own. ``timeout_s``: another than the usual one.
 
@@ -173,8 +177,9 @@ def is_silence(said: str) -> bool:
 
 @dataclass(frozen=True)
 class Pace:
-    """When to ask again: every ``period_s`` while there are answers, ever more rarely while there are none, up to
-    ``longest_s``. ``luck`` (0 to 1, at random) keeps several that wait for the same controller apart."""
+    """When to ask again: every ``period_s`` while there are answers, or after as long as an answer took to come; ever
+    more rarely while there are none, up to ``longest_s``. ``luck`` (0 to 1, at random) keeps several that wait for the
+    same controller apart."""
 
     period_s: float
     longest_s: float
@@ -184,8 +189,8 @@ class Pace:
     def due(self, now: float) -> bool:
         return now >= self.next_at
 
-    def answered(self, now: float) -> Pace:
-        return replace(self, failures=0, next_at=now + self.period_s)
+    def answered(self, now: float, took_s: float = 0.0) -> Pace:
+        return replace(self, failures=0, next_at=now + max(self.period_s, took_s))
 
     def silent(self, now: float, luck: float) -> Pace:
         doubled = self.period_s * 2.0 ** min(self.failures + 1, MAX_DOUBLINGS)

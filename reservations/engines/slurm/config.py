@@ -91,6 +91,20 @@ class SlurmPool(Configurable):
     command_timeout = Float(
         60.0, min=1, help="Seconds after which a command of Slurm is given up. Default 60. Example: 120."
     ).tag(config=True)
+    kill_wait = Float(
+        None,
+        allow_none=True,
+        min=0,
+        help="Seconds that Slurm leaves between its own SIGTERM and SIGKILL. Default None: KillWait, as `scontrol show "
+        "config` tells it, or 30 where it does not. Example: 60.",
+    ).tag(config=True)
+    over_time = Float(
+        None,
+        allow_none=True,
+        min=0,
+        help="Seconds that Slurm lets jobs run beyond their time limit. Default None: OverTimeLimit, as `scontrol show "
+        "config` tells it, or 0 where it does not. Example: 300.",
+    ).tag(config=True)
     path = Unicode(
         PATH,
         help=f"Folders of Slurm's commands, as in PATH. Default {PATH!r}. Example: '/opt/slurm/bin:/usr/bin:/bin'.",

@@ -2,57 +2,56 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import pwd
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ...clock import duration_text
 from ...devices.model import Device
-from ...elsewhere import Outlook
+from ...elsewhere import Outlook, OwnLimits
 from ...enforcement import COOPERATIVE, NONE_NEEDED, SIMULATED
 from ...errors import PublicError
 from ...kind import Kind
-from ...limits.schema import Stop
+from ...limits.schema import Limits
 from ...placement import Holding
 from ...shares import Shape, ShareRequest
 from ..base import LaunchRefused
-from ..external import ExternalJob, Life, Order, job_prefix
-from . import cluster, words
-from .accounting import SlurmEnd, accounting_argv, parse_accounting
+from ..external import ExternalJob, Life, Looked, Order, job_prefix
+from . import allowances, cluster, explain, words
+from .allowances import Book, Place
 from .commands import Commands
 from .config import SlurmPool
 from .errors import SchedulerRefused, SchedulerSilent
-from .jobs import ended, external_jobs, last_attempts
-from .nodes import NODES_ARGV, PARTITIONS_ARGV, parse_nodes, parse_partitions
-from .queue import SlurmJob, parse_queue, queue_argv
+from .jobs import ended, external_jobs
+from .outlook import Ask, announced, outlook_of
+from .queue import SlurmJob
 from .request import sbatch_options
 from .script import parse_submitted, sbatch_argv, script
+from .source import SlurmSource
 from .submissions import Account, Ways, log_folder, submission_of
 
 log = logging.getLogger("timeshare.service")
 SETTLING_S = 15.0
 """A command that was given up may have told Slurm all the same, but not later than this."""
-MOST_ASKED = 200
-"""Jobs that sacct is asked about at once."""
 
 
 class SlurmEngine:
-    """Implements ``engines.external.ExternalEngine``. ``tag``: in the names of our jobs. ``stop``: the graces in
-    force. ``addresses``: takes where nodes are reached."""
+    """Implements ``engines.external.ExternalEngine``. ``source``: what is shared with other pools in the same Slurm.
+    ``tag``: in the names of our jobs. ``limits``: those in force,
+    for their graces and their time zone. ``addresses``: takes where nodes are reached."""
 
     def __init__(
         self,
         pool: SlurmPool,
         commands: Commands,
+        source: SlurmSource,
         ways: Ways,
         tag: str,
-        stop: Callable[[], Stop],
+        limits: Callable[[], Limits],
         addresses: dict[str, str],
     ) -> None:
         self.name = pool.name
@@ -60,11 +59,14 @@ class SlurmEngine:
         self.nodes_environment: Mapping[str, str] = {"TIMESHARE_SERVICE_URL": ways.service_url}
         if pool.hub_api_url:
             self.nodes_environment = {**self.nodes_environment, "JUPYTERHUB_API_URL": pool.hub_api_url}
-        self._pool, self._commands, self._ways, self._tag, self._stop = pool, commands, ways, tag, stop
+        self._source, self._had_cluster, self._had_jobs, self._had_book = source, 0, 0, 0
+        self._pool, self._commands, self._ways, self._tag, self._limits = pool, commands, ways, tag, limits
         self._addresses = addresses
         self.settled_s = pool.command_timeout + SETTLING_S
         self._seen = cluster.Snapshot(cluster.site_of(pool, ()))
         self._jobs: list[SlurmJob] = []
+        self._book: Book | None = None
+        self._readable = True
 
     # --- what decisions ask
 
@@ -86,13 +88,17 @@ class SlurmEngine:
             return NONE_NEEDED
         return SIMULATED if self._pool.simulated else COOPERATIVE
 
-    def outlook(self, request: ShareRequest, now: float) -> Outlook:
-        units = 0
+    def outlook(self, request: ShareRequest, seconds: int, owner: str) -> Outlook:
+        units, rules = 0, self._limits()
         with contextlib.suppress(PublicError):
             options = sbatch_options(request, self._seen.site, request.nodes)
             gres = next((option for option in options if option.startswith("--gres=")), "")
             units = int(gres.rpartition(":")[2]) if request.shape is Shape.FRACTION and gres else 0
-        return cluster.outlook_of(self._seen, self._jobs, request, units, time.time())
+        ask = Ask(request, units, owner, seconds, rules.stop.longest_s, rules.zone)
+        return outlook_of(self._seen, self._jobs, ask, time.time())
+
+    def announced(self) -> list[str]:
+        return [f"{self.title}, {text}" for text in announced(self._seen, self._limits().zone, time.time())]
 
     def cannot_extend(self) -> str:
         if self._pool.extend:
@@ -102,19 +108,37 @@ class SlurmEngine:
     def holdings(self, request: ShareRequest, places: Mapping[str, Sequence[int]]) -> tuple[Holding, ...]:
         return cluster.holdings_of(self._seen, self.name, request, places)
 
+    def own_limits(self, owner: str) -> OwnLimits | None:
+        book, place = self._book, self._place
+        if book is None:
+            return None
+        found = allowances.concerning(book, owner, place) if owner else [*book.associations, *book.qos.values()]
+        return OwnLimits(allowances.rows(found), book.seen_at)
+
     # --- what it is asked to do
 
+    async def learn(self) -> None:
+        try:
+            told = await self._source.book(self._had_book)
+        except SchedulerSilent as error:
+            if self._readable:  # there may be no accounting, or none for this account: said once
+                log.info("%s: its own limits are not readable: %s", self.name, error)
+            self._readable = False
+            return
+        self._had_book, self._book, self._readable = told.number, told.value, True
+
     async def devices(self) -> tuple[Device, ...]:
-        nodes, partitions = await asyncio.gather(self._commands.run(NODES_ARGV), self._commands.run(PARTITIONS_ARGV))
-        told = parse_nodes(nodes.out)
-        self._seen = cluster.snapshot_of(self._pool, told, parse_partitions(partitions.out), time.time())
-        self._addresses.update({node.name: node.address for node in told})
+        told = await self._source.cluster(self._had_cluster)
+        self._had_cluster, facts = told.number, told.value
+        self._seen = cluster.snapshot_of(self._pool, facts, time.time() - told.age_s)
+        self._addresses.update({node.name: node.address for node in facts.nodes})
         return cluster.devices_of(self._seen, self.name, self._pool.simulated)
 
     async def submit(self, order: Order) -> str:
         account = self._account(order.owner)
         try:
-            submission = submission_of(order, self._seen.site, self._ways, account, self._stop())
+            ways = replace(self._ways, kill_wait_s=self._seen.timing.kill_wait_s)
+            submission = submission_of(order, self._seen.site, ways, account, self._limits().stop)
         except PublicError as error:
             raise LaunchRefused(error.message) from None
         try:
@@ -122,16 +146,18 @@ class SlurmEngine:
             await self._commands.run(["mkdir", "-p", "-m", "0700", "--", folder], self._user(order.owner))
             answer = await self._commands.run(sbatch_argv(submission), self._user(order.owner), script(submission))
         except SchedulerRefused as error:
-            raise LaunchRefused(words.refusal(error.text).message) from None
+            value = explain.value_for(order.owner, self._known)
+            raise LaunchRefused(words.refusal(error.text, value).message) from None
         return str(parse_submitted(answer.out))
 
-    async def look(self, job_ids: Sequence[str]) -> Mapping[str, ExternalJob]:
-        answer = await self._commands.run(queue_argv())
-        self._jobs = parse_queue(answer.out)
+    async def look(self, job_ids: Sequence[str], within_s: float) -> Looked:
+        told = await self._source.jobs(self._had_jobs, within_s)
+        self._had_jobs, self._jobs = told.number, told.value
         mine = [job for job in self._jobs if job.name.startswith(job_prefix(self._tag))]
-        listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids)}
+        listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids, self._why)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
-        return live | await self._ends([name for name in job_ids if name not in live], listed)
+        age_s = told.age_s
+        return Looked(live | await self._ends([name for name in job_ids if name not in live], listed), age_s)
 
     async def interrupt(self, job: ExternalJob) -> None:
         await self._ended_quietly(["scancel", "--signal=INT", "--batch", job.job_id], job)
@@ -140,13 +166,24 @@ class SlurmEngine:
         await self._ended_quietly(["scancel", job.job_id], job)
 
     async def extend(self, job: ExternalJob, seconds: int) -> None:
-        minutes = -(-(seconds + self._stop().longest_s) // 60)
+        minutes = -(-(seconds + self._limits().stop.longest_s) // 60)
         try:
             await self._commands.run(["scontrol", "update", f"JobId={job.job_id}", f"TimeLimit={minutes}"])
         except SchedulerRefused as error:
             raise LaunchRefused(words.refusal(error.text).message) from None
 
     # --- inside
+
+    def _why(self, job: SlurmJob) -> str:
+        return explain.why_waiting(job, self._known, time.time())
+
+    @property
+    def _place(self) -> Place:
+        return Place(self._pool.account, self._pool.qos, self._seen.partition, self._seen.partition_qos)
+
+    @property
+    def _known(self) -> explain.Known:
+        return explain.Known(self._seen, self._place, self._limits().zone, self._book)
 
     def _user(self, owner: str) -> str:
         """As whom commands run; empty: every job is of the service's own account."""
@@ -161,16 +198,9 @@ class SlurmEngine:
 
     async def _ends(self, job_ids: Sequence[str], listed: Mapping[str, ExternalJob]) -> dict[str, ExternalJob]:
         """How these ended: by accounting, which knows better; by the list, while accounting does not answer."""
-        ends: dict[str, SlurmEnd] = {}
-        numbers = sorted({int(name.partition("_")[0]) for name in job_ids})
-        for begin in range(0, len(numbers), MOST_ASKED):
-            separator = f"<{secrets.token_hex(8)}>"
-            try:
-                answer = await self._commands.run(accounting_argv(separator, numbers[begin : begin + MOST_ASKED]))
-                ends |= last_attempts(parse_accounting(answer.out, separator))
-            except (SchedulerSilent, SchedulerRefused) as error:
-                log.warning("%s: accounting did not answer: %s", self.name, error)
-                return {name: listed[name] for name in job_ids if name in listed}
+        ends = await self._source.ends(sorted({int(name.partition("_")[0]) for name in job_ids}))
+        if ends is None:
+            return {name: listed[name] for name in job_ids if name in listed}
         found = {}
         for name in job_ids:
             end, job = ends.get(name), listed.get(name)

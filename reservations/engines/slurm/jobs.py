@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..external import ExternalJob, Life
 from . import words
 from .accounting import SlurmEnd
 from .queue import SlurmJob
 
+Why = Callable[[SlurmJob], str]
+"""Why a job waits, in words."""
 
-def external_jobs(job: SlurmJob, known: Sequence[str]) -> list[ExternalJob]:
+
+def external_jobs(job: SlurmJob, known: Sequence[str], why: Why) -> list[ExternalJob]:
     """One for each task that ``job`` stands for. Which those of an array are that wait may not be told: then nothing is
     known of any of ``known`` in it that is not told apart."""
+    said = _said(job, why)
     if job.array_job_id is None:
-        return [_external(job, str(job.job_id), 0)]
+        return [_external(job, str(job.job_id), 0, said)]
     array = job.array_job_id
     if job.array_task_id is not None:
-        return [_external(job, f"{array}_{job.array_task_id}", job.array_task_id)]
+        return [_external(job, f"{array}_{job.array_task_id}", job.array_task_id, said)]
     if job.array_tasks is not None:
-        return [_external(job, f"{array}_{at}", at) for at in job.array_tasks]
+        return [_external(job, f"{array}_{at}", at, said) for at in job.array_tasks]
     mine = [name for name in known if name.startswith(f"{array}_")]
     return [ExternalJob(name, job.name, job.user, Life.UNKNOWN, int(name.partition("_")[2])) for name in mine]
 
 
-def _external(job: SlurmJob, job_id: str, index: int) -> ExternalJob:
+def _external(job: SlurmJob, job_id: str, index: int, said: str) -> ExternalJob:
     life = Life(job.life)
     there = life in (Life.RUNNING, Life.ENDING)
     reason, detail = None, ""
@@ -36,7 +40,7 @@ def _external(job: SlurmJob, job_id: str, index: int) -> ExternalJob:
         owner=job.user,
         life=life,
         index=index,
-        said=_said(job, life),
+        said=said,
         expected_at=job.start_at if life is Life.PENDING else None,
         started_at=job.start_at if there else None,
         node=job.nodes[0] if there and job.nodes else "",
@@ -48,9 +52,9 @@ def _external(job: SlurmJob, job_id: str, index: int) -> ExternalJob:
     )
 
 
-def _said(job: SlurmJob, life: Life) -> str:
-    if life is Life.PENDING:
-        return words.why_waiting(job.reason).text
+def _said(job: SlurmJob, why: Why) -> str:
+    if job.life == "pending":
+        return why(job)
     if {"SUSPENDED", "STOPPED"} & set(job.state.split("+")):
         return "Slurm has suspended it"
     return ""

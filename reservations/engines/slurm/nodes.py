@@ -32,6 +32,8 @@ OUT = frozenset(
     }
 )
 """States in which nothing new is started on a node."""
+MAINTENANCE = frozenset({"MAINT", "MAINTENANCE"})
+"""Of these, the one that a reservation of Slurm puts it into, for as long as that lasts."""
 _SIGNS = {
     "*": "NOT_RESPONDING",
     "~": "POWERED_DOWN",
@@ -188,7 +190,7 @@ def _node_of(entry: dict[str, Any]) -> SlurmNode:
 @dataclass(frozen=True)
 class SlurmPartition:
     """``max_time_s``, ``default_time_s``: None: without limit, and: as the longest. ``accounts``, ``groups``,
-    ``qos``: who may; None: everybody. ``up``: it starts jobs."""
+    ``qos``: who may; None: everybody. ``up``: it starts jobs. ``own_qos``: whose limits hold for all in it."""
 
     name: str
     nodes: tuple[str, ...]
@@ -202,6 +204,7 @@ class SlurmPartition:
     qos: tuple[str, ...] | None = None
     accounts_denied: tuple[str, ...] = ()
     qos_denied: tuple[str, ...] = ()
+    own_qos: str = ""
 
 
 def parse_partitions(out: str) -> list[SlurmPartition]:
@@ -229,6 +232,7 @@ def _partition(told: dict[str, str]) -> SlurmPartition:
         qos=_allowed(told.get("AllowQos", "ALL")),
         accounts_denied=_list(told.get("DenyAccounts", "")),
         qos_denied=_list(told.get("DenyQos", "")),
+        own_qos=text(told.get("QoS")),
     )
 
 
@@ -238,7 +242,8 @@ def _allowed(value: str) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class SlurmReservation:
-    """Nodes that are set aside from ``begins_at`` to ``ends_at``, in seconds since the epoch."""
+    """Nodes that are set aside from ``begins_at`` to ``ends_at``, in seconds since the epoch. ``cpus``: how many of
+    theirs; None: not told."""
 
     name: str
     begins_at: float
@@ -247,6 +252,7 @@ class SlurmReservation:
     flags: frozenset[str] = frozenset()
     users: tuple[str, ...] = ()
     accounts: tuple[str, ...] = ()
+    cpus: int | None = None
 
     @property
     def maintenance(self) -> bool:
@@ -276,4 +282,5 @@ def _reservation(told: dict[str, str]) -> SlurmReservation:
         flags=frozenset(_list(told.get("Flags", ""))),
         users=_list(told.get("Users", "")),
         accounts=_list(told.get("Accounts", "")),
+        cpus=tres(told.get("TRES", "")).get("cpu"),
     )

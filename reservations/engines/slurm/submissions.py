@@ -15,6 +15,7 @@ from ...shares import FULL_COMPUTE, Shape, ShareRequest
 from ..external import Order
 from .request import SlurmSite, sbatch_options
 from .script import Program, Submission
+from .settings import Timing
 
 AGENT = "timeshare.reservations.jobagent"
 RUNNER = "timeshare.notebooks.runner"
@@ -32,7 +33,8 @@ class Account:
 @dataclass(frozen=True)
 class Ways:
     """How programs find each other on the nodes. ``python``: with timeshare. ``log_folder``: from each home. ``ports``:
-    for servers, empty: any. ``key``: of the job agent of a reservation."""
+    for servers, empty: any. ``key``: of the job agent of a reservation. ``kill_wait_s``: that Slurm leaves between its
+    own SIGTERM and SIGKILL."""
 
     service_url: str
     python: str
@@ -40,6 +42,7 @@ class Ways:
     key: Callable[[str], str]
     ports: str = ""
     simulated: bool = False
+    kill_wait_s: float = Timing.kill_wait_s
 
 
 def submission_of(order: Order, site: SlurmSite, ways: Ways, account: Account, stop: Stop) -> Submission:
@@ -70,6 +73,7 @@ def _program(
 ) -> Program:
     assert reservation.external is not None
     base = {**_account(account), **_share(order.request, site, ways), "TIMESHARE_RESERVATION_ID": reservation.id}
+    base["TIMESHARE_KILL_WAIT_S"] = f"{ways.kill_wait_s:g}"
     generation = reservation.external.base
     job = reservation.job
     if job is None:

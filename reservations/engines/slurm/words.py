@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 import signal as signals
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...errors import PublicError
 from ...reservation import Reason
+from .limit_names import LimitName, limit_name, names_in
 from .states import life
 
 
@@ -71,12 +73,6 @@ _WAITING = {
     "launch failed requeued held": Waiting("it could not be started on its node, and is held back", False),
     "job requeued in held state": Waiting("it was put back into the queue, and is held back", False),
 }
-_LIMIT = re.compile(
-    r"(?P<whose>QOS|Assoc)(?P<scope>Grp|Max|Min)"
-    r"(?P<what>CPU|Cpu|GRES|UnknownGRES|Mem|Memory|Node|Jobs?|SubmitJobs?|Wall|WallDuration|Billing|BB|Energy|Licen[cs]es?)"
-    r"(?P<minutes>Run(?:Minutes|Mins)|Minutes|Mins)?(?P<per>PerUser|PerAccount|PerAcct|PerJob|PerNode)?"
-    r"(?:Limit|NotSatisfied)?"
-)
 _RESOURCES = {
     "cpu": "CPUs",
     "gres": "GPUs",
@@ -96,7 +92,15 @@ _RESOURCES = {
 }
 
 
-def why_waiting(reason: str) -> Waiting:
+ValueOf = Callable[[LimitName], str]
+"""What a limit is that Slurm names, such as ``2 GPUs in QOS interactive``; empty: not known."""
+
+
+def _unknown(name: LimitName) -> str:
+    return ""
+
+
+def why_waiting(reason: str, value: ValueOf = _unknown) -> Waiting:
     """For ``SlurmJob.reason``, such as ``QOSMaxGRESPerUser`` or ``ReqNodeNotAvail, UnavailableNodes:a1``."""
     name, _, detail = reason.strip("() ").partition(",")
     known = _WAITING.get(name) or _WAITING.get(name.replace("_", " "))
@@ -105,34 +109,38 @@ def why_waiting(reason: str) -> Waiting:
         return Waiting(f"{known.text} ({nodes})", known.starts)
     if known:
         return known
-    limit = _LIMIT.fullmatch(name)
-    return _limited(limit) if limit else Waiting(f"Slurm says: {reason}")
+    limit = limit_name(name)
+    return _limited(limit, named(limit, value)) if limit else Waiting(f"Slurm says: {reason}")
 
 
-def _limited(limit: re.Match[str]) -> Waiting:
+def named(limit: LimitName, value: ValueOf) -> str:
+    """``Slurm's limit QOSMaxGRESPerUser: 2 GPUs in QOS interactive``."""
+    is_ = value(limit)
+    return f"Slurm's limit {limit.text}" + (f": {is_}" if is_ else "")
+
+
+def _limited(limit: LimitName, named: str) -> Waiting:
     """A limit of a QOS or an association, from the parts of its name, which is told too: administrators know it."""
-    what = _RESOURCES.get(limit["what"].lower(), "licences")
-    named, place = f"Slurm's limit {limit[0]}", "its QOS" if limit["whose"] == "QOS" else "your account"
-    per = limit["per"]
-    if limit["scope"] == "Min":
+    what, place = _RESOURCES.get(limit.what, "licences"), "its QOS" if limit.qos else "your account"
+    if limit.scope == "Min":
         return Waiting(f"it asks for less {what} than {place} wants a job to have ({named})", False)
-    if per in ("PerJob", "PerNode"):
-        one = "one job" if per == "PerJob" else "one node"
-        used = f"time on {what}" if limit["minutes"] else what
+    if limit.per in ("PerJob", "PerNode"):
+        one = "one job" if limit.per == "PerJob" else "one node"
+        used = f"time on {what}" if limit.minutes else what
         return Waiting(f"it asks for more {used} than {place} allows for {one} ({named})", False)
-    if (limit["minutes"] or "").startswith("Run"):
+    if limit.minutes.startswith("Run"):
         return Waiting(f"what runs with {place} has as much time on {what} before it as is allowed ({named})")
-    if limit["minutes"] or limit["what"] == "Wall":
-        budget = what if limit["what"] == "Wall" else f"time on {what}"
+    if limit.minutes or limit.what == "wall":
+        budget = what if limit.what == "wall" else f"time on {what}"
         return Waiting(f"the {budget} that {place} has been given is used up ({named})", False)
     # The limits of an association, unless they are of the whole group, are each user's own.
-    if per == "PerUser" or (limit["whose"] == "Assoc" and limit["scope"] == "Max"):
+    if limit.per == "PerUser" or (not limit.qos and limit.scope == "Max"):
         whose, whom = "your jobs", "each person"
-    elif per or limit["whose"] == "Assoc":
+    elif limit.per or not limit.qos:
         whose, whom = "the jobs of your account", "your account as a whole"
     else:
         whose, whom = "the jobs of this QOS", "all its users together"
-    if "job" in limit["what"].lower():
+    if limit.of_jobs:
         full = f"there are as many {what} as {place} allows {whom}"
     else:
         full = f"{whose} hold all the {what} that {place} allows"
@@ -200,17 +208,19 @@ _QUOTED_PREFIX = re.compile(
 )
 
 
-def refusal(said: str) -> PublicError:
+def refusal(said: str, value: ValueOf = _unknown) -> PublicError:
     """What sbatch said when it took nothing. 409: something about the cluster or the account is in the way; 422: this
     can never run."""
     quoted = "; ".join(line.strip() for line in _QUOTED_PREFIX.sub("", said).splitlines() if line.strip())[:500]
+    limit = next(iter(names_in(said)), None)
     for text, reason, meaning in _REFUSALS:
         if text.lower() in said.lower():
             status = 422 if reason in ("too-long", "too-large", "impossible", "invalid", "too-many") else 409
-            return PublicError(reason, f"Slurm refused it: {meaning} ({quoted})", status, {"slurm": quoted})
-    limit = next((why_waiting(word) for word in re.findall(r"\w+", said) if _LIMIT.fullmatch(word)), None)
-    if limit:
-        return PublicError("limit", f"Slurm refused it: {limit.text}", 409, {"slurm": quoted})
+            known = f"; {named(limit, value)}" if limit is not None and value(limit) else ""
+            return PublicError(reason, f"Slurm refused it: {meaning} ({quoted}{known})", status, {"slurm": quoted})
+    if limit is not None:
+        text = _limited(limit, named(limit, value)).text
+        return PublicError("limit", f"Slurm refused it: {text}", 409, {"slurm": quoted})
     return PublicError("refused", f"Slurm refused it: {quoted or 'it did not say why'}", 409, {"slurm": quoted})
 
 

@@ -227,6 +227,7 @@ export class Panel {
       "div",
       { class: "ts-job", "data-job": job.id },
       h("div", {}, h("strong", {}, name), ` ${name === job.id ? "" : job.id} — ${job.state}`),
+      job.where && h("p", { class: "ts-quiet" }, `At ${job.where}`),
       job.progress !== null && !job.ended && h("progress", { max: 1, value: job.progress, "aria-label": `Progress of ${name}` }),
       (job.progress_text || job.detail) && h("p", { class: "ts-quiet" }, job.progress_text || job.detail),
       h(
