@@ -56,7 +56,8 @@ PENDING = ExternalJob("7", "timeshare-t-r.1", "ada", Life.PENDING, said="Priorit
 RUNNING = replace(PENDING, life=Life.RUNNING, said="", expected_at=None, node="a1", holdings=HELD, time_limit_s=3645)
 ENDED = replace(RUNNING, life=Life.ENDED, reason=Reason.FAILED, detail="its node failed")
 FREE = Outlook(1)
-HERE = Arrival("7", HELD, "a1")
+HERE = Arrival("7", HELD, "a1", 100.0)
+SILENT = Arrival("7", HELD, "a1", 100.0 - LOST_S)
 
 
 def acts(reservation: Reservation, job: ExternalJob | None, at: float = 100.0, **more: Any) -> list[object]:
@@ -115,6 +116,26 @@ def test_a_job_that_is_not_listed_is_over_only_when_it_stays_away(reservation: R
     assert acts(reservation, None, 100.0, absent_since=100.0 - LOST_S) == [
         Gone(Reason.LOST, "its engine does not know this job any more")
     ]
+
+
+@pytest.mark.parametrize("reservation", [GRANTED, ACTIVE])
+def test_a_session_that_is_not_listed_goes_on_while_its_agent_is_heard(reservation: Reservation) -> None:
+    away = {"absent_since": 100.0 - LOST_S}
+    assert acts(reservation, None, 100.0, **away, arrival=HERE) == []
+    assert acts(reservation, None, 99.9, absent_since=0.0 - LOST_S, arrival=SILENT) == []
+    assert acts(reservation, None, 100.0, **away, arrival=SILENT) == [
+        Gone(Reason.LOST, "its engine does not know this job any more")
+    ]
+    over = ending(reservation)
+    assert acts(over, None, 100.0, **away, arrival=SILENT) == acts(over, None, 100.0, **away)
+
+
+def test_a_session_whose_job_ended_before_it_could_begin_has_failed_however_well_that_ended() -> None:
+    well = replace(ENDED, reason=Reason.COMPLETED, detail="")
+    (gone,) = acts(QUEUED, well)
+    assert isinstance(gone, Gone)
+    assert (gone.reason, gone.detail[:19]) == (Reason.FAILED, "its job ended befor")
+    assert acts(JOB, well) == [Gone(Reason.COMPLETED, "it has ended, and nobody saw how")]
 
 
 @pytest.mark.parametrize("reservation", [QUEUED, GRANTED, ACTIVE, JOB_RUNS])
