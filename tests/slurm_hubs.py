@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fake_slurm import FakeSlurm
 from hubs import command
 from nodes import eventually
 from slurm_cluster import Cluster
@@ -18,7 +19,7 @@ from test_multi_user import Account, Machine
 LIMITS = """
 stop: {save_grace: 3s, term_grace: 2s}
 defaults:
-  sessions: {at_once: 8}
+  sessions: {at_once: 50}
 """
 
 
@@ -31,7 +32,7 @@ def password_of(user: str) -> str:
 class SlurmHub(Machine):
     """``cluster``: where it sends what asks for ``engine: slurm``."""
 
-    def __init__(self, state: Path, cluster: Cluster, pools: dict[str, Any], **traits: Any) -> None:
+    def __init__(self, state: Path, cluster: Cluster | FakeSlurm, pools: dict[str, Any], **traits: Any) -> None:
         self.cluster = cluster
         self.passwords = {user: password_of(user) for user in cluster.users}
         for user, password in self.passwords.items():
@@ -83,7 +84,9 @@ class SlurmAccount(Account):
 
 
 @contextlib.contextmanager
-def slurm_hub(state: Path, cluster: Cluster, pools: dict[str, Any] | None = None, **traits: Any) -> Iterator[SlurmHub]:
+def slurm_hub(
+    state: Path, cluster: Cluster | FakeSlurm, pools: dict[str, Any] | None = None, **traits: Any
+) -> Iterator[SlurmHub]:
     """``pools``: by name what each says beside ``traits``; None: one that works, and one that Slurm refuses."""
     usual = {"slurm": {"extend": True}, "wrong": {"title": "Wrong", "qos": "nothing"}}
     hub = SlurmHub(state, cluster, pools or usual, **traits)
