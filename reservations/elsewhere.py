@@ -43,5 +43,8 @@ class Elsewhere(Protocol):
     def outlook(self, request: ShareRequest, now: float) -> Outlook:
         """What somebody who asked for it now could expect."""
 
+    def silence(self) -> str:
+        """That it does not answer, and since when, for people; empty while it answers."""
+
     def cannot_extend(self) -> str:
         """Why the end of what runs there cannot be moved; empty: it can."""

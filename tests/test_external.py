@@ -38,6 +38,7 @@ from timeshare.reservations.placement import Holding
 from timeshare.reservations.reservation import Reason, Reservation, State
 from timeshare.reservations.service.job_bodies import Estimate
 from timeshare.reservations.service.job_handlers import estimate_view
+from timeshare.reservations.service.views import reservation_view
 from timeshare.reservations.shares import ShareRequest, parse_share
 from timeshare.reservations.submission import Submission
 
@@ -188,6 +189,7 @@ class Engine:
     title: str = "The cluster"
     nodes_environment: dict[str, str] = field(default_factory=dict)
     now: Outlook = FREE
+    silent: str = ""
 
     def check(self, request: ShareRequest, seconds: int, kind: Kind) -> None:
         if request.count > 4:
@@ -198,6 +200,9 @@ class Engine:
 
     def outlook(self, request: ShareRequest, now: float) -> Outlook:
         return self.now
+
+    def silence(self) -> str:
+        return self.silent
 
     def cannot_extend(self) -> str:
         return "this site does not allow it"
@@ -371,6 +376,17 @@ def test_a_granted_session_that_nobody_starts_is_ended_there_too(tmp_path: Path)
     outside.begun(asked.id, 1, HELD, "a1")
     lab.later(700)
     assert lab.state(asked) == "ending"
+
+
+def test_who_waits_reads_what_the_engine_said_and_since_when_it_is_silent(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path)
+    asked = lab.ask("ada", gpus=1, engine="slurm")
+    outside.handing_over([asked.id])
+    outside.noted(asked.id, "others go first", None, "")
+    assert reservation_view(lab.pool, lab.pool.get(asked.id))["why_waiting"] == "others go first"
+    lab.pool.engines["slurm"].silent = "The cluster has not answered for 1 min"  # type: ignore[attr-defined]
+    told = reservation_view(lab.pool, lab.pool.get(asked.id))["why_waiting"]
+    assert told == "others go first; The cluster has not answered for 1 min"
 
 
 def test_ends_are_moved_only_where_the_engine_allows_it(tmp_path: Path) -> None:

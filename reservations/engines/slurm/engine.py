@@ -38,6 +38,8 @@ from .submissions import Account, Ways, log_folder, submission_of
 log = logging.getLogger("timeshare.service")
 SETTLING_S = 15.0
 """A command that was given up may have told Slurm all the same, but not later than this."""
+SILENT_S = 40.0
+"""Jobs are asked about every 15 s at least: who has not answered for so long is said to be silent."""
 MOST_ASKED = 200
 """Jobs that sacct is asked about at once."""
 
@@ -65,6 +67,7 @@ class SlurmEngine:
         self.settled_s = pool.command_timeout + SETTLING_S
         self._seen = cluster.Snapshot(cluster.site_of(pool, ()))
         self._jobs: list[SlurmJob] = []
+        self._answered_at = time.time()
 
     # --- what decisions ask
 
@@ -93,6 +96,10 @@ class SlurmEngine:
             gres = next((option for option in options if option.startswith("--gres=")), "")
             units = int(gres.rpartition(":")[2]) if request.shape is Shape.FRACTION and gres else 0
         return cluster.outlook_of(self._seen, self._jobs, request, units, time.time())
+
+    def silence(self) -> str:
+        seconds = time.time() - self._answered_at
+        return f"{self.title} has not answered for {duration_text(round(seconds))}" if seconds > SILENT_S else ""
 
     def cannot_extend(self) -> str:
         if self._pool.extend:
@@ -127,7 +134,7 @@ class SlurmEngine:
 
     async def look(self, job_ids: Sequence[str]) -> Mapping[str, ExternalJob]:
         answer = await self._commands.run(queue_argv())
-        self._jobs = parse_queue(answer.out)
+        self._jobs, self._answered_at = parse_queue(answer.out), time.time()
         mine = [job for job in self._jobs if job.name.startswith(job_prefix(self._tag))]
         listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
