@@ -120,14 +120,21 @@ def batch(user: SlurmAccount, flag: Path, model: str) -> dict[str, Any]:
     return jobs(user)[0]
 
 
+@pytest.fixture
+def full(slurm: Cluster) -> Iterator[str]:
+    """A job of somebody else's on all a100."""
+    job = slurm.submit("sleep 900", "--gres=gpu:a100:4", "--time=20", user="tsbob")
+    slurm.wait(job, "RUNNING")
+    yield job
+    slurm.run("scancel", job)
+
+
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped in order", "killed"])
 def test_a_controller_that_is_away_for_a_minute_loses_nothing_and_ends_nothing(
-    hub: SlurmHub, slurm: Cluster, crash: bool
+    hub: SlurmHub, slurm: Cluster, full: str, crash: bool
 ) -> None:
     alice, flag = hub.account("tsalice"), Path("/home/tsalice/go-on")
     flag.unlink(missing_ok=True)
-    taken = slurm.submit("sleep 900", "--gres=gpu:a100:4", "--time=20", user="tsbob")
-    slurm.wait(taken, "RUNNING")
     alice.start(gpus=1, model="p100", engine="slurm")
     eventually(alice.is_ready, 120)
     session, ends_meanwhile = alice.active(), batch(alice, flag, "p100")
@@ -150,12 +157,12 @@ def test_a_controller_that_is_away_for_a_minute_loses_nothing_and_ends_nothing(
             time.sleep(2)
         assert in_session(alice, "print(6 * 7)") == "42\n"
         assert "has not answered for" in alice.page(f"timeshare/wait/{waits['id']}").text
-        assert "(as of " in alice.page("spawn").text
+        assert "(as of " in alice.page("spawn/tsalice/another").text
     finally:
         slurm.start_ctl()
     eventually(lambda: alice.get(ends_meanwhile)["state"] == "ended", 120)
     eventually(lambda: alice.get(asked_meanwhile)["state"] == "active", 200)
-    slurm.run("scancel", taken)
+    slurm.run("scancel", full)
     eventually(lambda: alice.get(waits)["state"] == "active", 120)
     eventually(lambda: alice.get(waits_too)["state"] == "ended", 120)
     assert "has not answered" not in alice.page(f"timeshare/wait/{waits['id']}").text
