@@ -76,5 +76,8 @@ class Elsewhere(Protocol):
     def announced(self) -> list[str]:
         """When parts of it are set aside in the next two weeks, in words."""
 
+    def silence(self) -> str:
+        """That it does not answer, and since when, for people; empty while it answers."""
+
     def cannot_extend(self) -> str:
         """Why the end of what runs there cannot be moved; empty: it can."""

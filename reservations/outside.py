@@ -48,10 +48,11 @@ class Outside:
             self._pool.change(reservation, reservation.ended(Reason.REFUSED, why, self._pool.clock()))
 
     def noted(self, reservation_id: str, said: str, expected_at: float | None, node: str) -> None:
-        """What its engine says of it now."""
+        """What its engine says of it now. ``node``: where it is being prepared or runs, empty while it waits: one that
+        waits again may begin elsewhere."""
         reservation, external = self._of(reservation_id)
         if external is not None:
-            changed = replace(external, said=said, expected_at=expected_at, node=node or external.node)
+            changed = replace(external, said=said, expected_at=expected_at, node=node)
             if changed != external:
                 self._write(reservation, changed)
 

@@ -19,6 +19,7 @@ from traitlets import Bool, Integer, Unicode
 from ..reservations.client import ORDER_WAIT_S, Json, ServiceClient, ServiceUnreachable
 from ..reservations.errors import PublicError
 from .options import SessionOptions, options_from_form, parse_options
+from .reach import reached
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 JUPYTER = NOTEBOOKS / "jupyter"
@@ -27,8 +28,7 @@ STARTUP = NOTEBOOKS / "startup.py"
 UNREACHABLE = "the reservations service does not answer, so no GPU can be given out now: try again in a minute"
 
 
-LOOK_EVERY_S = 0.05
-LOOKS = 20
+ASK_EVERY_S = 1.0
 """Between two questions to the service whether the session still lives."""
 
 
@@ -58,6 +58,13 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         help="Longest wait in seconds for an engine with a queue of its own (Slurm) to begin a session that was asked "
         "for by the hub's API; who starts by the form waits on a page of its own, however long. Default 60. 0: only "
         "what begins at once. Example: 300.",
+    ).tag(config=True)
+
+    reach_wait = Integer(
+        30,
+        min=1,
+        help="Longest wait in seconds for the hub to reach a server that listens on a node of another engine (Slurm). "
+        "Default 30; then the start fails, and says which node is not reached. Example: 60.",
     ).tag(config=True)
 
     reservation_id = ""
@@ -162,7 +169,12 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             raise LaunchError(f"the server did not start: {why or 'it ended at once; the log of its job says why'}")
         self.enforcement, self.host = told["enforcement"], told["address"]
         self.ip, self.port = told["address"], told["port"]
-        return f"http://{told['address']}:{told['port']}"
+        if not await reached(self.ip, self.port, self.reach_wait):
+            raise LaunchError(
+                f"the hub does not reach the server on {told['node']}, at {self.ip} port {self.port}: tell an "
+                "administrator to look at the node's firewall and address"
+            )
+        return f"http://{self.ip}:{self.port}"
 
     async def poll(self) -> int | None:
         """None while it runs, and while nobody can say: only the service's word ends a session."""
@@ -271,11 +283,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
 
         Raises SpawnException with the reason when the session ends instead.
         """
-        while True:
-            for _ in range(LOOKS):
-                if await _listens(self.ip, self.port):
-                    return
-                await asyncio.sleep(LOOK_EVERY_S)
+        while not await reached(self.ip, self.port, ASK_EVERY_S):
             try:
                 reservation = await self.service.get(self.reservation_id)
             except (PublicError, ServiceUnreachable):
@@ -323,15 +331,6 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             await self.service.active(self.reservation_id, self.generation, self.enforcement)
         except (PublicError, ServiceUnreachable) as error:
             self.log.info("%s: not reported as active yet: %s", self._log_name, error)
-
-
-async def _listens(ip: str, port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(ip, port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 def _status(error: PublicError) -> int:

@@ -29,10 +29,19 @@ PERIOD_S = 1.0
 OWN_START_S = 5.0
 """A grant without a wait is started by the page that asked for it; after this long it was not."""
 RETRY_S = 5.0
+REFUSED_S = 150.0
+"""What the hub refuses to start for longer than the end of an older server may take will not start: somebody has to do
+something first, and nobody is told while the share is held."""
+LATER = (408, 429)
+"""By which it says that it is busy."""
 
 
 class HubUnreachable(Exception):
     """The hub did not answer."""
+
+
+class HubRefused(Exception):
+    """The hub will not do it as things are; the text is its own."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Hub:
         log.info("the proxy had lost its routes: %s", answer or "restored")
 
     async def start(self, reservation: Json) -> str:
-        """What the hub said, in words; empty when the start began."""
+        """What the hub said, in words; empty when the start began. Raises HubRefused."""
         body = {"user_options": {"reservation_id": reservation["id"], **reservation["share"]}}
         return await self._ask("POST", self._server(reservation), body)
 
@@ -69,6 +78,8 @@ class Hub:
         except HTTPClientError as error:
             if error.code in (502, 503, 599):
                 raise HubUnreachable(str(error)) from None
+            if 400 <= error.code < 500 and error.code not in LATER:
+                raise HubRefused(_message(error)) from None
             return _message(error)
         except OSError as error:
             raise HubUnreachable(str(error)) from None
@@ -115,12 +126,15 @@ class Proxy:
 
 @dataclass
 class Starter:
-    """``tried``: when each reservation was tried last (monotonic seconds)."""
+    """``tried``: when each reservation was tried last, ``refused``: since when the hub refuses it (monotonic seconds).
+    ``patience_s``: so long, and it is given up."""
 
     service: ServiceClient
     hub: Hub
     proxy: Proxy
+    patience_s: float = REFUSED_S
     tried: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, float] = field(default_factory=dict)
 
     async def step(self) -> None:
         """One look at proxy and ledger, and what follows from it."""
@@ -128,7 +142,9 @@ class Starter:
             await self.hub.restore_routes()
         waiting = await self.service.list(states="granted,starting", limit=500)
         now = time.monotonic()
-        self.tried = {r["id"]: self.tried[r["id"]] for r in waiting if r["id"] in self.tried}
+        ids = {r["id"] for r in waiting}
+        self.tried = {name: at for name, at in self.tried.items() if name in ids}
+        self.refused = {name: at for name, at in self.refused.items() if name in ids}
         chosen = [r for r in waiting if due(r, time.time()) and now - self.tried.get(r["id"], -RETRY_S) >= RETRY_S]
         for reservation in chosen:
             self.tried[reservation["id"]] = now
@@ -141,8 +157,19 @@ class Starter:
         except HubUnreachable as error:
             log.warning("%s waits for its start: the hub does not answer (%s)", name, error)
             return
-        # The hub refuses a second start of a server that is pending or runs, so asking once too often is harmless.
+        except HubRefused as refusal:
+            # Of a server that is pending or runs, too: asking once too often is harmless.
+            log.info("%s (%s): refused: %s", name, reservation["id"], refusal)
+            await self._refused(reservation, str(refusal))
+            return
+        self.refused.pop(reservation["id"], None)
         log.info("%s (%s): %s", name, reservation["id"], answer or "started")
+
+    async def _refused(self, reservation: Json, why: str) -> None:
+        now = time.monotonic()
+        since = self.refused.setdefault(reservation["id"], now)
+        if reservation["state"] == "granted" and now - since >= self.patience_s:
+            await self.service.end(reservation["id"], "failed", f"the hub does not start it: {why}")
 
 
 async def run(starter: Starter) -> None:

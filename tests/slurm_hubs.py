@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fake_slurm import FakeSlurm
 from hubs import command
 from nodes import eventually
 from slurm_cluster import Cluster
@@ -18,7 +19,7 @@ from test_multi_user import Account, Machine
 LIMITS = """
 stop: {save_grace: 3s, term_grace: 2s}
 defaults:
-  sessions: {at_once: 8}
+  sessions: {at_once: 50}
 """
 
 
@@ -32,7 +33,9 @@ class SlurmHub(Machine):
     """``cluster``: where it sends what asks for ``engine: slurm``. ``local``: whether it has an agent and a GPU of its
     own."""
 
-    def __init__(self, state: Path, cluster: Cluster, pools: dict[str, Any], local: bool = True, **traits: Any) -> None:
+    def __init__(
+        self, state: Path, cluster: Cluster | FakeSlurm, pools: dict[str, Any], local: bool = True, **traits: Any
+    ) -> None:
         self.cluster = cluster
         self.passwords = {user: password_of(user) for user in cluster.users}
         for user, password in self.passwords.items():
@@ -85,7 +88,9 @@ class SlurmAccount(Account):
 
 
 @contextlib.contextmanager
-def slurm_hub(state: Path, cluster: Cluster, pools: dict[str, Any] | None = None, **traits: Any) -> Iterator[SlurmHub]:
+def slurm_hub(
+    state: Path, cluster: Cluster | FakeSlurm, pools: dict[str, Any] | None = None, **traits: Any
+) -> Iterator[SlurmHub]:
     """``pools``: by name what each says beside ``traits``; None: one that works, one that is refused, and one
     with limits of Slurm."""
     usual = {

@@ -39,6 +39,7 @@ from timeshare.reservations.placement import Holding
 from timeshare.reservations.reservation import Reason, Reservation, State
 from timeshare.reservations.service.job_bodies import Estimate
 from timeshare.reservations.service.job_handlers import estimate_view
+from timeshare.reservations.service.views import reservation_view
 from timeshare.reservations.shares import ShareRequest, parse_share
 from timeshare.reservations.submission import Submission
 
@@ -57,7 +58,8 @@ PENDING = ExternalJob("7", "timeshare-t-r.1", "ada", Life.PENDING, said="Priorit
 RUNNING = replace(PENDING, life=Life.RUNNING, said="", expected_at=None, node="a1", holdings=HELD, time_limit_s=3645)
 ENDED = replace(RUNNING, life=Life.ENDED, reason=Reason.FAILED, detail="its node failed")
 FREE = Outlook(1)
-HERE = Arrival("7", HELD, "a1")
+HERE = Arrival("7", HELD, "a1", 100.0)
+SILENT = Arrival("7", HELD, "a1", 100.0 - LOST_S)
 
 
 def acts(reservation: Reservation, job: ExternalJob | None, at: float = 100.0, **more: Any) -> list[object]:
@@ -116,6 +118,26 @@ def test_a_job_that_is_not_listed_is_over_only_when_it_stays_away(reservation: R
     assert acts(reservation, None, 100.0, absent_since=100.0 - LOST_S) == [
         Gone(Reason.LOST, "its engine does not know this job any more")
     ]
+
+
+@pytest.mark.parametrize("reservation", [GRANTED, ACTIVE])
+def test_a_session_that_is_not_listed_goes_on_while_its_agent_is_heard(reservation: Reservation) -> None:
+    away = {"absent_since": 100.0 - LOST_S}
+    assert acts(reservation, None, 100.0, **away, arrival=HERE) == []
+    assert acts(reservation, None, 99.9, absent_since=0.0 - LOST_S, arrival=SILENT) == []
+    assert acts(reservation, None, 100.0, **away, arrival=SILENT) == [
+        Gone(Reason.LOST, "its engine does not know this job any more")
+    ]
+    over = ending(reservation)
+    assert acts(over, None, 100.0, **away, arrival=SILENT) == acts(over, None, 100.0, **away)
+
+
+def test_a_session_whose_job_ended_before_it_could_begin_has_failed_however_well_that_ended() -> None:
+    well = replace(ENDED, reason=Reason.COMPLETED, detail="")
+    (gone,) = acts(QUEUED, well)
+    assert isinstance(gone, Gone)
+    assert (gone.reason, gone.detail[:19]) == (Reason.FAILED, "its job ended befor")
+    assert acts(JOB, well) == [Gone(Reason.COMPLETED, "it has ended, and nobody saw how")]
 
 
 @pytest.mark.parametrize("reservation", [QUEUED, GRANTED, ACTIVE, JOB_RUNS])
@@ -180,6 +202,7 @@ class Engine:
     title: str = "The cluster"
     nodes_environment: dict[str, str] = field(default_factory=dict)
     now: Outlook = FREE
+    silent: str = ""
 
     def check(self, request: ShareRequest, seconds: int, kind: Kind) -> None:
         if request.count > 4:
@@ -196,6 +219,9 @@ class Engine:
 
     def announced(self) -> list[str]:
         return ["The cluster, maintenance from 2026-12-01 09:00 to 12:00 (UTC): all nodes"]
+
+    def silence(self) -> str:
+        return self.silent
 
     def cannot_extend(self) -> str:
         return "this site does not allow it"
@@ -369,6 +395,17 @@ def test_a_granted_session_that_nobody_starts_is_ended_there_too(tmp_path: Path)
     outside.begun(asked.id, 1, HELD, "a1")
     lab.later(700)
     assert lab.state(asked) == "ending"
+
+
+def test_who_waits_reads_what_the_engine_said_and_since_when_it_is_silent(tmp_path: Path) -> None:
+    lab, outside = lab_with_engine(tmp_path)
+    asked = lab.ask("ada", gpus=1, engine="slurm")
+    outside.handing_over([asked.id])
+    outside.noted(asked.id, "others go first", None, "")
+    assert reservation_view(lab.pool, lab.pool.get(asked.id))["why_waiting"] == "others go first"
+    lab.pool.engines["slurm"].silent = "The cluster has not answered for 1 min"  # type: ignore[attr-defined]
+    told = reservation_view(lab.pool, lab.pool.get(asked.id))["why_waiting"]
+    assert told == "others go first; The cluster has not answered for 1 min"
 
 
 def test_ends_are_moved_only_where_the_engine_allows_it(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import FULL_STRESS
+from hubs import command
 from nodes import eventually
 from slurm_cluster import Cluster
 from slurm_hubs import SlurmAccount, SlurmHub, slurm_hub
@@ -36,11 +39,10 @@ def alice(hub: SlurmHub) -> Iterator[SlurmAccount]:
     eventually(lambda: user.live() == [], 90)
 
 
-def python(user: SlurmAccount, program: str) -> str:
-    """What ``program`` prints, run as her in her home, with her token; ``submit`` is there."""
-    head = "from timeshare.notebooks import submit\n"
+def as_her(user: SlurmAccount, *argv: str) -> str:
+    """What a command prints that runs as her in her home, with her token."""
     done = subprocess.run(
-        ["runuser", "-u", user.name, "--", sys.executable, "-c", head + textwrap.dedent(program)],
+        ["runuser", "-u", user.name, "--", *argv],
         env={
             "PATH": os.environ["PATH"],
             "HOME": f"/home/{user.name}",
@@ -50,11 +52,17 @@ def python(user: SlurmAccount, program: str) -> str:
         cwd=f"/home/{user.name}",
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def python(user: SlurmAccount, program: str) -> str:
+    """What ``program`` prints, run as her; ``submit`` and ``attach`` are there."""
+    head = "from timeshare.notebooks import attach, submit\n"
+    return as_her(user, sys.executable, "-c", head + textwrap.dedent(program))
 
 
 def jobs(user: SlurmAccount) -> list[dict[str, Any]]:
@@ -74,20 +82,52 @@ def test_a_cell_runs_on_each_model_and_brings_everything_back(hub: SlurmHub, ali
         assert told.strip() == f"42 on {hub.cluster.node(model).name}"
 
 
-def test_a_sweep_is_one_array_within_its_bound(hub: SlurmHub, alice: SlurmAccount) -> None:
-    told = python(
-        alice,
-        """
-        cell = "import time; time.sleep(1)\\nsquare = n * n"
-        job = submit(cell, options="--engine slurm --gpus 1 --model a100 --sweep n=0:12 --parallel 4")
-        print(sorted(result["square"] for result in job.result(240)))
-        """,
-    )
-    assert told.strip() == str([n * n for n in range(12)])
-    eventually(lambda: all(r["state"] == "ended" for r in jobs(alice)[:12]), 60)
-    tasks = jobs(alice)[:12]
-    assert len({r["external_job"].partition("_")[0] for r in tasks}) == 1
-    assert [r["reason"] for r in tasks] == ["completed"] * 12
+POINTS = 96 if FULL_STRESS else 12
+AT_ONCE = 8
+BROKEN = (3, 7, 11)
+SCAN = """
+import os
+if n in {broken} and not os.path.exists({fixed!r}):
+    raise ValueError("broken")
+square = n * n
+"""
+
+
+def tasks_of(hub: SlurmHub, array: str) -> list[tuple[str, int, datetime, datetime]]:
+    """Of all tasks that Slurm has accounted for under the name: array, index, start and end."""
+    fields = ("--format=JobID,JobName,Start,End", "-S", "now-1days")
+    rows = [line.split("|") for line in hub.cluster.run("sacct", "-a", "-X", "-n", "-P", *fields).stdout.splitlines()]
+    found = [(*number.split("_"), begin, end) for number, name, begin, end in rows if array in name]
+    return [(job, int(n), datetime.fromisoformat(begin), datetime.fromisoformat(end)) for job, n, begin, end in found]
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+def test_a_sweep_is_one_array_within_its_bound_and_a_rerun_mends_what_failed(
+    hub: SlurmHub, alice: SlurmAccount
+) -> None:
+    fixed = Path("/home/tsalice/fixed")
+    fixed.unlink(missing_ok=True)
+    cell = SCAN.format(broken=BROKEN, fixed=str(fixed))
+    options = f"--engine slurm --gpus 1 --sweep n=0:{POINTS} --parallel {AT_ONCE}"
+    told = python(alice, f"job = submit({cell!r}, options={options!r})\njob.wait(800)\nprint(job.id, job.state)")
+    job_id, state = told.strip().split(maxsplit=1)
+    assert state == f"{POINTS - 3} completed, 3 failed"
+    rows = as_her(alice, str(command()), "batch", "status", job_id).splitlines()[1:]
+    assert [row.split()[:3] for row in rows if " failed " in row] == [[f"{n:03d}", "failed", f"n={n}"] for n in BROKEN]
+    (array,) = {r["job"]["array"] for r in jobs(alice) if job_id in r["job"]["folder"]}
+    eventually(lambda: len(ended := tasks_of(hub, array)) == POINTS and ended, 60)
+    tasks = tasks_of(hub, array)
+    assert len({number for number, *_ in tasks}) == 1, "one array, from one sbatch"
+    assert sorted(index for _, index, *_ in tasks) == list(range(POINTS))
+    assert max(sum(b <= begin < e for *_, b, e in tasks) for *_, begin, _ in tasks) <= AT_ONCE
+
+    fixed.touch()
+    as_her(alice, str(command()), "batch", "rerun", job_id, "--failed")
+    squares = "print(*(one['square'] for one in job.result(300)))"
+    told = python(alice, f"job = attach({job_id!r})\njob.wait(300)\nprint(job.state)\n{squares}")
+    assert told.splitlines() == [f"{POINTS} completed", " ".join(str(n * n) for n in range(POINTS))]
+    fixed.unlink()
 
 
 def test_a_cancelled_job_keeps_its_last_words(hub: SlurmHub, alice: SlurmAccount) -> None:

@@ -1,16 +1,21 @@
-"""A Slurm whose commands are slow, answer garbage or fail: nothing is concluded from it, and nothing is lost."""
+"""A Slurm whose commands are slow, answer garbage or fail, whose controller is away, whose node dies: nothing is
+concluded from silence, and nothing is lost."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import FULL_STRESS
 from nodes import eventually
 from slurm_cluster import Cluster
-from slurm_hubs import SlurmHub, slurm_hub
+from slurm_hubs import SlurmAccount, SlurmHub, slurm_hub
+from test_slurm_batch import jobs, python
+from test_slurm_crashes import names, overlapping
+from test_slurm_sessions import in_session
 
 pytestmark = [
     pytest.mark.hub,
@@ -102,6 +107,72 @@ def test_commands_that_take_twenty_seconds_only_make_it_slow(hub: SlurmHub, faul
     eventually(lambda: bob.get(asked)["state"] == "active", 200)
     faulty.set("well")
     assert len(str(hub.cluster.run("squeue", "-h").stdout).splitlines()) == 1
+
+
+AWAY_S = 60.0
+THERE = Path("/home/tsalice")
+CELL = "import os, time\nwhile not os.path.exists({flag!r}):\n    time.sleep(.2)\nx = 6 * 7"
+
+
+def batch(user: SlurmAccount, flag: Path, model: str) -> dict[str, Any]:
+    """A job that runs until the flag is there."""
+    python(user, f"submit({CELL.format(flag=str(flag))!r}, options='--engine slurm --gpus 1 --model {model}')")
+    return jobs(user)[0]
+
+
+@pytest.fixture
+def full(slurm: Cluster) -> Iterator[str]:
+    """A job of somebody else's on all a100."""
+    job = slurm.submit("sleep 900", "--gres=gpu:a100:4", "--time=20", user="tsbob")
+    slurm.wait(job, "RUNNING")
+    yield job
+    slurm.run("scancel", job)
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["stopped in order", "killed"])
+def test_a_controller_that_is_away_for_a_minute_loses_nothing_and_ends_nothing(
+    hub: SlurmHub, slurm: Cluster, full: str, crash: bool
+) -> None:
+    alice, flag = hub.account("tsalice"), Path("/home/tsalice/go-on")
+    flag.unlink(missing_ok=True)
+    alice.start(gpus=1, model="p100", engine="slurm")
+    eventually(alice.is_ready, 120)
+    session, ends_meanwhile = alice.active(), batch(alice, flag, "p100")
+    waits, waits_too = alice.ask(gpus=1, model="a100"), batch(alice, THERE, "a100")
+    before = [session, ends_meanwhile, waits, waits_too]
+    states = ["active", "active", "queued", "queued"]
+    eventually(lambda: [alice.get(one)["state"] for one in before] == states, 60)
+    eventually(lambda: all(alice.get(one)["external_job"] for one in before), 60)
+    numbers = [alice.get(one)["external_job"] for one in before]
+    slurm.wait_saved()
+    (slurm.kill_ctl if crash else slurm.stop_ctl)()
+    try:
+        until = time.monotonic() + AWAY_S
+        asked_meanwhile = alice.ask(gpus=1, model="v100")
+        flag.touch()
+        while time.monotonic() < until:
+            assert [alice.get(one)["state"] for one in before] == states
+            assert [alice.get(one)["external_job"] for one in before] == numbers
+            assert alice.get(asked_meanwhile)["state"] == "queued"
+            time.sleep(2)
+        assert in_session(alice, "print(6 * 7)") == "42\n"
+        assert "has not answered for" in alice.page(f"timeshare/wait/{waits['id']}").text
+        assert "(as of " in alice.page("spawn/tsalice/another").text
+    finally:
+        slurm.start_ctl()
+    eventually(lambda: alice.get(ends_meanwhile)["state"] == "ended", 120)
+    eventually(lambda: alice.get(asked_meanwhile)["state"] == "active", 200)
+    slurm.run("scancel", full)
+    eventually(lambda: alice.get(waits)["state"] == "active", 120)
+    eventually(lambda: alice.get(waits_too)["state"] == "ended", 120)
+    assert "has not answered" not in alice.page(f"timeshare/wait/{waits['id']}").text
+    assert [alice.get(one)["external_job"] for one in before] == numbers
+    assert [alice.get(one)["generation"] for one in (*before, asked_meanwhile)] == [1] * 5
+    assert [alice.get(one)["reason"] for one in (ends_meanwhile, waits_too)] == ["completed"] * 2
+    assert in_session(alice, "print(6 * 7)") == "42\n"
+    assert len(names(hub)) == 3, "the three sessions, each once"
+    assert overlapping(slurm) == []
+    flag.unlink()
 
 
 def test_a_node_that_dies_takes_its_session_along_and_says_so(hub: SlurmHub, slurm: Cluster) -> None:

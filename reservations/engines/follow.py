@@ -16,18 +16,21 @@ from ..reservation import Reason, Reservation, State
 from .external import ExternalJob, Life
 
 LOST_S = 120.0
-"""A job that its engine does not know any more for so long, in answers that it did give, is over."""
+"""A job that its engine does not know any more for so long, in answers that it did give, is over; if its job agent is
+heard meanwhile, so long after that."""
 UNHEARD_S = 15.0
 """Beyond its graces, the time that a session has to end by itself before its job is ended."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """A session's allocation has begun: its job agent was heard. ``holdings``: what it was given."""
+    """A session's allocation has begun: its job agent was heard, the last time at ``heard_at``. ``holdings``: what it
+    was given."""
 
     job_id: str
     holdings: tuple[Holding, ...]
     node: str
+    heard_at: float
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,18 @@ def follow(reservation: Reservation, seen: Seen, rules: Stop) -> list[Act]:
     if job.life is Life.UNKNOWN:
         return adopted
     if job.life is Life.ENDED:
-        return [*adopted, Gone(job.reason or Reason.LOST, job.detail or "it has ended, and nobody saw how")]
+        return [*adopted, _over(reservation, job)]
     if reservation.state is State.ENDING:
         return [*adopted, *_stop(reservation, external, job, seen, rules)]
     if job.life is Life.PENDING:
         return [*adopted, *_pending(reservation, job)]
     return [*adopted, *_running(reservation, job, seen)]
+
+
+def _over(reservation: Reservation, job: ExternalJob) -> Gone:
+    if reservation.kind is Kind.SESSION and reservation.state is State.QUEUED and job.reason is Reason.COMPLETED:
+        return Gone(Reason.FAILED, "its job ended before the session could begin; the log of its job says why")
+    return Gone(job.reason or Reason.LOST, job.detail or "it has ended, and nobody saw how")
 
 
 def _absent(reservation: Reservation, external: External, seen: Seen) -> list[Act]:
@@ -143,7 +152,9 @@ def _absent(reservation: Reservation, external: External, seen: Seen) -> list[Ac
             return [Gone(reservation.reason or Reason.CANCELLED, reservation.detail)]
         return [SubmitAgain()] if reservation.state is State.QUEUED else []
     if seen.arrival is not None and seen.arrival.job_id == external.job_id:
-        return _arrived(reservation, seen.arrival)  # its own word is newer than the engine's list
+        begun = _arrived(reservation, seen.arrival)  # its own word is newer than the engine's list
+        if begun or seen.asked_at < seen.arrival.heard_at + LOST_S:
+            return begun
     if seen.absent_since is None or seen.asked_at < seen.absent_since + LOST_S:
         return []
     if reservation.state is State.QUEUED:

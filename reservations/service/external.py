@@ -269,6 +269,9 @@ class ExternalLoop:
             await call(self.outside.handed_over, name, attempt, act.job_id)
         elif isinstance(act, Note):
             await call(self.outside.noted, name, act.said, act.expected_at, act.node)
+            if reservation.kind is Kind.SESSION:
+                # At once: its agent may come from another node now.
+                self._agents.expect(await call(self._runtime.pool.get, name))
         elif isinstance(act, Begin):
             await call(self.outside.begun, name, attempt, act.holdings, act.node)
         elif isinstance(act, Runs):

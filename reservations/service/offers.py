@@ -20,7 +20,7 @@ from ..shares import Shape, ShareRequest
 from ..standing import AHEAD_S
 from ..submission import Submission
 
-STALE_S = 90.0
+STALE_S = 45.0
 """What an engine told so long ago is said to be old."""
 
 

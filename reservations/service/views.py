@@ -90,10 +90,18 @@ def external_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
 def _held_back(pool: Pool, reservation: Reservation) -> str:
     external = reservation.external
     if external is not None and reservation.state is State.QUEUED:
-        return external.said if external.handed_over else pool.world().kept_back(reservation)
+        return _said_elsewhere(pool, reservation) if external.handed_over else pool.world().kept_back(reservation)
     if reservation.state is not State.QUEUED or reservation.job is None or not reservation.job.parallel:
         return ""
     return f"{reservation.job.parallel} of its array run at a time"
+
+
+def _said_elsewhere(pool: Pool, reservation: Reservation) -> str:
+    """What its engine says of it; when that is old, since when."""
+    assert reservation.external is not None
+    engine = pool.engines.get(reservation.request.engine)
+    parts = (reservation.external.said, engine.silence() if engine else "")
+    return "; ".join(part for part in parts if part)
 
 
 def notice_views(pool: Pool, reservation: Reservation, now: float) -> list[dict[str, Any]]:

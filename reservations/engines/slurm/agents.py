@@ -41,7 +41,7 @@ class MeetingAgents:
             return None
         said = here.said
         numbers = [int(match[1]) for device in said.devices if (match := _NUMBERED.fullmatch(device))]
-        return Arrival(said.job_id, self._holdings(reservation.request, {said.node: numbers}), said.node)
+        return Arrival(said.job_id, self._holdings(reservation.request, {said.node: numbers}), said.node, here.heard_at)
 
     def stop(self, reservation: Reservation) -> None:
         """Tells its agent that the end has come."""

@@ -37,6 +37,8 @@ from .submissions import Account, Ways, log_folder, submission_of
 log = logging.getLogger("timeshare.service")
 SETTLING_S = 15.0
 """A command that was given up may have told Slurm all the same, but not later than this."""
+SILENT_S = 40.0
+"""Jobs are asked about every 15 s at least: who has not answered for so long is said to be silent."""
 
 
 class SlurmEngine:
@@ -67,6 +69,7 @@ class SlurmEngine:
         self._jobs: list[SlurmJob] = []
         self._book: Book | None = None
         self._readable = True
+        self._answered_at = time.time()
 
     # --- what decisions ask
 
@@ -99,6 +102,10 @@ class SlurmEngine:
 
     def announced(self) -> list[str]:
         return [f"{self.title}, {text}" for text in announced(self._seen, self._limits().zone, time.time())]
+
+    def silence(self) -> str:
+        seconds = time.time() - self._answered_at
+        return f"{self.title} has not answered for {duration_text(round(seconds))}" if seconds > SILENT_S else ""
 
     def cannot_extend(self) -> str:
         if self._pool.extend:
@@ -153,6 +160,7 @@ class SlurmEngine:
     async def look(self, job_ids: Sequence[str], within_s: float) -> Looked:
         told = await self._source.jobs(self._had_jobs, within_s)
         self._had_jobs, self._jobs = told.number, told.value
+        self._answered_at = time.time() - told.age_s
         mine = [job for job in self._jobs if job.name.startswith(job_prefix(self._tag))]
         listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids, self._why)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
