@@ -102,7 +102,9 @@ class FakeSlurm:
         return eventually(lambda: self.jobs_of(reservation), 30)[-1]
 
     def lives(self, job: Job) -> bool:
-        return self.now(job)["states"][0] not in commands.ENDED
+        """Whether it waits or runs, or something of it does."""
+        now = self.now(job)
+        return bool(now["pid"]) or (now["listed"] and now["states"][0] not in commands.ENDED)
 
     def now(self, job: Job) -> Job:
         return next(found for found in self.jobs() if found["id"] == job["id"])
