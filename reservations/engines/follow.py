@@ -134,6 +134,14 @@ def follow(reservation: Reservation, seen: Seen, rules: Stop) -> list[Act]:
     return [*adopted, *_running(reservation, job, seen)]
 
 
+def told(reservation: Reservation, arrival: Arrival | None) -> list[Act]:
+    """What follows from the word of a session's job agent alone, before its engine is asked again."""
+    external = reservation.external
+    if external is None or arrival is None or arrival.job_id != external.job_id:
+        return []
+    return _arrived(reservation, arrival)
+
+
 def _absent(reservation: Reservation, external: External, seen: Seen) -> list[Act]:
     if not external.job_id:
         tried = external.tried_at

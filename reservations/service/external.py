@@ -26,12 +26,14 @@ from ..engines.follow import (
     SubmitAgain,
     WaitsAgain,
     follow,
+    told,
 )
 from ..engines.matching import by_reservation, grouped, index_of, name_of, orphans
 from ..errors import PublicError
 from ..kind import Kind
 from ..outside import Outside
 from ..reservation import Reason, Reservation, State
+from .bells import ANY, heard
 from .runtime import Runtime
 
 log = logging.getLogger("timeshare.service")
@@ -83,7 +85,9 @@ class ExternalLoop:
         return self._outside
 
     async def run(self) -> None:
-        await asyncio.gather(self._repeat(self._see_devices, DEVICES_S), self._hand_over_all(), self._look_all())
+        await asyncio.gather(
+            self._repeat(self._see_devices, DEVICES_S), self._hand_over_all(), self._look_all(), self._hear_all()
+        )
 
     async def _repeat(self, step: Callable[[], Awaitable[None]], period: float) -> None:
         while True:
@@ -155,6 +159,21 @@ class ExternalLoop:
         for reservation in group:
             task = f"{job_id}_{index_of(reservation)}" if order.is_array else job_id
             await self._runtime.call(self.outside.handed_over, reservation.id, attempt, task)
+
+    # --- hearing
+
+    async def _hear_all(self) -> None:
+        while True:
+            bell = self._runtime.bells.next(ANY)  # before: what is told meanwhile counts
+            await self._tried(self.hear)
+            await heard(bell, STEADY_S)
+
+    async def hear(self) -> None:
+        """What needs no answer of the engine: sessions whose job agents have arrived begin, those that end are told."""
+        mine = await self._runtime.call(self._mine)
+        sessions = [reservation for reservation in mine if reservation.kind is Kind.SESSION]
+        acts = [(reservation, told(reservation, self._agents.arrival(reservation))) for reservation in sessions]
+        await asyncio.gather(*(self._carry_out(reservation, None, found) for reservation, found in acts))
 
     def _order(self, group: Sequence[Reservation]) -> Order:
         first = group[0]
