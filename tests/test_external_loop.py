@@ -6,23 +6,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from databases import free_port
 from job_agents import Job, jobagent_environment, jobs
 from nodes import running_node
-from test_external import SHARE, Engine
+from test_external import ASKED, SHARE, Engine
 from test_job_agent import Near, near_service, until
 
 from timeshare.reservations.deployment import Deployment
 from timeshare.reservations.devices.model import Device
 from timeshare.reservations.engines.base import EngineUnknown
 from timeshare.reservations.engines.external import ExternalJob, Order
+from timeshare.reservations.engines.pace import LEAST_S, LONGEST_S, pause_s
 from timeshare.reservations.engines.slurm.agents import MeetingAgents
+from timeshare.reservations.external import External
+from timeshare.reservations.kind import Kind
 from timeshare.reservations.placement import Holding
-from timeshare.reservations.reservation import Reason, State
+from timeshare.reservations.reservation import Reason, Reservation, State
 from timeshare.reservations.service.external import ExternalLoop
 from timeshare.reservations.service.runtime import is_gentle
 from timeshare.reservations.shares import ShareRequest
@@ -123,3 +126,29 @@ async def test_another_job_than_the_one_that_was_handed_over_begins_nothing(plac
             await until(lambda: near.runtime.meeting.arrival(name) or stranger.process.poll() is not None)
             await asyncio.sleep(0.5)
             assert near.runtime.pool.get(name).state is State.QUEUED
+
+
+# --- how often it is asked
+
+WAITS = replace(ASKED, external=External(attempt=1, tried_at=100.0, job_id="7"))
+JOB = replace(WAITS, kind=Kind.BATCH)
+RUNS = WAITS.granted((), 110.0).starting(111.0).active("simulated", 112.0)
+JOB_RUNS = JOB.granted((), 110.0).starting(111.0).active("simulated", 112.0)
+
+
+def test_what_was_just_handed_over_is_asked_about_often_and_what_waits_long_is_not() -> None:
+    assert pause_s([WAITS], 100.0) == LEAST_S
+    assert pause_s([WAITS], 180.0) == 8.0
+    assert pause_s([WAITS], 100.0 + 3600) == LONGEST_S
+    assert pause_s([WAITS, replace(WAITS, external=External(1, 3690.0))], 3700.0) == LEAST_S
+
+
+@pytest.mark.parametrize("nothing", [[], [ASKED], [RUNS]], ids=["nobody", "kept back here", "a session that runs"])
+def test_nothing_is_about_to_be_told_by_the_cluster(nothing: list[Reservation]) -> None:
+    assert pause_s(nothing, 112.0) == LONGEST_S
+
+
+def test_a_job_that_just_began_may_be_short_and_an_end_is_waited_for() -> None:
+    assert pause_s([JOB_RUNS], 113.0) == LEAST_S
+    assert pause_s([JOB_RUNS], 112.0 + 3600) == LONGEST_S
+    assert pause_s([RUNS.ending(Reason.CANCELLED, "", 5000.0)], 5001.0) == LEAST_S

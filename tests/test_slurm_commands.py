@@ -10,13 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from slurm_examples import DATA
 
 from timeshare.reservations.engines.base import EngineUnknown
 from timeshare.reservations.engines.slurm import commands
-from timeshare.reservations.engines.slurm.commands import Answer, Commands, Pace, is_silence
+from timeshare.reservations.engines.slurm.commands import Answer, Commands, is_silence
 from timeshare.reservations.engines.slurm.errors import SchedulerRefused, SchedulerSilent
 
 ANSWERS = json.loads((DATA / "22.05" / "answers.json").read_text())
@@ -184,25 +182,3 @@ def test_what_a_real_slurm_said_is_known_as_silence_or_refusal(name: str) -> Non
 )
 def test_what_means_that_slurm_was_not_reached_is_silence(said: str) -> None:
     assert is_silence(said)
-
-
-def test_silence_is_asked_again_ever_more_rarely_and_an_answer_ends_that() -> None:
-    pace, now, waits = Pace(period_s=5, longest_s=60), 100.0, []
-    assert pace.due(now)
-    for _ in range(6):
-        pace = pace.silent(now, luck=1.0)
-        waits.append(pace.next_at - now)
-        assert not pace.due(pace.next_at - 0.1)
-        now = pace.next_at
-        assert pace.due(now)
-    assert waits == [10, 20, 40, 60, 60, 60]
-    assert pace.answered(now).next_at == now + 5
-    assert pace.answered(now).silent(now, 1.0).next_at == now + 10
-
-
-@given(failures=st.integers(0, 10_000), luck=st.floats(0, 1), period=st.floats(0.1, 100), longest=st.floats(0.1, 1000))
-def test_no_wait_is_longer_than_allowed_or_shorter_than_three_quarters_of_the_period(
-    failures: int, luck: float, period: float, longest: float
-) -> None:
-    wait = Pace(period, longest, failures).silent(0.0, luck).next_at
-    assert 0.75 * period <= wait <= max(longest, period)

@@ -29,6 +29,7 @@ from ..engines.follow import (
     told,
 )
 from ..engines.matching import by_reservation, grouped, index_of, name_of, orphans
+from ..engines.pace import LONGEST_S, pause_s
 from ..errors import PublicError
 from ..kind import Kind
 from ..outside import Outside
@@ -41,8 +42,6 @@ AT_ONCE = 8
 """Commands that are under way at the same time."""
 DEVICES_S = 30.0
 """Between two looks at what the engine has."""
-STEADY_S, BUSY_S = 15.0, 2.0
-"""Between two looks at jobs: while none is about to change, and while some are."""
 RETRY_S = 5.0
 
 
@@ -166,7 +165,7 @@ class ExternalLoop:
         while True:
             bell = self._runtime.bells.next(ANY)  # before: what is told meanwhile counts
             await self._tried(self.hear)
-            await heard(bell, STEADY_S)
+            await heard(bell, LONGEST_S)
 
     async def hear(self) -> None:
         """What needs no answer of the engine: sessions whose job agents have arrived begin, those that end are told."""
@@ -193,19 +192,21 @@ class ExternalLoop:
 
     async def _look_all(self) -> None:
         while True:
-            version = self._runtime.pool.version
-            done = await self._tried(self.step)
-            await self._runtime.next_change(version, await self._pause(done))
+            if not await self._tried(self.step):
+                await asyncio.sleep(RETRY_S)
+            await self._rest()
 
-    async def _pause(self, done: bool) -> float:
-        if not done:
-            await asyncio.sleep(RETRY_S)
-        busy = await self._runtime.call(
-            lambda: any(r.state not in (State.ACTIVE, State.ENDED) and r.external for r in self._runtime.pool.live())
-        )
-        # Never more often than this, whatever changes: it is one question for all, but it is a question.
-        await asyncio.sleep(BUSY_S / 2)
-        return BUSY_S / 2 if busy else STEADY_S
+    async def _rest(self) -> None:
+        """Until the next look, which a change may bring nearer."""
+        clock = asyncio.get_running_loop().time
+        looked_at, pool = clock(), self._runtime.pool
+        while True:
+            version = pool.version
+            pause = await self._runtime.call(lambda: pause_s(self._mine(), pool.clock()))
+            left = looked_at + pause - clock()
+            if left <= 0:
+                return
+            await self._runtime.next_change(version, left)
 
     async def step(self) -> None:
         """One question, and what follows."""
