@@ -28,7 +28,6 @@ from timeshare.reservations.engines.follow import (
     follow,
 )
 from timeshare.reservations.engines.matching import by_reservation, grouped, orphans
-from timeshare.reservations.engines.rhythm import look_again_s
 from timeshare.reservations.errors import PublicError
 from timeshare.reservations.external import External
 from timeshare.reservations.job import JobSpec
@@ -177,18 +176,6 @@ def test_a_session_that_was_extended_has_its_limit_moved_there_too() -> None:
     longer = ACTIVE.extended(1800)
     assert acts(longer, RUNNING, arrival=HERE) == [Extend(5400)]
     assert acts(longer, replace(RUNNING, time_limit_s=5445), arrival=HERE) == []
-
-
-def test_the_longer_jobs_have_waited_the_rarer_their_engine_is_asked() -> None:
-    def pause(reservation: Reservation, at: float, *arrived: str) -> float:
-        return look_again_s([ACTIVE, reservation], arrived, at)
-
-    assert [pause(QUEUED, 10.0 + waited) for waited in (0, 16, 80, 120, 7200)] == [2, 2, 10, 15, 15]
-    assert pause(QUEUED, 7200.0, "r") == 2  # its job agent was heard
-    assert pause(TRIED, 7200.0) == 2  # it may be on its way
-    assert pause(GRANTED, 7200.0) == pause(ending(ACTIVE), 7200.0) == 2
-    assert pause(ASKED, 7200.0) == 15  # a limit keeps it here
-    assert look_again_s([], [], 0.0) == 15
 
 
 # --- with a ledger

@@ -16,8 +16,9 @@ from slurm_examples import DATA
 
 from timeshare.reservations.engines.base import EngineUnknown
 from timeshare.reservations.engines.slurm import commands
-from timeshare.reservations.engines.slurm.commands import Answer, Commands, Pace, is_silence
+from timeshare.reservations.engines.slurm.commands import Answer, Commands, is_silence
 from timeshare.reservations.engines.slurm.errors import SchedulerRefused, SchedulerSilent
+from timeshare.reservations.engines.slurm.pace import Pace
 
 ANSWERS = json.loads((DATA / "22.05" / "answers.json").read_text())
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user: needs root")

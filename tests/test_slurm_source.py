@@ -12,8 +12,9 @@ from slurm_cluster import Cluster
 from slurm_examples import DATA
 from test_slurm_commands import program
 
-from timeshare.reservations.engines.slurm.commands import Commands, Pace
+from timeshare.reservations.engines.slurm.commands import Commands
 from timeshare.reservations.engines.slurm.errors import SchedulerSilent
+from timeshare.reservations.engines.slurm.pace import Pace
 from timeshare.reservations.engines.slurm.settings import Timing
 from timeshare.reservations.engines.slurm.shared import Shared
 from timeshare.reservations.engines.slurm.source import SlurmSource, Sources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import secrets
 import signal
@@ -20,6 +21,7 @@ POLL_S = 0.1
 DRAIN_S = 3.0
 """How long, at most, the last words of child processes are waited for."""
 SAVE_S = 600.0
+START_S = 60.0
 PUBLISHED = frozenset({"stream", "display_data", "update_display_data", "execute_result", "error", "clear_output"})
 
 
@@ -50,11 +52,20 @@ class Kernel:
         self._manager.start_kernel(cwd=cwd or None, env=environment)
         self._client: BlockingKernelClient = self._manager.client()
         self._client.start_channels()
-        try:
-            self._client.wait_for_ready(timeout=60)
-        except RuntimeError:
-            self.close()
-            raise KernelDied("the kernel did not start: is ipykernel installed in this environment?") from None
+        self._until_ready()
+
+    def _until_ready(self) -> None:
+        """It answers on both channels. The client's own wait goes on until there is silence; here messages are told
+        apart by what they answer. Raises KernelDied."""
+        until = time.monotonic() + START_S
+        while self._manager.is_alive() and time.monotonic() < until:
+            self._client.kernel_info()
+            with contextlib.suppress(queue.Empty):
+                self._client.get_shell_msg(timeout=1)
+                self._client.get_iopub_msg(timeout=0.2)
+                return
+        self.close()
+        raise KernelDied("the kernel did not start: is ipykernel installed in this environment?")
 
     def run(self, code: str, publish: Callable[[str, dict[str, Any]], None], tick: Callable[[], None]) -> Outcome:
         """Runs ``code``; ``publish`` gets kind and content of each message. Raises KernelDied."""

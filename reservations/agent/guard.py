@@ -7,12 +7,11 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
+from collections.abc import Callable, Collection
 
 from ..devices.model import DeviceError, DeviceProcess, DeviceSource
 from .events import Events
-from .processes import start_ticks
+from .processes import names_of, start_ticks
 from .records import Record
 from .sessions import Sessions
 from .watchdog import Key, Use, Verdict, judge
@@ -127,12 +126,3 @@ def _kill(pid: int, ticks: int) -> None:
     if start_ticks(pid) == ticks:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-
-
-def names_of(pids: Iterable[int]) -> dict[int, str]:
-    """Program names of those that still run."""
-    found = {}
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            found[pid] = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-    return found

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from ..devices.checkpoint import Checkpointer, CheckpointError
 from ..devices.model import DeviceError, DeviceSource
 from .events import Events
-from .guard import names_of
 from .hostmemory import HostMemory, Limit
 from .parkplan import (
     PARKED,
@@ -30,7 +29,7 @@ from .parkplan import (
     shortage,
     too_little,
 )
-from .processes import read_processes, start_ticks
+from .processes import names_of, read_processes, start_ticks
 from .records import Record, SharePart, durable_write, read_json
 from .sessions import Sessions
 

@@ -108,3 +108,12 @@ def send(table: dict[int, Process], pids: Iterable[int], number: signal.Signals)
         if start_ticks(pid) == table[pid].ticks:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
+
+
+def names_of(pids: Iterable[int]) -> dict[int, str]:
+    """Program names of those that still run."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found[pid] = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    return found

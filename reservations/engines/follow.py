@@ -143,6 +143,14 @@ def _over(reservation: Reservation, job: ExternalJob) -> Gone:
     return Gone(job.reason or Reason.LOST, job.detail or "it has ended, and nobody saw how")
 
 
+def told(reservation: Reservation, arrival: Arrival | None) -> list[Act]:
+    """What follows from the word of a session's job agent alone, before its engine is asked again."""
+    external = reservation.external
+    if external is None or arrival is None or arrival.job_id != external.job_id:
+        return []
+    return _arrived(reservation, arrival)
+
+
 def _absent(reservation: Reservation, external: External, seen: Seen) -> list[Act]:
     if not external.job_id:
         tried = external.tried_at

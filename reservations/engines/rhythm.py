@@ -1,28 +1,31 @@
-"""How soon an engine is to be asked again about its jobs. Pure."""
+"""When to ask an engine again that places work itself. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
+from ..kind import Kind
 from ..reservation import Reservation, State
 
-BUSY_S, STEADY_S = 2.0, 15.0
-"""Between two questions: while something is about to change, and while nothing is."""
-PATIENCE = 8.0
-"""What has waited for so many times the pause is no more likely to begin in the next."""
+LEAST_S, LONGEST_S = 2.0, 15.0
+"""Between two questions about all jobs."""
+PART = 0.1
 
 
-def look_again_s(reservations: Iterable[Reservation], arrived: Collection[str], now: float) -> float:
-    """``arrived``: ids of those whose job agents were heard."""
-    return min((_pause_s(one, one.id in arrived, now) for one in reservations), default=STEADY_S)
+def pause_s(live: Iterable[Reservation], now: float) -> float:
+    """Until the next question: a part of the time for which nothing has changed. What was handed over a moment ago may
+    begin at once, and a job that just began may be short; what has waited for an hour is not in such a hurry.
+
+    Sessions that run do not count: their job agents tell of them.
+    """
+    ages = [now - _changed_at(one) for one in live if one.external is not None and one.external.handed_over]
+    return min(LONGEST_S, max(LEAST_S, PART * min(ages, default=float("inf"))))
 
 
-def _pause_s(reservation: Reservation, arrived: bool, now: float) -> float:
+def _changed_at(reservation: Reservation) -> float:
+    if reservation.kind is Kind.SESSION and reservation.state is State.ACTIVE:
+        return float("-inf")
     external = reservation.external
-    if reservation.state is State.ACTIVE or external is None or not external.handed_over:
-        return STEADY_S
-    if reservation.state is not State.QUEUED or arrived or not external.job_id:
-        return BUSY_S
-    # The longer it has waited, the rarer: most who wait do so for hours. Job agents tell of the start themselves.
-    waited = now - (external.tried_at or now)
-    return min(STEADY_S, max(BUSY_S, waited / PATIENCE))
+    assert external is not None
+    moments = (external.tried_at, reservation.granted_at, reservation.started_at, reservation.ending_at)
+    return max((moment for moment in moments if moment is not None), default=reservation.submitted_at)

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 
-from ..agent.guard import names_of
-from ..agent.processes import Process, cpu_ticks, send
-from ..agent.sampler import TICKS_A_SECOND, Look, gpu_of, mean
+from ..agent.looks import TICKS_A_SECOND, Look, gpu_of, mean
+from ..agent.processes import Process, cpu_ticks, names_of, send
 from ..agent.watchdog import Key, Use, Verdict, judge
 from ..devices.model import DeviceError, DeviceProcess, DeviceSource, DeviceUse
 from .seat import Seat

@@ -19,8 +19,16 @@ class Bells:
             if rung in self._bells:
                 self._bells.pop(rung).set()
 
+    def next(self, name: str) -> asyncio.Event:
+        """What the next ring sets."""
+        return self._bells.setdefault(name, asyncio.Event())
+
     async def wait(self, name: str, seconds: float) -> None:
         """Returns at the next ring, or after ``seconds``."""
-        bell = self._bells.setdefault(name, asyncio.Event())
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(bell.wait(), seconds)
+        await heard(self.next(name), seconds)
+
+
+async def heard(bell: asyncio.Event, seconds: float) -> None:
+    """Returns when it has rung, or after ``seconds``."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(bell.wait(), seconds)

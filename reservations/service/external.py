@@ -26,14 +26,15 @@ from ..engines.follow import (
     SubmitAgain,
     WaitsAgain,
     follow,
+    told,
 )
 from ..engines.matching import by_reservation, grouped, index_of, name_of, orphans
-from ..engines.rhythm import BUSY_S, look_again_s
+from ..engines.rhythm import LONGEST_S, pause_s
 from ..errors import PublicError
 from ..kind import Kind
 from ..outside import Outside
 from ..reservation import Reason, Reservation, State
-from .bells import ANY
+from .bells import ANY, heard
 from .runtime import Runtime
 
 log = logging.getLogger("timeshare.service")
@@ -90,6 +91,7 @@ class ExternalLoop:
             self._repeat(self._engine.learn, LEARN_S),
             self._hand_over_all(),
             self._look_all(),
+            self._hear_all(),
         )
 
     async def _repeat(self, step: Callable[[], Awaitable[None]], period: float) -> None:
@@ -163,6 +165,21 @@ class ExternalLoop:
             task = f"{job_id}_{index_of(reservation)}" if order.is_array else job_id
             await self._runtime.call(self.outside.handed_over, reservation.id, attempt, task)
 
+    # --- hearing
+
+    async def _hear_all(self) -> None:
+        while True:
+            bell = self._runtime.bells.next(ANY)  # before: what is told meanwhile counts
+            await self._tried(self.hear)
+            await heard(bell, LONGEST_S)
+
+    async def hear(self) -> None:
+        """What needs no answer of the engine: sessions whose job agents have arrived begin, those that end are told."""
+        mine = await self._runtime.call(self._mine)
+        sessions = [reservation for reservation in mine if reservation.kind is Kind.SESSION]
+        acts = [(reservation, told(reservation, self._agents.arrival(reservation))) for reservation in sessions]
+        await asyncio.gather(*(self._carry_out(reservation, None, found) for reservation, found in acts))
+
     def _order(self, group: Sequence[Reservation]) -> Order:
         first = group[0]
         grace = self._runtime.pool.limits.stop.longest_s
@@ -186,35 +203,25 @@ class ExternalLoop:
             await self._rest()
 
     async def _rest(self) -> None:
-        """Until the next question is due: sooner where something of this engine's has changed, or an agent came."""
-        loop = asyncio.get_running_loop()
-        began, before = loop.time(), _standing(await self._runtime.call(self._mine))
-        # Never more often than this, whatever changes: it is one question for all, but it is a question.
-        await asyncio.sleep(BUSY_S / 2)
+        """Until the next look, which a change may bring nearer."""
+        clock = asyncio.get_running_loop().time
+        looked_at, pool = clock(), self._runtime.pool
         while True:
-            version, mine = self._runtime.pool.version, await self._runtime.call(self._mine)
-            left = began + self._period(mine) - loop.time()
-            if left <= 0 or _standing(mine) != before:
+            version = pool.version
+            left = looked_at + await self._runtime.call(self._pause) - clock()
+            if left <= 0:
                 return
-            news = [self._runtime.next_change(version, left), self._runtime.bells.wait(ANY, left)]
-            tasks = [asyncio.create_task(one) for one in news]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
+            await self._runtime.next_change(version, left)
 
-    def _period(self, mine: Sequence[Reservation]) -> float:
-        sessions = (one for one in mine if one.kind is Kind.SESSION and one.state is State.QUEUED)
-        arrived = {one.id for one in sessions if self._agents.arrival(one) is not None}
-        return look_again_s(mine, arrived, self._runtime.pool.clock())
+    def _pause(self) -> float:
+        return pause_s(self._mine(), self._runtime.pool.clock())
 
     async def step(self) -> None:
         """One question, and what follows."""
         mine = await self._runtime.call(self._mine)
         self._agents.forget(reservation.id for reservation in mine)
         ids = [r.external.job_id for r in mine if r.external is not None and r.external.job_id]
-        looked = await self._engine.look(ids, self._period(mine))
+        looked = await self._engine.look(ids, await self._runtime.call(self._pause))
         known, asked_at = looked.jobs, self._runtime.pool.clock() - looked.age_s
         mine = await self._runtime.call(self._mine)
         jobs = by_reservation(mine, known, self._tag)
@@ -301,8 +308,3 @@ class ExternalLoop:
                 await self._engine.cancel(job)
         except (EngineUnknown, LaunchRefused) as error:
             log.warning("job %s could not be ended: %s", job.job_id, error)
-
-
-def _standing(mine: Iterable[Reservation]) -> set[tuple[str, State, int]]:
-    """What makes another question worth its while when it changes."""
-    return {(one.id, one.state, one.external.attempt if one.external else 0) for one in mine}

@@ -30,7 +30,7 @@ from ..parking import Parking
 from ..pool import Pool
 from ..reservation import Reason, Reservation, State
 from ..submission import Answer, Submission
-from .bells import Bells
+from .bells import ANY, Bells
 from .people import People
 from .settings import Settings
 from .trying import Trials
@@ -43,7 +43,7 @@ MOST_TOGETHER = 64
 
 class Runtime:
     """Owns pool and engine. ``call`` is the only way to the pool once the loops run. ``meeting``: job agents and what
-    is wanted of them, for the event loop alone; ``bells`` ring when it changes."""
+    is wanted of them, for the event loop alone; ``bells`` ring when it changes, that of any when the pool does too."""
 
     def __init__(self, settings: Settings, engine: Engine, people: People | None = None) -> None:
         self.settings = settings
@@ -166,6 +166,7 @@ class Runtime:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        self.bells.ring(ANY)
 
     def hurry(self) -> None:
         """Compares with the engine now instead of at the next period."""

@@ -20,7 +20,6 @@ SETTINGS = {
     "SLURM_BITSTR_LEN": "0",  # the tasks of an array as a whole, however many ranges they are
 }
 MAX_OUTPUT = 64 * 1024 * 1024
-MAX_DOUBLINGS = 32
 KILL_WAIT_S = 5.0
 # What commands say when they did not reach the controller or the accounting, or lost it while it was answering.
 _SILENT = (
@@ -173,26 +172,3 @@ def is_silence(said: str) -> bool:
     """Whether this text of a command that failed means that Slurm was not reached, rather than that it said no."""
     lower = said.lower()
     return not said or lower.startswith(_NOT_BECOME) or any(words in lower for words in _SILENT)
-
-
-@dataclass(frozen=True)
-class Pace:
-    """When to ask again: every ``period_s`` while there are answers, or after as long as an answer took to come; ever
-    more rarely while there are none, up to ``longest_s``. ``luck`` (0 to 1, at random) keeps several that wait for the
-    same controller apart."""
-
-    period_s: float
-    longest_s: float
-    failures: int = 0
-    next_at: float = 0.0
-
-    def due(self, now: float) -> bool:
-        return now >= self.next_at
-
-    def answered(self, now: float, took_s: float = 0.0) -> Pace:
-        return replace(self, failures=0, next_at=now + max(self.period_s, took_s))
-
-    def silent(self, now: float, luck: float) -> Pace:
-        doubled = self.period_s * 2.0 ** min(self.failures + 1, MAX_DOUBLINGS)
-        wait = min(max(self.longest_s, self.period_s), doubled)
-        return replace(self, failures=self.failures + 1, next_at=now + wait * (0.75 + 0.25 * luck))

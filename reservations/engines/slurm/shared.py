@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .commands import Pace
 from .errors import SchedulerSilent
+from .pace import Pace
 
 T = TypeVar("T")
 

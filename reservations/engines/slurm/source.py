@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .accounting import SlurmEnd, accounting_argv, parse_accounting
 from .allowances import Book
 from .cluster import ClusterFacts
-from .commands import Commands, Pace
+from .commands import Commands
 from .errors import SchedulerRefused, SchedulerSilent
 from .jobs import last_attempts
 from .limits import associations_argv, parse_associations, parse_qos, qos_argv
@@ -24,6 +24,7 @@ from .nodes import (
     parse_partitions,
     parse_reservations,
 )
+from .pace import Pace
 from .queue import SlurmJob, parse_queue, parse_queue_text, queue_argv, queue_text_argv
 from .settings import CONFIG_ARGV, Timing, parse_config, timing_of
 from .shared import Shared, Told
