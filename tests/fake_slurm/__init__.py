@@ -114,10 +114,10 @@ class FakeSlurm:
         told = [json.loads(line) for line in (self.folder / commands.CALLS).read_text().splitlines()]
         return [call for call in told if command in ("", call["command"])]
 
-    def asked_again(self, command: str = "squeue", times: int = 2) -> None:
-        """Waits until the command was begun, and answered, so often from now on."""
+    def asked_again(self, command: str = "squeue") -> None:
+        """Waits until the command was begun from now on, answered, and begun again: what followed from it has."""
         before = len(self.calls(command))
-        eventually(lambda: len(self.calls(command)) > before + times, 90)
+        eventually(lambda: len(self.calls(command)) > before + 1, 90)
 
     # --- what a test has it do
 
