@@ -344,6 +344,28 @@ def test_more_than_the_limits_allow_is_refused_with_the_largest_named(tmp_path: 
     assert places.ids() == []
 
 
+def test_while_there_is_plenty_of_room_not_every_submission_goes_through_all_jobs(tmp_path: Path) -> None:
+    from timeshare.notebooks.batch.housekeeping import make_room
+    from timeshare.notebooks.batch.places import Places
+
+    def old_job(size: int) -> None:
+        (places.jobs / "1124-aaaa").mkdir()
+        (places.jobs / "1124-aaaa" / "spool.jsonl").write_bytes(bytes(size))
+        (places.jobs / "1124-aaaa" / "status.json").write_text("{}")
+
+    places, limits, now = Places(tmp_path / "new"), {"space": {"keep_s": 0, "bytes": 1024**2}}, time.time() + 60
+    make_room(places, limits, now)
+    old_job(900_000)
+    make_room(places, limits, now + 1)
+    assert places.ids() == ["1124-aaaa"]
+    make_room(places, limits, now + 3600)
+    assert places.ids() == []
+    old_job(900_000)
+    make_room(places, {"space": {"keep_s": 10**6, "bytes": 1024**2}}, now + 7200)
+    make_room(places, limits, now + 7201)
+    assert places.ids() == [], "little room is left: it is looked for every time"
+
+
 # --- over time, and on again: last, for it takes a minute
 
 
