@@ -14,6 +14,7 @@ import re
 import secrets
 import stat
 import threading
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,10 @@ CHUNK = packing.FRAME
 """Bytes that are written at once."""
 PACKED_FROM = 1024 * 1024
 """Bytes of a piece that may be packed."""
+TRIED_FROM = 64 * 1024 * 1024
+"""Bytes of a piece for which it matters whether packing or the disk is the faster; below, packing saves room."""
+TRY = 32 * 1024 * 1024
+"""Bytes of it that are tried."""
 _PACKED = ".packed"
 
 
@@ -46,15 +51,15 @@ class Blob:
 
 class Store:
     """Made if it is not there, readable by its owner only. ``pack``: whether what compresses well is written packed;
-    what is not can be read by many processes from the same pages of memory. Raises Untrusted for a folder of somebody
-    else."""
+    what is not can be read by many processes from the same pages of memory. ``disk_rate``: bytes a second that the disk
+    takes; None: that is tried when it matters. Raises Untrusted for a folder of somebody else."""
 
-    def __init__(self, folder: Path, *, pack: bool = True) -> None:
+    def __init__(self, folder: Path, *, pack: bool = True, disk_rate: float | None = None) -> None:
         self.folder = folder
-        self._pack = pack
+        self._pack, self._disk_rate = pack, disk_rate
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_own(folder, os.lstat(folder), stat.S_ISDIR)
-        self._placing = threading.Lock()
+        self._placing, self._trying = threading.Lock(), threading.Lock()
 
     def put(self, data: memoryview | bytes) -> Blob:
         """Keeps ``data``. It is on the disk, whole, when this returns; an interrupted one leaves no blob. Several
@@ -66,10 +71,7 @@ class Store:
             if there := self._kept(digest, view.nbytes):
                 os.utime(there)  # it is in use again: not to be swept now
                 return Blob(digest, view.nbytes)
-        kind = packing.choose(view) if self._pack and view.nbytes >= PACKED_FROM else None
-        drafts = self.folder / "drafts"
-        drafts.mkdir(mode=0o700, exist_ok=True)
-        draft = drafts / secrets.token_hex(16)
+        kind, draft = self._packing(view), self._draft()
         try:
             digest = _written(view, kind, draft)
             path = self.path(digest) if kind is None else _packed(self.path(digest))
@@ -81,6 +83,32 @@ class Store:
             draft.unlink(missing_ok=True)
             raise
         return Blob(digest, view.nbytes, new)
+
+    def _draft(self) -> Path:
+        drafts = self.folder / "drafts"
+        drafts.mkdir(mode=0o700, exist_ok=True)
+        return drafts / secrets.token_hex(16)
+
+    def _packing(self, view: memoryview) -> Packing | None:
+        """How to write it; None: as it is. A disk that takes bytes faster than they are packed is not kept waiting."""
+        if not self._pack or view.nbytes < PACKED_FROM:
+            return None
+        kind = packing.choose(view)
+        if kind is None or view.nbytes < TRIED_FROM:
+            return kind
+        with self._trying:
+            if self._disk_rate is None:
+                self._disk_rate = self._tried(view[:TRY])
+        return kind if kind.rate(view[:TRY]) > self._disk_rate else None
+
+    def _tried(self, data: memoryview) -> float:
+        draft = self._draft()
+        began = time.perf_counter()
+        try:
+            _written(data, None, draft)
+            return data.nbytes / (time.perf_counter() - began)
+        finally:
+            draft.unlink(missing_ok=True)
 
     @cached_property
     def _sizes(self) -> set[int]:
