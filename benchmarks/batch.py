@@ -5,8 +5,8 @@
 A real hub runs on this machine with simulated GPUs. Measured: how soon a submission gives the notebook back, how long a
 small job takes from submission to its result (in turns with submitit), how fast large arrays are captured (in turns
 with a plain write of the same bytes and with cloudpickle into a file, each brought to the disk; arrays as experiments
-have them, and random bits, which nothing makes smaller), what a second submission moves, and how late a job's print
-appears in the cell.
+have them, and random bits, which nothing makes smaller; on this disk, and held to a rate as on a shared file system),
+what a second submission moves, and how late a job's print appears in the cell.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import slow_disk
 import submitit
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -37,6 +38,9 @@ from timeshare.notebooks.capture.store import Store
 
 PRINTS, EVERY_S = 100, 0.1
 ROUNDS = 5
+SHARED_RATE = 300_000_000
+"""Bytes a second that one writer gets of a file system which many share."""
+AS_RAW = "at least 0.8 of a raw write"
 SMALL = """
 import numpy as np
 scale = 3.0
@@ -173,16 +177,22 @@ def random_bits(gib: float) -> dict[str, Any]:
 
 
 def large_arrays(folder: Path, gib: float) -> list[bool]:
-    """Random bits cannot be twice as fast as cloudpickle, which writes them nearly as fast as the disk takes them."""
-    print("Arrays as experiments have them")
-    of_raw, of_cloudpickle = rates(folder, experiment(gib))
-    kept = [
-        promise("at least 0.8 of a raw write", of_raw >= 0.8),
-        promise("at least 2 times cloudpickle into a file", of_cloudpickle >= 2),
-    ]
-    print("Random bits")
-    of_raw, _ = rates(folder, random_bits(gib))
-    return [*kept, promise("at least 0.8 of a raw write", of_raw >= 0.8)]
+    """Random bits, and a disk as fast as a processor packs, leave nothing to gain but to write as the disk takes it."""
+    arrays = experiment(gib)
+    print("Arrays as experiments have them, on this disk")
+    own, _ = rates(folder, arrays)
+    kept = [promise(AS_RAW, own >= 0.8)]
+    if why := slow_disk.obstacle(folder):
+        print(f"On a shared file system: not measured, {why}")
+    else:
+        print(f"The same, held to {SHARED_RATE / 1e6:.0f} MB/s")
+        with slow_disk.held_to(SHARED_RATE, folder):
+            shared, of_cloudpickle = rates(folder, arrays)
+        kept += [promise(AS_RAW, shared >= 0.8), promise("at least 2 times cloudpickle", of_cloudpickle >= 2)]
+    del arrays
+    print("Random bits, on this disk")
+    own, _ = rates(folder, random_bits(gib))
+    return [*kept, promise(AS_RAW, own >= 0.8)]
 
 
 def rates(folder: Path, arrays: dict[str, Any]) -> tuple[float, float]:
