@@ -99,7 +99,8 @@ def waits_all_along(hub: SlurmHub, fake: FakeSlurm) -> Iterator[None]:
     yield
     assert (bob.get(asked)["state"], bob.get(asked)["external_job"]) == ("queued", str(job["id"]))
     assert [one["id"] for one in fake.jobs_of(asked)] == [job["id"]]
-    bob.end(asked)
+    for one in bob.live():
+        bob.end(one)
     eventually(lambda: all(one["state"] == "ended" for one in hub.everybodys()), 60)
     eventually(lambda: not [one for one in fake.jobs() if fake.lives(one)], 10)
 
