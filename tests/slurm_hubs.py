@@ -16,6 +16,7 @@ from nodes import eventually
 from slurm_cluster import Cluster
 from test_multi_user import Account, Machine
 
+SITE = "c.JupyterHub.named_server_limit_per_user = 0  # every request of a test has a server of its own\n"
 LIMITS = """
 stop: {save_grace: 3s, term_grace: 2s}
 defaults:
@@ -52,6 +53,8 @@ class SlurmHub(Machine):
         lines += [f"c.SlurmPool.{name} = {value!r}" for name, value in said.items()]
         (state / "timeshare_slurm.py").write_text("\n".join(lines))
         (state / "limits.yaml").write_text(LIMITS)
+        with open(state / "jupyterhub_site.py", "a") as site:
+            site.write(SITE)
         options = ("--simulate", "t4:1") if local else ("--no-local",)
         super().__init__(state, command(), *options, "--admins", "tscarol")
 
@@ -64,6 +67,10 @@ class SlurmHub(Machine):
 
 
 class SlurmAccount(Account):
+    def own_path(self, name: str) -> Path:
+        """A file in her home that is not there, and that no other run on this machine uses: accounts are shared."""
+        return Path(f"/home/{self.name}/{name}-{secrets.token_hex(4)}")
+
     def live(self) -> list[dict[str, Any]]:
         return [r for r in self.reservations() if r["state"] != "ended"]
 

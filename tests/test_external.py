@@ -136,7 +136,7 @@ def test_a_session_whose_job_ended_before_it_could_begin_has_failed_however_well
     (gone,) = acts(QUEUED, well)
     assert isinstance(gone, Gone)
     assert (gone.reason, gone.detail[:19]) == (Reason.FAILED, "its job ended befor")
-    assert acts(JOB, well) == [Gone(Reason.COMPLETED, "it has ended, and nobody saw how")]
+    assert acts(JOB, well) == [Gone(Reason.COMPLETED, "")]
 
 
 @pytest.mark.parametrize("reservation", [QUEUED, GRANTED, ACTIVE, JOB_RUNS])

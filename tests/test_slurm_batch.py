@@ -9,7 +9,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,8 +105,7 @@ def tasks_of(hub: SlurmHub, array: str) -> list[tuple[str, int, datetime, dateti
 def test_a_sweep_is_one_array_within_its_bound_and_a_rerun_mends_what_failed(
     hub: SlurmHub, alice: SlurmAccount
 ) -> None:
-    fixed = Path("/home/tsalice/fixed")
-    fixed.unlink(missing_ok=True)
+    fixed = alice.own_path("fixed")
     cell = SCAN.format(broken=BROKEN, fixed=str(fixed))
     options = f"--engine slurm --gpus 1 --sweep n=0:{POINTS} --parallel {AT_ONCE}"
     told = python(alice, f"job = submit({cell!r}, options={options!r})\njob.wait(800)\nprint(job.id, job.state)")
@@ -149,8 +147,7 @@ def test_a_cancelled_job_keeps_its_last_words(hub: SlurmHub, alice: SlurmAccount
 
 
 def test_a_job_that_slurm_takes_back_waits_and_runs_again(hub: SlurmHub, alice: SlurmAccount) -> None:
-    flag = Path("/home/tsalice/go-on")
-    flag.unlink(missing_ok=True)
+    flag = alice.own_path("go-on")
     waits = f"import os, time\nwhile not os.path.exists({str(flag)!r}):\n    time.sleep(.2)\ndone = 1"
     python(alice, f"submit({waits!r}, options='--engine slurm --gpus 1 --model p100')")
     mine = jobs(alice)[0]

@@ -86,7 +86,6 @@ def names(hub: SlurmHub) -> list[str]:
 def test_no_kill_loses_a_job_starts_one_twice_or_leaves_one(slurm: Cluster, tmp_path_factory: Any) -> None:
     rng = random.Random(20261126)
     state: Path = tmp_path_factory.mktemp("slurm")
-    (state / "jupyterhub_site.py").write_text("c.JupyterHub.named_server_limit_per_user = 0\n")
     with slurm_hub(state, slurm) as hub:
         crowd = Crowd(hub, rng)
         killed: Counter[str] = Counter()

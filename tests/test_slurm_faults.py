@@ -133,8 +133,8 @@ def full(slurm: Cluster) -> Iterator[str]:
 def test_a_controller_that_is_away_for_a_minute_loses_nothing_and_ends_nothing(
     hub: SlurmHub, slurm: Cluster, full: str, crash: bool
 ) -> None:
-    alice, flag = hub.account("tsalice"), Path("/home/tsalice/go-on")
-    flag.unlink(missing_ok=True)
+    alice = hub.account("tsalice")
+    flag = alice.own_path("go-on")
     alice.start(gpus=1, model="p100", engine="slurm")
     eventually(alice.is_ready, 120)
     session, ends_meanwhile = alice.active(), batch(alice, flag, "p100")

@@ -44,7 +44,6 @@ c.Spawner.args = []
 c.Spawner.environment = {{"ABCDE": "of the site"}}
 c.Spawner.env_keep = ["KEPT"]
 c.GpuSpawner.reach_wait = 2
-c.JupyterHub.named_server_limit_per_user = 0
 """
 POOLS = {
     "slurm": {"ports": "21000-21999"},

@@ -140,7 +140,9 @@ def follow(reservation: Reservation, seen: Seen, rules: Stop) -> list[Act]:
 def _over(reservation: Reservation, job: ExternalJob) -> Gone:
     if reservation.kind is Kind.SESSION and reservation.state is State.QUEUED and job.reason is Reason.COMPLETED:
         return Gone(Reason.FAILED, "its job ended before the session could begin; the log of its job says why")
-    return Gone(job.reason or Reason.LOST, job.detail or "it has ended, and nobody saw how")
+    if job.reason is None:
+        return Gone(Reason.LOST, "it has ended, and nobody saw how")
+    return Gone(job.reason, job.detail)
 
 
 def told(reservation: Reservation, arrival: Arrival | None) -> list[Act]:
