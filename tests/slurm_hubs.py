@@ -32,10 +32,17 @@ def password_of(user: str) -> str:
 
 class SlurmHub(Machine):
     """``cluster``: where it sends what asks for ``engine: slurm``. ``local``: whether it has an agent and a GPU of its
-    own."""
+    own. ``traits``: of all pools."""
 
     def __init__(
-        self, state: Path, cluster: Cluster | FakeSlurm, pools: dict[str, Any], local: bool = True, **traits: Any
+        self,
+        state: Path,
+        cluster: Cluster | FakeSlurm,
+        pools: dict[str, Any],
+        *,
+        local: bool = True,
+        limits: str = LIMITS,
+        **traits: Any,
     ) -> None:
         self.cluster = cluster
         self.passwords = {user: password_of(user) for user in cluster.users}
@@ -52,7 +59,7 @@ class SlurmHub(Machine):
         lines = [f"c.Slurm.pools = {pools!r}"]
         lines += [f"c.SlurmPool.{name} = {value!r}" for name, value in said.items()]
         (state / "timeshare_slurm.py").write_text("\n".join(lines))
-        (state / "limits.yaml").write_text(LIMITS)
+        (state / "limits.yaml").write_text(limits)
         with open(state / "jupyterhub_site.py", "a") as site:
             site.write(SITE)
         options = ("--simulate", "t4:1") if local else ("--no-local",)
