@@ -131,7 +131,7 @@ def ours(bench: Bench, server: Path) -> None:
     state.mkdir()
     site = f"c.Spawner.cmd = [{str(server)!r}]\nc.JupyterHub.named_server_limit_per_user = 0\n"
     (state / "jupyterhub_site.py").write_text(site)
-    with slurm_hub(state, bench.cluster, {"slurm": {}}, LIMITS, path=counted.path) as hub:
+    with slurm_hub(state, bench.cluster, {"slurm": {}}, limits=LIMITS, path=counted.path) as hub:
         user = hub.account(USER)
         servers = Servers(hub.url, user.token, {"engine": "slurm", "cpu_only": True})
         for begin, count in pairs(bench.running):
