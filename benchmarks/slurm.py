@@ -44,7 +44,7 @@ from nodes import eventually
 from slurm_cluster import Cluster, folder_for_tests, obstacle
 from slurm_hubs import SlurmHub, password_of, slurm_hub
 
-from timeshare.reservations.engines.pace import LEAST_S, LONGEST_S
+from timeshare.reservations.engines.rhythm import LEAST_S, LONGEST_S
 
 GRES = "gpu:p100:1"
 SHARE = {"engine": "slurm", "gpus": 1, "model": "p100"}
