@@ -78,16 +78,22 @@ class Person:
         assert answer.status_code == 201, (answer.status_code, answer.text)
         return seconds
 
+    def new_token(self) -> str:
+        """For the hub's API, for a day."""
+        return str(self._api("POST", "/tokens", json={"expires_in": 86400}).json()["token"])
+
     def stop(self) -> None:
         self._api("DELETE", "/server")
         eventually(lambda: not self._api("GET", "").json()["servers"], 60)
 
 
 @contextlib.contextmanager
-def peer(state: Path, ours: Hub) -> Iterator[str]:
-    """A plain JupyterHub with SimpleLocalProcessSpawner; yields its address."""
+def peer(state: Path, more: str = "", **environment: str) -> Iterator[str]:
+    """A plain JupyterHub with SimpleLocalProcessSpawner, or what ``more`` says at the end of its configuration; yields
+    its address. ``environment``: more of the hub's own."""
     url = f"http://127.0.0.1:{free_port()}/"
-    (state / "config.py").write_text(PEER)
+    (state / "config.py").write_text(PEER + more)
+    proxy.install(state)
     env = {
         **os.environ,
         "PEER_URL": url,
@@ -95,9 +101,10 @@ def peer(state: Path, ours: Hub) -> Iterator[str]:
         "PEER_API": f"http://127.0.0.1:{free_port()}",
         "PEER_STATE": str(state),
         "PEER_NODE": str(proxy.node_path()),
-        "PEER_PROXY": str(proxy.script_path(ours.state_dir)),
+        "PEER_PROXY": str(proxy.script_path(state)),
         "PEER_SERVER": str(Path(sys.executable).parent / "jupyterhub-singleuser"),
         "HOME": str(state),
+        **environment,
     }
     with open(state / "hub.log", "wb") as log:
         words = [sys.executable, "-m", "jupyterhub", "-f", str(state / "config.py")]
@@ -126,7 +133,7 @@ def main() -> None:
         hub = Hub(folder / "ours", command(), "--simulate", "a100-40gb:1")
         hub.start()
         try:
-            with peer(folder / "peer", hub) as url:
+            with peer(folder / "peer") as url:
                 people = {
                     "SimpleLocalProcessSpawner": Person(url, "ada", "a-long-password", {}),
                     "timeshare": Person(hub.url, "ada", hub.deployment.password, {"memory_gib": 10}),

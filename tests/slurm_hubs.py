@@ -29,9 +29,11 @@ def password_of(user: str) -> str:
 
 
 class SlurmHub(Machine):
-    """``cluster``: where it sends what asks for ``engine: slurm``."""
+    """``cluster``: where it sends what asks for ``engine: slurm``. ``traits``: of all pools."""
 
-    def __init__(self, state: Path, cluster: Cluster, pools: dict[str, Any], **traits: Any) -> None:
+    def __init__(
+        self, state: Path, cluster: Cluster, pools: dict[str, Any], limits: str = LIMITS, **traits: Any
+    ) -> None:
         self.cluster = cluster
         self.passwords = {user: password_of(user) for user in cluster.users}
         for user, password in self.passwords.items():
@@ -47,7 +49,7 @@ class SlurmHub(Machine):
         lines = [f"c.Slurm.pools = {pools!r}"]
         lines += [f"c.SlurmPool.{name} = {value!r}" for name, value in said.items()]
         (state / "timeshare_slurm.py").write_text("\n".join(lines))
-        (state / "limits.yaml").write_text(LIMITS)
+        (state / "limits.yaml").write_text(limits)
         super().__init__(state, command(), "--simulate", "t4:1")
 
     def account(self, user: str) -> SlurmAccount:
@@ -83,10 +85,12 @@ class SlurmAccount(Account):
 
 
 @contextlib.contextmanager
-def slurm_hub(state: Path, cluster: Cluster, pools: dict[str, Any] | None = None, **traits: Any) -> Iterator[SlurmHub]:
+def slurm_hub(
+    state: Path, cluster: Cluster, pools: dict[str, Any] | None = None, limits: str = LIMITS, **traits: Any
+) -> Iterator[SlurmHub]:
     """``pools``: by name what each says beside ``traits``; None: one that works, and one that Slurm refuses."""
     usual = {"slurm": {"extend": True}, "wrong": {"title": "Wrong", "qos": "nothing"}}
-    hub = SlurmHub(state, cluster, pools or usual, **traits)
+    hub = SlurmHub(state, cluster, pools or usual, limits, **traits)
     try:
         hub.start()
         eventually(hub.is_seen, 60)
