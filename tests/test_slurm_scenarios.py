@@ -35,6 +35,8 @@ from timeshare.hub_config.supervisor import leftovers
 
 pytestmark = [
     pytest.mark.hub,
+    pytest.mark.stress,
+    pytest.mark.skipif(not FULL_STRESS, reason="takes two minutes and more: make stress runs it"),
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: jobs run as other accounts"),
 ]

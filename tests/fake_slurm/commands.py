@@ -187,6 +187,10 @@ def scontrol(known: dict[str, Any], argv: list[str], script: str) -> str:
         return "".join(NODE.format(name=name, **said) + "\n" for name, said in nodes.items())
     if argv[:2] == ["show", "partition"]:
         return PARTITION.format(nodes=",".join(nodes)) + "\n"
+    if argv[:2] == ["show", "reservation"]:
+        return "No reservations in the system"
+    if argv[:2] == ["show", "config"]:
+        return "KillWait                = 5 sec\nOverTimeLimit           = 0 min"
     raise SystemExit(f"scontrol: not known here: {argv}")
 
 
