@@ -133,6 +133,7 @@ def test_an_administrator_sees_everything_and_changes_limits_and_exceptions(hub:
     page.fill("#e-until", (datetime.now() + timedelta(days=7)).strftime("%Y-%m-%dT18:00"))
     page.fill("#e-why", "the thesis is due")
     page.get_by_role("button", name="Make the exception").click()
+    page.get_by_text("the thesis is due").first.wait_for()
     assert "the thesis is due" in page.inner_text("body")
     mine = hub.service("GET", "limits?owner=ben").json()
     assert next(row for row in mine["limits"] if row["key"] == "sessions.max_time")["value"] == "24 h"
