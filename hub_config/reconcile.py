@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import json
 import re
-import secrets
 import sys
 import time
 from argparse import Namespace
@@ -23,7 +22,7 @@ from ..reservations.clock import rfc3339
 from ..reservations.deployment import FILE_NAME, load_deployment
 from ..reservations.engines.slurm.accounting import accounting_argv, parse_accounting
 from ..reservations.engines.slurm.cluster import shards_each
-from ..reservations.engines.slurm.commands import Commands
+from ..reservations.engines.slurm.commands import new_separator
 from ..reservations.engines.slurm.comparison import Charged, Period, Report, compare, ran_of
 from ..reservations.engines.slurm.config import ConfigError, SlurmPool, read_pools
 from ..reservations.engines.slurm.errors import SchedulerRefused, SchedulerSilent
@@ -105,8 +104,8 @@ def run(options: Namespace) -> int:
 
 async def report(folder: Path, pool: SlurmPool, rows: Sequence[Json], period: Period, tolerance: float) -> Report:
     """Raises SchedulerSilent, SchedulerRefused."""
-    commands = Commands((), pool.environment.get("SLURM_CONF", ""), pool.path, pool.command_timeout)
-    separator = f"<{secrets.token_hex(8)}>"
+    commands = pool.commands()
+    separator = new_separator()
     since = datetime.fromtimestamp(period.since, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
     told, nodes = await asyncio.gather(commands.run(accounting_argv(separator, [], since)), commands.run(NODES_ARGV))
     each = {node.name: shards_each(node) for node in parse_nodes(nodes.out)}

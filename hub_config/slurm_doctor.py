@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-import secrets
 import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
 from ..reservations.engines.slurm.accounting import accounting_argv, parse_accounting
-from ..reservations.engines.slurm.commands import PATH, Commands
+from ..reservations.engines.slurm.commands import Commands, new_separator
 from ..reservations.engines.slurm.config import CONFIG_FILE, ConfigError, SlurmPool, read_pools
 from ..reservations.engines.slurm.errors import SchedulerRefused, SchedulerSilent
 from ..reservations.engines.slurm.nodes import (
@@ -69,14 +68,13 @@ async def _all(state_dir: Path, pools: Sequence[SlurmPool], user: str, job: bool
 
 
 async def _pool(state_dir: Path, pool: SlurmPool, user: str, job: bool) -> AsyncIterator[Finding]:
-    missing = [name for name in (*COMMANDS, *pool.run_as[:1]) if shutil.which(name, path=PATH) is None]
+    missing = [name for name in (*COMMANDS, *pool.run_as[:1]) if shutil.which(name, path=pool.path) is None]
     if missing:
         advice = "install Slurm's clients (Debian: slurm-client), and what run_as begins with"
-        yield Finding(FAIL, "commands", f"not found in {PATH}: {', '.join(missing)}", advice)
+        yield Finding(FAIL, "commands", f"not found in {pool.path}: {', '.join(missing)}", advice)
         return
     yield Finding(OK, "commands", ", ".join(COMMANDS))
-    conf = pool.environment.get("SLURM_CONF", "")
-    commands = Commands(tuple(pool.run_as), conf=conf, timeout_s=pool.command_timeout)
+    commands = pool.commands()
     try:
         told = await _told(pool, commands)
     except (SchedulerSilent, SchedulerRefused) as error:
@@ -150,7 +148,7 @@ async def _queue(commands: Commands) -> Finding:
 
 
 async def _queue_as_text(commands: Commands, refused: str, advice: str) -> Finding:
-    separator = f"<{secrets.token_hex(8)}>"
+    separator = new_separator()
     try:
         jobs = parse_queue_text((await commands.run(queue_text_argv(separator))).out, separator)
     except (SchedulerSilent, SchedulerRefused) as error:
@@ -164,7 +162,7 @@ async def _accounting(commands: Commands, config: Mapping[str, str]) -> Finding:
     if config.get("AccountingStorageType", "").rpartition("/")[2] in ("", "none"):
         detail = "there is none: how a job ended is forgotten after MinJobAge"
         return Finding(WARN, what, detail, "run slurmdbd: AccountingStorageType=accounting_storage/slurmdbd")
-    separator = f"<{secrets.token_hex(8)}>"
+    separator = new_separator()
     try:
         parse_accounting((await commands.run(accounting_argv(separator, []))).out, separator)
     except (SchedulerSilent, SchedulerRefused) as error:

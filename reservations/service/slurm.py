@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..engines.slurm.agents import MeetingAgents
-from ..engines.slurm.commands import Commands
 from ..engines.slurm.config import SlurmPool, read_pools
 from ..engines.slurm.engine import SlurmEngine
 from ..engines.slurm.source import Sources
@@ -30,8 +29,7 @@ def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool, sources: Source
         ports=pool.ports,
         simulated=pool.simulated,
     )
-    conf = pool.environment.get("SLURM_CONF", "")
-    commands = Commands(tuple(pool.run_as), conf=conf, path=pool.path, timeout_s=pool.command_timeout)
+    commands = pool.commands()
     addresses, tag = runtime.meeting.addresses, settings.tag(pool.name)
     source = sources.of(commands)
     engine = SlurmEngine(pool, commands, source, ways, tag, lambda: runtime.pool.limits, addresses)

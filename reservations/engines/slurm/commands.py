@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -166,6 +167,11 @@ def _answer(name: str, code: int | None, listener: _Listener) -> Answer:
     if is_silence(said):
         raise SchedulerSilent(f"{name}: {said}")
     raise SchedulerRefused(said, code)
+
+
+def new_separator() -> str:
+    """Between the columns of an answer: what no name in them has, for nobody can have known it."""
+    return f"<{secrets.token_hex(8)}>"
 
 
 def is_silence(said: str) -> bool:

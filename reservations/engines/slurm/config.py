@@ -14,7 +14,7 @@ from traitlets.config import Config, Configurable
 from traitlets.config.loader import PyFileConfigLoader
 
 from ...shares import ENGINE_PATTERN
-from .commands import PATH
+from .commands import PATH, Commands
 
 CONFIG_FILE = "timeshare_slurm.py"
 
@@ -124,6 +124,11 @@ class SlurmPool(Configurable):
         self.name = name
         if "run_as" not in config.SlurmPool and os.geteuid() == 0:
             self.run_as = ["runuser", "-u", "{user}", "--"]
+
+    def commands(self) -> Commands:
+        """Those of this Slurm."""
+        conf = self.environment.get("SLURM_CONF", "")
+        return Commands(tuple(self.run_as), conf=conf, path=self.path, timeout_s=self.command_timeout)
 
 
 def read_pools(state_dir: Path) -> list[SlurmPool]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 import time
 from collections.abc import Sequence
 
 from .accounting import SlurmEnd, accounting_argv, parse_accounting
 from .allowances import Book
 from .cluster import ClusterFacts
-from .commands import Commands
+from .commands import Commands, new_separator
 from .errors import SchedulerRefused, SchedulerSilent
 from .jobs import last_attempts
 from .limits import associations_argv, parse_associations, parse_qos, qos_argv
@@ -69,7 +68,7 @@ class SlurmSource:
         accounting does not answer."""
         found: dict[str, SlurmEnd] = {}
         for begin in range(0, len(numbers), MOST_ASKED):
-            now, separator = time.monotonic(), f"<{secrets.token_hex(8)}>"
+            now, separator = time.monotonic(), new_separator()
             if not self._accounting.due(now) and self._accounting.failures:
                 return None
             try:
@@ -89,7 +88,7 @@ class SlurmSource:
             except SchedulerRefused as error:
                 refused = error.text
         # Built without JSON, or too old for it.
-        separator = f"<{secrets.token_hex(8)}>"
+        separator = new_separator()
         jobs = parse_queue_text(await self._asked(queue_text_argv(separator)), separator)
         if self._json:
             log.warning("squeue has no JSON (%s): it is asked for text, without the numbers of GPUs", refused)
