@@ -52,8 +52,11 @@ class Hub:
     token: str
 
     async def restore_routes(self) -> None:
-        """Asks the hub to tell the proxy all routes again."""
-        answer = await self._ask("POST", "proxy", {})
+        """Asks the hub to tell the proxy all routes again. If it will not, servers are to be started all the same."""
+        try:
+            answer = await self._ask("POST", "proxy", {})
+        except HubRefused as refusal:
+            answer = str(refusal)
         log.info("the proxy had lost its routes: %s", answer or "restored")
 
     async def start(self, reservation: Json) -> str:

@@ -27,6 +27,7 @@ class SaysOneThing:
     """What stands for the hub's API and the proxy's. ``asked``: paths, in order."""
 
     code: int = 400
+    routes: dict[str, object] = field(default_factory=lambda: {"/": {}})
     asked: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -41,7 +42,7 @@ def hub() -> Iterator[SaysOneThing]:
             self._say(found.code, {"message": FULL})
 
         def do_GET(self) -> None:
-            self._say(200, {"/": {}})
+            self._say(200, found.routes)
 
         def _say(self, code: int, body: object) -> None:
             text = json.dumps(body).encode()
@@ -114,3 +115,13 @@ async def test_a_hub_that_is_busy_or_fails_is_asked_for_as_long_as_the_grant_las
         await one.step()
     assert len(hub.asked) == 3
     assert service.get(made["id"])["state"] == "granted"
+
+
+async def test_servers_are_started_even_while_the_hub_does_not_restore_the_routes_of_the_proxy(
+    service: Service, hub: SaysOneThing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.routes = {}
+    service.create(server_name="sixth")
+    at(monkeypatch, OWN_START_S)
+    await starter(service, hub).step()
+    assert hub.asked == ["/proxy", "/users/ada/servers/sixth"]

@@ -76,7 +76,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Looked:
-    """``jobs`` by id, as they were when the engine was asked, ``age_s`` ago."""
+    """``jobs`` by id, as they were when the engine was asked, ``age_s`` before this is told."""
 
     jobs: Mapping[str, ExternalJob]
     age_s: float = 0.0

@@ -164,8 +164,8 @@ class SlurmEngine:
         mine = [job for job in self._jobs if job.name.startswith(job_prefix(self._tag))]
         listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids, self._why)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
-        age_s = told.age_s
-        return Looked(live | await self._ends([name for name in job_ids if name not in live], listed), age_s)
+        ends = await self._ends([name for name in job_ids if name not in live], listed)
+        return Looked(live | ends, told.age_s)  # accounting may have taken its time
 
     async def interrupt(self, job: ExternalJob) -> None:
         await self._ended_quietly(["scancel", "--signal=INT", "--batch", job.job_id], job)
