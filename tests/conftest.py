@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from databases import postgres, postgres_bin
+from databases import free_port, postgres, postgres_bin
 from hypothesis import settings
-from nodes import kept_from_others
+from nodes import kept_from_others, running_node
 from slurm_cluster import Cluster, folder_for_tests, obstacle
+
+from timeshare.reservations.deployment import Deployment
 
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
@@ -54,6 +56,14 @@ def fresh_schema(url: str) -> str:
         connection.execute(sa.text(f"CREATE SCHEMA {name}"))
     engine.dispose()
     return f"{url}?options=-csearch_path%3D{name}"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Deployment]:
+    """A deployment with a node, and no service yet."""
+    url = f"http://127.0.0.1:{free_port()}/services/timeshare"
+    with running_node(tmp_path, service_url=url) as node:
+        yield node.deployment
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from databases import free_port
 from job_agents import Job, jobagent_environment, jobs
-from nodes import running_node
 from test_external import ASKED, SHARE, Engine
 from test_job_agent import Near, near_service, until
 
@@ -62,13 +60,6 @@ class Silent(Engine):
 
     async def extend(self, job: ExternalJob, seconds: int) -> None:
         raise EngineUnknown("it is silent")
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Deployment]:
-    url = f"http://127.0.0.1:{free_port()}/services/timeshare"
-    with running_node(tmp_path, service_url=url) as node:
-        yield node.deployment
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,7 @@ import pytest
 import requests
 from databases import free_port
 from job_agents import Job, Relay, an_order, answers, begun, jobagent_environment, jobs
-from nodes import eventually, running_node
+from nodes import eventually
 from services import Service, running_service
 from tornado.httpserver import HTTPServer
 
@@ -400,14 +400,6 @@ async def until(question: Callable[[], Any], seconds: float = 30) -> Any:
         assert time.monotonic() < end, "never became true"
         await asyncio.sleep(0.02)
     return answer
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Deployment]:
-    """A deployment with a node, and no service yet."""
-    url = f"http://127.0.0.1:{free_port()}/services/timeshare"
-    with running_node(tmp_path, service_url=url) as node:
-        yield node.deployment
 
 
 @contextlib.asynccontextmanager

@@ -31,8 +31,8 @@ PACKED_FROM = 1024 * 1024
 """Bytes of a piece that may be packed."""
 TRIED_FROM = 64 * 1024 * 1024
 """Bytes of a piece for which it matters whether packing or the disk is the faster; below, packing saves room."""
-TRY = 32 * 1024 * 1024
-"""Bytes of it that are tried."""
+TRY, PACK_TRY = 32 * 1024 * 1024, 8 * 1024 * 1024
+"""Bytes that are written to know the disk, once, and that are packed of each such piece."""
 _PACKED = ".packed"
 
 
@@ -99,7 +99,7 @@ class Store:
         with self._trying:
             if self._disk_rate is None:
                 self._disk_rate = self._tried(view[:TRY])
-        return kind if kind.rate(view[:TRY]) > self._disk_rate else None
+        return kind if kind.rate(view[:PACK_TRY]) > self._disk_rate else None
 
     def _tried(self, data: memoryview) -> float:
         draft = self._draft()
