@@ -1,40 +1,51 @@
-"""This process held to a rate at which the disk takes its bytes, as a file system that many share gives it.
+"""A file system that takes its bytes at a given rate, as one that many share gives them.
 
-By the kernel's block throttle of control groups v1 (``blkio.throttle.write_bps_device``); as root.
+A loop device with a file system of its own, held by the kernel's block throttle of control groups v1
+(``blkio.throttle.write_bps_device``) for the group that the kernel's own writing is in: whatever way bytes go to it,
+through the page cache or around it, they are held. As root.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path("/sys/fs/cgroup/blkio")
+THROTTLE = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
 
 
-def obstacle(folder: Path) -> str:
-    """Why that cannot be done for files in ``folder``; empty: it can."""
-    if not (ROOT / "blkio.throttle.write_bps_device").exists() or not os.access(ROOT, os.W_OK):
+def obstacle() -> str:
+    """Why that cannot be done here; empty: it can."""
+    if not os.access(THROTTLE, os.W_OK):
         return "it needs root and the block throttle of control groups v1"
-    if not Path(f"/sys/dev/block/{_device(folder)}").exists():
-        return f"{folder} is on no block device"
+    if not Path("/dev/loop-control").exists() or shutil.which("mkfs.ext4") is None:
+        return "it needs loop devices and mkfs.ext4"
+    if _own_group() != "/":
+        return "this process is in a control group of its own, and the kernel's writing is not"
     return ""
 
 
 @contextlib.contextmanager
-def held_to(bytes_a_second: int, folder: Path) -> Iterator[None]:
-    """For all that this process brings to the disk of ``folder`` itself."""
-    group, before = ROOT / f"timeshare-bench-{secrets.token_hex(4)}", ROOT / _own_group()
-    group.mkdir()
-    try:
-        (group / "blkio.throttle.write_bps_device").write_text(f"{_device(folder)} {bytes_a_second}")
-        (group / "cgroup.procs").write_text(str(os.getpid()))
-        yield
-    finally:
-        (before / "cgroup.procs").write_text(str(os.getpid()))
-        group.rmdir()
+def held_to(bytes_a_second: int, size: int, folder: Path) -> Iterator[Path]:
+    """The folder of a new file system of ``size`` bytes, whose bytes lie in ``folder``."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        image, mounted = Path(place) / "image", Path(place) / "mounted"
+        mounted.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(size)
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], check=True)
+        device = _device(mounted)
+        try:
+            THROTTLE.write_text(f"{device} {bytes_a_second}")
+            yield mounted
+        finally:
+            THROTTLE.write_text(f"{device} 0")
+            subprocess.run(["umount", str(mounted)], check=True)
 
 
 def _device(folder: Path) -> str:
@@ -44,4 +55,4 @@ def _device(folder: Path) -> str:
 
 def _own_group() -> str:
     lines = Path("/proc/self/cgroup").read_text().splitlines()
-    return next(line.split(":", 2)[2] for line in lines if "blkio" in line.split(":", 2)[1].split(",")).lstrip("/")
+    return next(line.split(":", 2)[2] for line in lines if "blkio" in line.split(":", 2)[1].split(","))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from timeshare.notebooks.batch.places import SETTLED_S, Places
 from timeshare.notebooks.capture import packing, snapshot
 from timeshare.notebooks.capture.packing import Damaged, Packing
-from timeshare.notebooks.capture.store import PACKED_FROM, TRIED_FROM, Store, Untrusted
+from timeshare.notebooks.capture.store import BEHIND, LARGE, PACKED_FROM, Store, Untrusted
 
 MIB = 2**20
 RNG = np.random.default_rng(5)
@@ -99,14 +99,13 @@ def test_a_piece_for_many_processes_is_written_as_it_is(tmp_path: Path) -> None:
     assert store.path(blob.digest).stat().st_size == COUNTS.nbytes
 
 
-@pytest.mark.parametrize(("disk_rate", "packed"), [(1.0, True), (1e15, False), (None, None)])
-def test_a_large_piece_is_packed_if_that_is_faster_than_the_disk(
-    tmp_path: Path, disk_rate: float | None, packed: bool | None
-) -> None:
-    array = np.tile(COUNTS, 1 + TRIED_FROM // COUNTS.nbytes)
-    store = Store(tmp_path, disk_rate=disk_rate)
+@pytest.mark.parametrize(("behind", "packed"), [(0, True), (2**60, False), (BEHIND, None)])
+def test_a_large_piece_is_packed_while_the_disk_is_behind(tmp_path: Path, behind: int, packed: bool | None) -> None:
+    array = np.tile(COUNTS, 1 + LARGE // COUNTS.nbytes)[:-1]
+    store = Store(tmp_path, behind=behind)
     blob = store.put(view(array))
     assert store.get(blob.digest, blob.size) == view(array)
+    assert snapshot.write({"b": array.copy()}, {}, Store(tmp_path)).new < 1000
     if packed is not None:  # else as this disk is
         assert (store.stored(blob.digest) < array.nbytes) is packed
     assert not list((tmp_path / "drafts").iterdir())

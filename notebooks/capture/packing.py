@@ -2,19 +2,18 @@
 than bytes, and a disk takes fewer bytes sooner.
 
 A packed file is a head (magic, bytes of the piece, bytes of the file) and frames of Blosc, each of which says its own
-sizes. How a piece is packed is tried on parts of it first: what would not become much smaller is written as it is, for
-random bits cost time and save nothing.
+sizes and may have its bytes as they were. How a piece is packed is tried on parts of it first: what would not become
+much smaller is written as it is, for random bits cost time and save nothing.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-import time
 from dataclasses import dataclass
+from functools import cache
 
 import blosc
-from blake3 import blake3
 
 FRAME = 4 * 1024 * 1024
 """Bytes of a piece in one frame."""
@@ -48,14 +47,6 @@ class Packing:
         """One frame, of at most FRAME bytes of a piece."""
         return bytes(blosc.compress(data, self.element, _LEVEL, self.shuffle, _CODEC))
 
-    def rate(self, data: memoryview) -> float:
-        """Bytes a second that can be packed and digested here and now, from a try with ``data``."""
-        began, digest = time.perf_counter(), blake3()
-        for begin in range(0, data.nbytes, FRAME):
-            digest.update(data[begin : begin + FRAME])
-            self.packed(data[begin : begin + FRAME])
-        return data.nbytes / (time.perf_counter() - began)
-
 
 # Whole bytes are the faster to bring together: they are tried first, and kept unless bits are clearly better.
 _KINDS = [Packing(element, shuffle) for shuffle in (blosc.SHUFFLE, blosc.BITSHUFFLE) for element in (4, 8, 2)]
@@ -72,6 +63,12 @@ def choose(view: memoryview) -> Packing | None:
         if size * _CLEARLY < least or (best is None and size < least):
             best, least = kind, float(size)
     return best
+
+
+@cache
+def as_it_is(size: int) -> bytes:
+    """What makes a frame of the ``size`` bytes that follow it, at most FRAME."""
+    return bytes(blosc.compress(bytes(size), 1, 0, blosc.NOSHUFFLE, _CODEC)[:_FRAME_HEAD])
 
 
 def head(size: int, stored: int) -> bytes:

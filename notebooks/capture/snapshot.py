@@ -29,8 +29,8 @@ from .tensors import Tensors
 FORMAT = 1
 OUT_OF_BAND = 1024 * 1024
 """Buffers of this many bytes and more are kept beside the stream, each once for all snapshots."""
-WRITERS = 2
-"""Threads: a digest keeps one processor busy, and the disk waits for none."""
+THREADS = 2
+"""Pieces at a time: while one waits for the disk, the digest of another keeps a processor busy."""
 _MAIN = "timeshare: the globals of the notebook"
 
 
@@ -83,7 +83,7 @@ class Written:
 def write(variables: Mapping[str, Any], main: dict[str, Any], store: Store) -> Written:
     """Keeps ``variables``, whose functions have ``main`` as their globals. Raises what pickling raises."""
     stream = io.BytesIO()
-    with ThreadPoolExecutor(WRITERS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         puts: list[Future[Blob]] = []
         dump(dict(variables), main, stream, lambda view: puts.append(pool.submit(store.put, view)))
         body = store.put(stream.getbuffer())
@@ -107,7 +107,8 @@ def read(header: Header, store: Store, main: dict[str, Any]) -> dict[str, Any]:
     """The variables of a snapshot; their functions get ``main`` as their globals. Raises VersionMismatch, Untrusted,
     and what unpickling raises."""
     check_versions(header)
-    buffers = [store.get(digest, size) for digest, size in header.buffers]
+    with ThreadPoolExecutor(THREADS) as pool:
+        buffers = list(pool.map(lambda piece: store.get(*piece), header.buffers))
     stream = store.get(*header.stream)
     found: dict[str, Any] = load(io.BytesIO(stream), main, buffers)
     return found

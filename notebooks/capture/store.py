@@ -7,14 +7,12 @@ compresses well lies packed in a file beside (``DIGEST.packed``); its digest is 
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import re
 import secrets
 import stat
 import threading
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,17 +20,16 @@ from pathlib import Path
 from blake3 import blake3
 
 from . import packing
-from .packing import Packing
+from .draft import Backlog, Draft
+from .packing import FRAME, Packing
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-CHUNK = packing.FRAME
-"""Bytes that are written at once."""
 PACKED_FROM = 1024 * 1024
 """Bytes of a piece that may be packed."""
-TRIED_FROM = 64 * 1024 * 1024
+LARGE = 64 * 1024 * 1024
 """Bytes of a piece for which it matters whether packing or the disk is the faster; below, packing saves room."""
-TRY, PACK_TRY = 32 * 1024 * 1024, 8 * 1024 * 1024
-"""Bytes that are written to know the disk, once, and that are packed of each such piece."""
+BEHIND = 2 * FRAME
+"""Bytes that keep the disk busy for as long as a frame takes to be packed."""
 _PACKED = ".packed"
 
 
@@ -51,21 +48,22 @@ class Blob:
 
 class Store:
     """Made if it is not there, readable by its owner only. ``pack``: whether what compresses well is written packed;
-    what is not can be read by many processes from the same pages of memory. ``disk_rate``: bytes a second that the disk
-    takes; None: that is tried when it matters. Raises Untrusted for a folder of somebody else."""
+    what is not can be read by many processes from the same pages of memory. ``behind``: bytes for which the disk must
+    be waited for before a part of a large piece is packed; 0: all of it is. Raises Untrusted for a folder of somebody
+    else."""
 
-    def __init__(self, folder: Path, *, pack: bool = True, disk_rate: float | None = None) -> None:
+    def __init__(self, folder: Path, *, pack: bool = True, behind: int = BEHIND) -> None:
         self.folder = folder
-        self._pack, self._disk_rate = pack, disk_rate
+        self._pack, self._behind, self._backlog = pack, behind, Backlog()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_own(folder, os.lstat(folder), stat.S_ISDIR)
-        self._placing, self._trying = threading.Lock(), threading.Lock()
+        self._placing = threading.Lock()
 
     def put(self, data: memoryview | bytes) -> Blob:
         """Keeps ``data``. It is on the disk, whole, when this returns; an interrupted one leaves no blob. Several
         threads may put at once."""
         view = memoryview(data).cast("B")
-        if view.nbytes < CHUNK or view.nbytes in self._sizes:
+        if view.nbytes < FRAME or view.nbytes in self._sizes:
             # It may well be there: to read it is faster than to write it.
             digest = _digest(view)
             if there := self._kept(digest, view.nbytes):
@@ -73,7 +71,7 @@ class Store:
                 return Blob(digest, view.nbytes)
         kind, draft = self._packing(view), self._draft()
         try:
-            digest = _written(view, kind, draft)
+            digest = self._written(view, kind, draft)
             path = self.path(digest) if kind is None else _packed(self.path(digest))
             path.parent.mkdir(mode=0o700, exist_ok=True)
             with self._placing:
@@ -90,25 +88,26 @@ class Store:
         return drafts / secrets.token_hex(16)
 
     def _packing(self, view: memoryview) -> Packing | None:
-        """How to write it; None: as it is. A disk that takes bytes faster than they are packed is not kept waiting."""
-        if not self._pack or view.nbytes < PACKED_FROM:
-            return None
-        kind = packing.choose(view)
-        if kind is None or view.nbytes < TRIED_FROM:
-            return kind
-        with self._trying:
-            if self._disk_rate is None:
-                self._disk_rate = self._tried(view[:TRY])
-        return kind if kind.rate(view[:PACK_TRY]) > self._disk_rate else None
+        """How to write it; None: as it is."""
+        return packing.choose(view) if self._pack and view.nbytes >= PACKED_FROM else None
 
-    def _tried(self, data: memoryview) -> float:
-        draft = self._draft()
-        began = time.perf_counter()
-        try:
-            _written(data, None, draft)
-            return data.nbytes / (time.perf_counter() - began)
-        finally:
-            draft.unlink(missing_ok=True)
+    def _written(self, view: memoryview, kind: Packing | None, path: Path) -> str:
+        """Writes it; its digest. Both in one pass over the memory."""
+        digest, large = blake3(), view.nbytes >= LARGE
+        with Draft(path, self._backlog, direct=large) as draft:
+            if kind is not None:
+                draft.write(packing.head(0, 0))
+            for begin in range(0, view.nbytes, FRAME):
+                frame = view[begin : begin + FRAME]
+                digest.update(frame)
+                if kind is not None and (not large or self._backlog.size >= self._behind):
+                    draft.write(kind.packed(frame))
+                    continue
+                if kind is not None:
+                    draft.write(packing.as_it_is(frame.nbytes))
+                draft.write(frame)
+            draft.finish(b"" if kind is None else packing.head(view.nbytes, draft.size))
+        return str(digest.hexdigest())
 
     @cached_property
     def _sizes(self) -> set[int]:
@@ -197,59 +196,9 @@ def _read(path: Path) -> memoryview:
         check_own(path, status, stat.S_ISREG)
         if not status.st_size:
             return memoryview(b"")
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         return memoryview(mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_COPY))
 
 
 def _digest(view: memoryview) -> str:
     return str(blake3(view, max_threads=blake3.AUTO).hexdigest())
-
-
-def _written(view: memoryview, kind: Packing | None, path: Path) -> str:
-    """Writes it; its digest. Both in one pass over the memory, and the disk begins before the end."""
-    digest = blake3()
-    with _Draft(path) as draft:
-        if kind is not None:
-            draft.write(packing.head(0, 0))
-        for begin in range(0, view.nbytes, CHUNK):
-            chunk = view[begin : begin + CHUNK]
-            digest.update(chunk)
-            draft.write(chunk if kind is None else kind.packed(chunk))
-        if kind is not None:
-            draft.begin_with(packing.head(view.nbytes, draft.size))
-    return str(digest.hexdigest())
-
-
-class _Draft:
-    """A new file of ``size`` bytes so far, on the disk when it is left."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        self.size = 0
-
-    def write(self, data: memoryview | bytes) -> None:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(self._descriptor, left) :]
-        if _begin_to_store is not None:
-            _begin_to_store(self._descriptor, self.size, len(data), _WRITE)
-        self.size += len(data)
-
-    def begin_with(self, data: bytes) -> None:
-        os.pwrite(self._descriptor, data, 0)
-
-    def __enter__(self) -> _Draft:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                os.fsync(self._descriptor)
-        finally:
-            os.close(self._descriptor)
-
-
-_WRITE = 2
-"""SYNC_FILE_RANGE_WRITE of sync_file_range(2)."""
-_begin_to_store = getattr(ctypes.CDLL(None), "sync_file_range", None)
-if _begin_to_store is not None:
-    _begin_to_store.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
