@@ -42,9 +42,9 @@ lint: setup
 	for part in $(PARTS); do ln -sfn ../../../$$part build/typed/timeshare/$$part; done
 	$(BIN)/mypy
 
-# Most tests wait for processes: two files at a time take half as long, begun in the order of tests/conftest.py.
+# Most tests wait for processes: three files at a time keep two cores busy, begun in the order of tests/conftest.py.
 test: system-if-root lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # What needs no hub, browser or long histories: a minute or two.
 fast: lint

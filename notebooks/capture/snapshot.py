@@ -29,8 +29,8 @@ from .tensors import Tensors
 FORMAT = 1
 OUT_OF_BAND = 1024 * 1024
 """Buffers of this many bytes and more are kept beside the stream, each once for all snapshots."""
-THREADS = 2
-"""Pieces at a time: while one waits for the disk, the digest of another keeps a processor busy."""
+THREADS = 4
+"""Pieces at a time: while some wait for the disk, others are packed and digested."""
 _MAIN = "timeshare: the globals of the notebook"
 
 
