@@ -177,7 +177,7 @@ def random_bits(gib: float) -> dict[str, Any]:
 
 
 def large_arrays(folder: Path, gib: float) -> list[bool]:
-    """Twice cloudpickle is promised where the disk is what takes the time: nothing packs faster than the processors can,
+    """Twice cloudpickle is promised where the disk is what takes the time: two processors pack no faster than they can,
     and random bits leave nothing to gain but to write as the disk takes it."""
     arrays = experiment(gib)
     print("Arrays as experiments have them, on this disk")
