@@ -56,22 +56,25 @@ class Outside:
             if changed != external:
                 self._write(reservation, changed)
 
-    def begun(self, reservation_id: str, attempt: int, holdings: Sequence[Holding], node: str) -> None:
-        """It runs there, and holds ``holdings``."""
+    def begun(
+        self, reservation_id: str, attempt: int, holdings: Sequence[Holding], node: str, since: float | None = None
+    ) -> None:
+        """It runs there, and holds ``holdings``. ``since``: by the engine's clock; None: now."""
         reservation, external = self._of(reservation_id)
         if reservation.state is not State.QUEUED or external is None or external.attempt != attempt:
             return
         here = replace(reservation, external=replace(external, said="", expected_at=None, node=node))
-        self._pool.change(reservation, self._pool.world().begun(here, holdings))
+        self._pool.change(reservation, self._pool.world().begun(here, holdings, self._told(reservation, since)))
 
-    def runs(self, reservation_id: str, generation: int, enforcement: str) -> None:
-        """Its program runs, as start ``generation``: of a job, which nobody else starts."""
+    def runs(self, reservation_id: str, generation: int, enforcement: str, since: float | None = None) -> None:
+        """Its program runs, as start ``generation``: of a job, which nobody else starts. ``since``: as of ``begun``."""
         reservation = self._pool.get(reservation_id)
+        at = self._told(reservation, since)
         if reservation.state is State.GRANTED and reservation.generation < generation:
-            starting = replace(reservation, generation=generation - 1).starting(self._pool.clock())
+            starting = replace(reservation, generation=generation - 1).starting(at)
             reservation = self._pool.change(reservation, starting)
         if reservation.state is State.STARTING and reservation.generation == generation:
-            self._pool.change(reservation, reservation.active(enforcement, self._pool.clock()))
+            self._pool.change(reservation, reservation.active(enforcement, at))
 
     def waits_again(self, reservation_id: str, why: str) -> None:
         """Its engine took back what it held, and will start it again."""
@@ -88,8 +91,9 @@ class Outside:
         if external is not None:
             self._write(reservation, replace(external, asked_to_stop=True))
 
-    def gone(self, reservation_id: str, attempt: int, reason: Reason, detail: str) -> None:
-        """Nothing of it is left there. What was preempted there and is not started again is over, too."""
+    def gone(self, reservation_id: str, attempt: int, reason: Reason, detail: str, at: float | None = None) -> None:
+        """Nothing of it is left there. What was preempted there and is not started again is over, too. ``at``: since
+        when, by the engine's clock; None: now."""
         reservation, external = self._of(reservation_id)
         if reservation.state is State.ENDED or external is None or external.attempt != attempt:
             return
@@ -97,7 +101,13 @@ class Outside:
             waiting = replace(reservation.requeued(), external=External(attempt=external.attempt))
             self._pool.change(reservation, waiting)
             return
-        self._pool.change(reservation, reservation.ended(reason, detail, self._pool.clock()))
+        self._pool.change(reservation, reservation.ended(reason, detail, self._told(reservation, at)))
+
+    def _told(self, reservation: Reservation, at: float | None) -> float:
+        """A moment by the engine's clock on ours: after all that was written down of it, and not to come."""
+        known = (reservation.submitted_at, reservation.granted_at, reservation.started_at, reservation.ending_at)
+        now = self._pool.clock()
+        return now if at is None else min(max(at, *(moment or 0.0 for moment in known)), now)
 
     def _of(self, reservation_id: str) -> tuple[Reservation, External | None]:
         reservation = self._pool.get(reservation_id)

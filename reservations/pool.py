@@ -472,10 +472,11 @@ class Pool:
 
 
 def _charged(change: Change, now: float) -> Change:
-    """With what was held until ``now``, if the change ends the holding."""
+    """With what was held until ``now``, or until it ended, if the change ends the holding."""
     if change.before is None or not change.before.holds or change.after.holds:
         return change
+    until = now if change.after.ended_at is None else change.after.ended_at
     charge = replace(
-        change.before.charge(now), reason=change.after.reason.value if change.after.reason else "preempted"
+        change.before.charge(until), reason=change.after.reason.value if change.after.reason else "preempted"
     )
     return replace(change, charge=charge)

@@ -118,9 +118,9 @@ class World:
         )
         return "" if wait is None else wait.text
 
-    def begun(self, reservation: Reservation, holdings: Sequence[Holding]) -> Reservation:
+    def begun(self, reservation: Reservation, holdings: Sequence[Holding], at: float) -> Reservation:
         """``reservation`` once its engine has started it on ``holdings``."""
-        return reservation.granted(tuple(holdings), self.now, self._terms(holdings))
+        return reservation.granted(tuple(holdings), at, self._terms(holdings))
 
     def forecast(self) -> dict[str, Forecast]:
         """Position and latest start of everyone who waits."""

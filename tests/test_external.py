@@ -32,6 +32,7 @@ from timeshare.reservations.errors import PublicError
 from timeshare.reservations.external import External
 from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
+from timeshare.reservations.ledger.policy import charges_since
 from timeshare.reservations.limits.schema import Stop
 from timeshare.reservations.outside import Outside
 from timeshare.reservations.placement import Holding
@@ -137,6 +138,16 @@ def test_a_session_whose_job_ended_before_it_could_begin_has_failed_however_well
     assert isinstance(gone, Gone)
     assert (gone.reason, gone.detail[:19]) == (Reason.FAILED, "its job ended befor")
     assert acts(JOB, well) == [Gone(Reason.COMPLETED, "")]
+
+
+def test_a_job_that_began_and_ended_between_two_looks_has_held_what_it_asked_for() -> None:
+    ran = replace(ENDED, started_at=50.0, ended_at=80.0)
+    gone = Gone(Reason.FAILED, "its node failed", 80.0)
+    assert acts(JOB, ran) == [Begin(HELD, "a1", 50.0), Runs(1, 50.0), gone]
+    assert acts(JOB.granted(HELD, 50.0), ran) == [Runs(1, 50.0), gone], "as after a crash"
+    assert acts(JOB_RUNS, ran) == [gone]
+    assert acts(JOB, replace(ran, started_at=None)) == [gone], "it never ran"
+    assert acts(QUEUED, ran) == [gone], "a session never had a server"
 
 
 @pytest.mark.parametrize("reservation", [QUEUED, GRANTED, ACTIVE, JOB_RUNS])
@@ -269,6 +280,29 @@ def test_a_reservation_goes_there_runs_and_is_charged(tmp_path: Path) -> None:
     ended = lab.pool.get(asked.id)
     assert (ended.state, ended.reason, ended.detail) == (State.ENDED, Reason.CANCELLED, "by its owner")
     assert [charge.gpus for charge in lab.pool.running()] == []
+
+
+@pytest.mark.parametrize(
+    ("began", "ended", "charged"),
+    [(100, 400, (100, 400)), (-5, 400, (0, 400)), (100, 9999, (100, 500)), (400, 100, (400, 400))],
+    ids=["as told", "its clock is behind", "its clock is ahead", "nonsense"],
+)
+def test_a_job_that_nobody_saw_run_is_charged_for_when_it_ran(
+    tmp_path: Path, began: int, ended: int, charged: tuple[int, int]
+) -> None:
+    lab, outside = lab_with_engine(tmp_path)
+    (task,) = array(lab, 1, parallel=0)
+    asked_at = lab.now
+    outside.handing_over([task.id])
+    lab.now += 500
+    outside.begun(task.id, 1, (Holding("slurm/GPU-0", "", 40_000, 1000, False),), "a1", asked_at + began)
+    outside.runs(task.id, 1, "simulated", asked_at + began)
+    outside.gone(task.id, 1, Reason.COMPLETED, "", asked_at + ended)
+    with lab.ledger.transaction() as connection:
+        (charge,) = charges_since(connection, 0.0)
+    assert (charge.began - asked_at, charge.ended - asked_at, charge.gpus) == (*charged, 1.0)
+    over = lab.pool.get(task.id)
+    assert (over.state, over.generation, over.ended_at) == (State.ENDED, 1, asked_at + charged[1])
 
 
 def test_one_that_waits_there_and_is_left_is_over_only_when_its_job_is(tmp_path: Path) -> None:

@@ -172,3 +172,24 @@ def test_a_service_that_is_killed_while_it_hands_over_starts_nothing_twice(hub: 
     names = str(hub.cluster.run("sacct", "-X", "-n", "-P", "--format=JobName,State", "-S", "now-10minutes").stdout)
     mine = [line for line in names.splitlines() if any(r["job"]["array"] in line for r in jobs(alice)[:3])]
     assert len([line for line in mine if line.endswith("COMPLETED")]) == 3
+
+
+def test_a_job_that_began_and_ended_unseen_is_charged_for_when_it_ran(hub: SlurmHub, alice: SlurmAccount) -> None:
+    taken = hub.cluster.submit("sleep 600", f"--nodelist={hub.cluster.node('p100').name}", "--exclusive", user="tsbob")
+    hub.cluster.wait(taken, "RUNNING")
+    python(alice, "submit('import time; time.sleep(5)', options='--engine slurm --gpus 1 --model p100')")
+    mine = eventually(lambda: next(r for r in jobs(alice) if r["external_job"]), 60)
+    (pid,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == "service"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        hub.cluster.run("scancel", taken)
+        hub.cluster.wait(mine["external_job"], "COMPLETED", seconds=120)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(hub.is_healthy, 60)
+    eventually(lambda: alice.get(mine)["state"] == "ended", 60)
+    told = alice.get(mine)
+    assert (told["reason"], told["generation"]) == ("completed", 1)
+    (elapsed,) = hub.cluster.accounted(mine["external_job"], "ElapsedRaw")
+    held = (datetime.fromisoformat(told["ended_at"]) - datetime.fromisoformat(told["granted_at"])).total_seconds()
+    assert held == pytest.approx(float(elapsed), abs=1)

@@ -69,17 +69,19 @@ class Note:
 
 @dataclass(frozen=True)
 class Begin:
-    """It holds what it asked for."""
+    """It holds what it asked for. ``since``: of one that was not seen before it ended; None: now."""
 
     holdings: tuple[Holding, ...]
     node: str
+    since: float | None = None
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Its program runs, as this start."""
+    """Its program runs, as this start. ``since``: as of ``Begin``."""
 
     generation: int
+    since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ class Extend:
 
 @dataclass(frozen=True)
 class Gone:
-    """Nothing of it is left."""
+    """Nothing of it is left. ``at``: since when, where its engine says so; None: now."""
 
     reason: Reason
     detail: str
+    at: float | None = None
 
 
 Act = SubmitAgain | Adopt | Note | Begin | Runs | WaitsAgain | Interrupt | Cancel | Extend | Gone
@@ -129,7 +132,7 @@ def follow(reservation: Reservation, seen: Seen, rules: Stop) -> list[Act]:
     if job.life is Life.UNKNOWN:
         return adopted
     if job.life is Life.ENDED:
-        return [*adopted, _over(reservation, job)]
+        return [*adopted, *_ran(reservation, job), _over(reservation, job)]
     if reservation.state is State.ENDING:
         return [*adopted, *_stop(reservation, external, job, seen, rules)]
     if job.life is Life.PENDING:
@@ -141,8 +144,17 @@ def _over(reservation: Reservation, job: ExternalJob) -> Gone:
     if reservation.kind is Kind.SESSION and reservation.state is State.QUEUED and job.reason is Reason.COMPLETED:
         return Gone(Reason.FAILED, "its job ended before the session could begin; the log of its job says why")
     if job.reason is None:
-        return Gone(Reason.LOST, "it has ended, and nobody saw how")
-    return Gone(job.reason, job.detail)
+        return Gone(Reason.LOST, "it has ended, and nobody saw how", job.ended_at)
+    return Gone(job.reason, job.detail, job.ended_at)
+
+
+def _ran(reservation: Reservation, job: ExternalJob) -> list[Act]:
+    """What a job did that began and ended between two looks: it held what it asked for."""
+    unseen = reservation.state in (State.QUEUED, State.GRANTED, State.STARTING)
+    if reservation.kind is Kind.SESSION or not unseen or job.started_at is None or reservation.external is None:
+        return []
+    begin: list[Act] = [Begin(job.holdings, job.node, job.started_at)] if reservation.state is State.QUEUED else []
+    return [*begin, Runs(reservation.external.base + job.restarts, job.started_at)]
 
 
 def told(reservation: Reservation, arrival: Arrival | None) -> list[Act]:

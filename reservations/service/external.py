@@ -280,14 +280,14 @@ class ExternalLoop:
                 # At once: its agent may come from another node now.
                 self._agents.expect(await call(self._runtime.pool.get, name))
         elif isinstance(act, Begin):
-            await call(self.outside.begun, name, attempt, act.holdings, act.node)
+            await call(self.outside.begun, name, attempt, act.holdings, act.node, act.since)
         elif isinstance(act, Runs):
             level = self._engine.enforcement(reservation.request)
-            await call(self.outside.runs, name, act.generation, level)
+            await call(self.outside.runs, name, act.generation, level, act.since)
         elif isinstance(act, WaitsAgain):
             await call(self.outside.waits_again, name, act.why)
         elif isinstance(act, Gone):
-            await call(self.outside.gone, name, attempt, act.reason, act.detail)
+            await call(self.outside.gone, name, attempt, act.reason, act.detail, act.at)
         elif job is not None:
             await self._at_engine(reservation, job, act)
 

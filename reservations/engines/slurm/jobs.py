@@ -30,7 +30,8 @@ def external_jobs(job: SlurmJob, known: Sequence[str], why: Why) -> list[Externa
 
 def _external(job: SlurmJob, job_id: str, index: int, said: str) -> ExternalJob:
     life = Life(job.life)
-    there = life in (Life.RUNNING, Life.ENDING)
+    # One that ended has nodes if it ever had any.
+    there = life in (Life.RUNNING, Life.ENDING) or (life is Life.ENDED and bool(job.nodes))
     reason, detail = None, ""
     if life is Life.ENDED:
         reason, detail = words.ending(job.state.partition("+")[0], job.exit_code, job.signal)
@@ -43,6 +44,7 @@ def _external(job: SlurmJob, job_id: str, index: int, said: str) -> ExternalJob:
         said=said,
         expected_at=job.start_at if life is Life.PENDING else None,
         started_at=job.start_at if there else None,
+        ended_at=job.end_at if there and life is Life.ENDED else None,
         node=job.nodes[0] if there and job.nodes else "",
         places={node: job.gpu_indices(node) or () for node in job.nodes} if there else {},
         restarts=job.restarts or 0,
@@ -76,4 +78,17 @@ def ended(job_id: str, end: SlurmEnd) -> ExternalJob:
     if end.life != "ended":
         return ExternalJob(job_id, end.name, end.user, Life.UNKNOWN, index)
     reason, detail = words.ending(end.state, end.exit_code, end.signal, end.cancelled_by)
-    return ExternalJob(job_id, end.name, end.user, Life.ENDED, index, reason=reason, detail=detail)
+    return ExternalJob(
+        job_id,
+        end.name,
+        end.user,
+        Life.ENDED,
+        index,
+        started_at=end.started_at if end.nodes else None,
+        ended_at=end.ended_at if end.nodes else None,
+        node=end.nodes[0] if end.nodes else "",
+        places=dict.fromkeys(end.nodes, ()),
+        restarts=end.attempt,
+        reason=reason,
+        detail=detail,
+    )
