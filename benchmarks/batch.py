@@ -142,12 +142,14 @@ def print_to_cell(hub: Hub, folder: Path) -> bool:
 
 def delays(kernel: NotebookKernel, cell: str) -> list[float]:
     found: list[float] = []
-    until = time.monotonic() + 120
+    rest, until = "", time.monotonic() + 120
     while len(found) < PRINTS and time.monotonic() < until:
         message = kernel.client.get_iopub_msg(timeout=30)
         now = time.time()
         if message["msg_type"] == "stream" and message["parent_header"].get("msg_id") == cell:
-            found += [now - float(at) for at in re.findall(r"at ([\d.]+)", message["content"]["text"])]
+            # A message may end within a line.
+            *lines, rest = (rest + message["content"]["text"]).split("\n")
+            found += [now - float(line.removeprefix("at ")) for line in lines]
     return found
 
 
