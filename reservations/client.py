@@ -53,11 +53,13 @@ class ServiceClient:
         query = urlencode({"unlike": unlike, "wait_s": seconds})
         return await self.call("GET", f"{_one(reservation_id)}?{query}", waits_s=seconds)
 
-    async def list(self, owner: str | None = None, states: str = "", limit: int = 100) -> list[Json]:
-        """The newest reservations. ``states``: separated by commas, empty for any."""
+    async def list(self, owner: str | None = None, states: str = "", limit: int = 100, kind: str = "") -> list[Json]:
+        """The newest reservations. ``states``: separated by commas, empty for any. ``kind``: empty for both."""
         query = {"limit": str(limit), **({"owner": owner} if owner is not None else {})}
         if states:
             query["state"] = states
+        if kind:
+            query["kind"] = kind
         answer = await self.call("GET", f"reservations?{urlencode(query)}")
         found: list[Json] = answer["reservations"]
         return found

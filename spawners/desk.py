@@ -9,6 +9,7 @@ from typing import Any
 from ..reservations.client import Json, ServiceClient, ServiceUnreachable
 from ..reservations.enforcement import MEANING
 from ..reservations.errors import PublicError
+from .jobs import LISTED, jobs
 
 SILENT = "The reservations service does not answer at the moment; this page tries again by itself."
 HISTORY = 5
@@ -64,11 +65,16 @@ class Desk:
         return dict(zip(asked, answers, strict=True))
 
     async def sessions(self, owner: str) -> dict[str, Any]:
-        """``live`` and lately ``ended`` reservations of ``owner``, by server name the newest first."""
+        """``live`` and lately ``ended`` sessions of ``owner``, the newest first, and her ``jobs``."""
         try:
-            found = await self.service.list(owner, limit=50)
+            found, batch = await asyncio.gather(
+                self.service.list(owner, limit=50, kind="session"),
+                self.service.list(owner, limit=LISTED, kind="batch"),
+            )
         except (PublicError, ServiceUnreachable):
-            return {"live": [], "ended": [], "error": SILENT}
+            return {"live": [], "ended": [], "jobs": [], "error": SILENT}
         live = [reservation for reservation in found if reservation["state"] != "ended"]
         ended = [reservation for reservation in found if reservation["state"] == "ended"]
-        return {"live": live, "ended": ended[:HISTORY]}
+        together = jobs(batch)
+        shown = max(HISTORY, sum(job["live"] for job in together))
+        return {"live": live, "ended": ended[:HISTORY], "jobs": together[:shown]}
