@@ -28,15 +28,16 @@ def jobs(newest: Sequence[Json]) -> list[dict[str, Any]]:
 
 
 def _job(points: Sequence[Json], cut: bool) -> dict[str, Any]:
-    """``id``: as the notebook names it. ``told``: how many of its points are in which state. ``stop``: the reservation
-    to end, of a job of one."""
+    """``id``: as the notebook names it. ``told``: how many of its points are in which state. ``stop``: below which path
+    it is stopped; empty where there is nothing to stop."""
     first = points[-1]  # the newest come first
     live = [point for point in points if point["state"] != "ended"]
     unwell = [point for point in points if point["state"] == "ended" and point["reason"] != "completed"]
     left = [point["remaining_s"] for point in live if point["remaining_s"] is not None]
     waits = [point["why_waiting"] for point in live if point["state"] == "queued" and point["why_waiting"]]
     ends = [point["ended_at"] for point in points if point["ended_at"]]
-    count = Counter(_word(point) for point in points)
+    path = f"jobs/{first['job']['array']}" if first["job"] else f"reservations/{first['id']}"
+    count = Counter(_word(point) for point in reversed(points))
     told = ", ".join(f"{number} {word}" if len(points) > 1 or cut else word for word, number in count.most_common())
     return {
         "id": _id(first),
@@ -50,7 +51,7 @@ def _job(points: Sequence[Json], cut: bool) -> dict[str, Any]:
         "why": waits[0] if waits else "",
         "detail": unwell[0]["detail"] if unwell else "" if live else first["detail"],
         "ended_at": None if live else max(ends, default=None),
-        "stop": live[0]["id"] if live and len(points) == 1 and live[0]["state"] != "ending" else "",
+        "stop": path if any(point["state"] != "ending" for point in live) else "",
     }
 
 

@@ -22,6 +22,8 @@ from .options import parse_options
 from .pages import Page
 
 MAX_WHY = 200
+MOST_POINTS = 500
+"""As many as the service lists; of a job with more waiting ones the rest is there to be stopped again."""
 POLL_S = 3
 """A waiting page hears of its place in the queue at least this often (seconds)."""
 
@@ -171,6 +173,22 @@ class End(Page):
             await self.desk.service.end(reservation["id"], "cancelled", what)
 
 
+class EndJob(Page):
+    """Stops all points of a job, those that wait first: none of them begins meanwhile."""
+
+    @web.authenticated
+    async def post(self, array: str) -> None:
+        await self.carry_out(self.end(array))
+
+    async def end(self, array: str) -> None:
+        service = self.desk.service
+        for states in ("queued", "granted,starting,active"):
+            found = await service.list(self.current_user.name, states, MOST_POINTS, "batch")
+            for reservation in found:
+                if reservation["job"] and reservation["job"]["array"] == array:
+                    await service.end(reservation["id"], "cancelled", "stopped by its owner")
+
+
 class JsonPage(Page):
     """Facts for the pages' scripts."""
 
@@ -226,6 +244,7 @@ def handlers(desk: Desk) -> list[tuple[str, type[BaseHandler], dict[str, Any]]]:
         (rf"{one}/ask_again", AskAgain),
         (rf"{one}/keep", Keep),
         (rf"{one}/events", Events),
+        (r"/timeshare/jobs/([^/]+)/end", EndJob),
         (r"/timeshare/offers", Offers),
         *admin.ROUTES,
         (r"/timeshare/sessions", Sessions),

@@ -51,14 +51,14 @@ def test_a_sweep_is_one_job_with_the_states_of_its_points() -> None:
     ]
     (job,) = jobs(newest)
     assert (job["id"], job["live"]) == ("1128-b", True)
-    assert job["told"] == "2 completed, 1 waiting, 1 running, 1 failed"
+    assert job["told"] == "2 completed, 1 failed, 1 running, 1 waiting"
     assert (job["remaining_s"], job["why"], job["detail"]) == (103, "others go first", "its cell raised an error")
-    assert job["stop"] == "", "one of its points is not the job"
+    assert job["stop"] == "jobs/1128-b"
 
 
 def test_what_runs_comes_first_and_what_is_over_says_how_and_when() -> None:
     over, runs = jobs([point("new", -1, **STEP), point("old", -1)])[::-1]
-    assert (runs["id"], runs["told"], runs["stop"]) == ("old", "running", "old-1")
+    assert (runs["id"], runs["told"], runs["stop"]) == ("old", "running", "jobs/old")
     assert (over["id"], over["told"], over["detail"]) == ("new", "completed", "its cell ran to the end")
     assert (over["ended_at"], over["stop"]) == (STEP["ended_at"], "")
 
@@ -71,6 +71,7 @@ def test_a_job_whose_points_may_not_all_be_known_says_so() -> None:
 def test_what_somebody_else_starts_has_its_own_name() -> None:
     (job,) = jobs([point("", 0, id="r1", job=None, state="queued", remaining_s=None)])
     assert (job["id"], job["name"], job["told"]) == ("r1", "", "waiting")
+    assert job["stop"] == "reservations/r1"
 
 
 @pytest.fixture
@@ -82,15 +83,26 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 @pytest.mark.hub
 def test_a_job_stands_beside_sessions_and_can_be_stopped_there(hub: Hub, tmp_path: Path) -> None:
     ada = hub.login("ada")
-    job = Notebook(hub, tmp_path / "data").hand("import time; time.sleep(600)", "--memory 1 --name fit")
+    notebook = Notebook(hub, tmp_path / "data")
+    job = notebook.hand("import time; time.sleep(600)", "--memory 1 --name fit")
     eventually(lambda: job.status().state == "running", 30)
     page = ada.page("home").text
     assert re.search(rf"Your batch jobs fit {job.id} : running 1 GiB of one GPU \(simulated\)", plain(page))
     assert "No session is running." in page
     assert 'id="start"' in page, "one can be started"
     assert "Default session" not in page
-    (reservation,) = ada.reservations()
-    assert ada.form(f"timeshare/reservations/{reservation['id']}/end").status_code == 302
-    eventually(lambda: ada.reservations()[0]["state"] == "ended", 30)
-    assert re.search(rf"fit {job.id} : cancelled", plain(ada.page("home").text))
+    scan = notebook.hand("import time; time.sleep(600)", "--memory 1 --sweep x=0:4 --max-parallel 2 --name scan")
+    eventually(lambda: f"scan {scan.id} : 2 running, 2 waiting" in plain(ada.page("home").text), 30)
+    (stop,) = re.findall(
+        r'action="/hub/(timeshare/jobs/[^"]+/end)">(?:(?!</form>).)*job scan', ada.page("home").text, re.S
+    )
+    ben = hub.login("ben")
+    ben.form(stop)
+    assert f"scan {scan.id} : 2 running, 2 waiting" in plain(ada.page("home").text), "it is not his"
+    assert ada.form(stop).status_code == 302
+    eventually(lambda: f"scan {scan.id} : 4 cancelled" in plain(ada.page("home").text), 90)
+    assert re.search(rf"fit {job.id} : running", plain(ada.page("home").text))
+    (stop,) = re.findall(r'action="/hub/(timeshare/jobs/[^"]+/end)"', ada.page("home").text)
+    assert ada.form(stop).status_code == 302
+    eventually(lambda: f"fit {job.id} : cancelled" in plain(ada.page("home").text), 90)
     assert "Lately ended" not in plain(ada.page("home").text)
