@@ -10,7 +10,7 @@ from typing import Any
 from ..capture.preflight import size_text
 from ..capture.snapshot import VersionMismatch
 from ..capture.store import Untrusted
-from . import pages
+from . import disk, pages
 from .following import Following, Screen, status_text
 from .job import Job, JobFailed, NoSuchJob
 from .options import BadOption, HelpShown, Parser, whole
@@ -43,7 +43,8 @@ class Desk:
         """The text to show. Raises FOR_PEOPLE and HelpShown."""
         given = self.parser().parse_args(shlex.split(words) if isinstance(words, str) else list(words))
         self._service = Service.of_session()  # not before: help needs none
-        return self._deeds[given.deed](given)
+        with disk.in_words(self._places.root):
+            return self._deeds[given.deed](given)
 
     def parser(self) -> Parser:
         main = Parser(prog=self._prog, description="Jobs that cells were handed over to.", allow_abbrev=False)

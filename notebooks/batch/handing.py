@@ -12,7 +12,7 @@ from typing import Any
 
 from ..capture import snapshot
 from ..capture.preflight import size_text
-from . import pages
+from . import disk, pages
 from .housekeeping import make_room
 from .job import Job
 from .options import Options, parse
@@ -38,7 +38,8 @@ class Handed:
 def check(cell: str, options: Options, main: dict[str, Any], places: Places, service: Service) -> str:
     """What a submission would say, for ``--dry-run``. Raises CannotGo, Refused and Unreachable."""
     prepared = prepare(cell, options, main)
-    total, new = snapshot.measure(prepared.values, main, places.store)
+    with disk.in_words(places.root):
+        total, new = snapshot.measure(prepared.values, main, places.store)
     return pages.pre_flight(prepared, _estimate(options, service), _moved(total, new))
 
 
@@ -58,8 +59,9 @@ def hand_over(
     estimate = _estimate(options, service)
     if not estimate["possible"]:
         raise Refused(f"Nothing was submitted: {estimate['why']}")
-    make_room(places, estimate)
-    sent = write(prepared, places, main, function=call is not None)
+    with disk.in_words(places.root, "Nothing was submitted: "):
+        make_room(places, estimate)
+        sent = write(prepared, places, main, function=call is not None)
     _sent(sent, places, service)
     job = Job(sent.request, places, service, main)
     return Handed(job, f"{pages.offer(options, estimate)}; {_moved(sent.total, sent.new)}", prepared.warnings)

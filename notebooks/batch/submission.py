@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -91,8 +92,17 @@ class Sent:
 
 
 def write(prepared: Prepared, places: Places, main: dict[str, Any], *, function: bool = False) -> Sent:
-    """The snapshot and the folder of a job, whole, on the disk. Raises CannotGo."""
-    options, job_id = prepared.options, places.new_id()
+    """The snapshot and the folder of a job, whole, on the disk. Raises CannotGo and OSError; no folder is left then."""
+    job_id = places.new_id()
+    try:
+        return _write(job_id, prepared, places, main, function)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(places.root / "jobs" / job_id, ignore_errors=True)
+        raise
+
+
+def _write(job_id: str, prepared: Prepared, places: Places, main: dict[str, Any], function: bool) -> Sent:
+    options = prepared.options
     environment = environment_of(options)
     points = options.points or (({"trial": options.direction},) * options.trials if options.trials else ())
     # Processes of one node that read the same piece share its pages of memory, unless each must unpack its own.

@@ -85,9 +85,13 @@ def write(variables: Mapping[str, Any], main: dict[str, Any], store: Store) -> W
     stream = io.BytesIO()
     with ThreadPoolExecutor(THREADS) as pool:
         puts: list[Future[Blob]] = []
-        dump(dict(variables), main, stream, lambda view: puts.append(pool.submit(store.put, view)))
-        body = store.put(stream.getbuffer())
-        blobs = [put.result() for put in puts]
+        try:
+            dump(dict(variables), main, stream, lambda view: puts.append(pool.submit(store.put, view)))
+            body = store.put(stream.getbuffer())
+            blobs = [put.result() for put in puts]
+        except BaseException:  # Ctrl-C too: what was not begun is left
+            pool.shutdown(cancel_futures=True)
+            raise
     buffers = tuple((blob.digest, blob.size) for blob in blobs)
     header = Header(tuple(variables), (body.digest, body.size), buffers)
     pieces = [*blobs, body]
