@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from .admission import Desk, accept
 from .clock import Clock, duration_text
 from .deadlines import due, shortened
 from .devices.model import Device, Inventory
@@ -16,6 +15,7 @@ from .elsewhere import Elsewhere
 from .enforcement import share_enforcement
 from .errors import PublicError
 from .fleet import Fleet
+from .intake import Intake
 from .kind import Kind
 from .ledger import Change, Ledger
 from .ledger import policy as policy_tables
@@ -28,7 +28,7 @@ from .queue import Forecast, Waiting
 from .reservation import Reason, Reservation, State
 from .shares import ShareRequest
 from .standing import Purse, Standing
-from .submission import Answer, Submission, check_server_free, no_capacity, one_per_owner, unknown_id, wrong_state
+from .submission import Answer, Submission, unknown_id, wrong_state
 from .usage import Charge, Charges
 from .watching import Warned
 from .world import World
@@ -63,7 +63,7 @@ class Pool:
         self._live = {reservation.id: reservation for reservation in ledger.live()}
         self._waiting: dict[str, Waiting] = {}
         """Made once for each that waits: a decision looks at all of them."""
-        self._seq = ledger.last_seq()
+        self.intake = Intake(self, ledger)
         self._forecast: tuple[int, float, dict[str, Forecast]] = (-1, 0.0, {})
 
     # --- questions
@@ -118,14 +118,6 @@ class Pool:
     def latest_starts(self, wishes: Sequence[Submission]) -> list[Forecast]:
         """What each of ``wishes`` could expect if it joined the queue now."""
         return self.world().latest_starts(wishes)
-
-    def refusal(self, wish: Submission) -> PublicError | None:
-        """Why the limits would refuse ``wish`` now; None when they would not."""
-        try:
-            accept(self._desk(wish.owner, wish.request, self.world(), self._seq), wish)
-        except PublicError as error:
-            return error
-        return None
 
     def idle_rules(self, reservation: Reservation) -> IdleSettings:
         """The idle rules that hold for ``reservation``. Where its GPU cannot be taken alone, the session is stopped;
@@ -205,8 +197,8 @@ class Pool:
         return answer
 
     def submit_many(self, wishes: Sequence[Submission]) -> list[Answer]:
-        """The same for several, in their order. They share a decision and a commit: disks are slow, queues are not."""
-        return [answer for group in one_per_owner(wishes) for answer in self._submit_group(group)]
+        """The same for several, in their order; in place of what may not be, why."""
+        return self.intake.submit_many(wishes)
 
     def starting(self, reservation_id: str) -> Reservation:
         """A start begins: durable before any process exists. Raises PublicError when it may not."""
@@ -287,9 +279,9 @@ class Pool:
             after = due(reservation, self.limits, now) or world.exhausted(reservation)
             if after is not None:
                 changes.append(Change(after, reservation))
-        changes = self._decide(changes)
+        changes = self.decide(changes)
         if changes:
-            self._commit(changes)
+            self.commit(changes)
         return [change.after for change in changes if change.after.state is State.ENDING]
 
     def set_inventory(self, inventory: Inventory) -> None:
@@ -321,7 +313,7 @@ class Pool:
             if shorter is not None:
                 changes.append(Change(shorter, reservation))
         if changes:
-            self._commit(changes)
+            self.commit(changes)
 
     def touch(self) -> None:
         """Something that people see has changed."""
@@ -368,78 +360,9 @@ class Pool:
         self.notices[reservation_id] = (*before[-9:], Notice(level, text, self.clock()))
         self.touch()
 
-    # --- inside
+    # --- what every change goes through
 
-    def _submit_group(self, wishes: Sequence[Submission]) -> list[Answer]:
-        """``wishes`` of different owners, so none of them bears on what another may ask for."""
-        answers: list[Answer | Reservation] = []
-        made: list[Reservation] = []
-        for wish in wishes:
-            try:
-                known = self._by_client_key(wish)
-                if known is not None:
-                    answers.append((known, False))
-                    continue
-                made.append(self._accepted(wish, made))
-                answers.append(made[-1])
-            except PublicError as error:
-                answers.append(error)
-        impatient = {
-            r.id for r, wish in zip(answers, wishes, strict=True) if isinstance(r, Reservation) and not wish.queue
-        }
-        changes, refused = self._decide_new(made, impatient)
-        if changes:
-            self._commit(changes)
-            self._seq += len(made)
-        written = {change.after.id: change.after for change in changes}
-        return [
-            (refused.get(answer.id) or (written[answer.id], True)) if isinstance(answer, Reservation) else answer
-            for answer in answers
-        ]
-
-    def _by_client_key(self, wish: Submission) -> Reservation | None:
-        return None if wish.client_key is None else self._ledger.by_client_key(wish.owner, wish.client_key)
-
-    def _accepted(self, wish: Submission, before: Sequence[Reservation]) -> Reservation:
-        """The new reservation, queued. ``before``: those accepted with it. Raises PublicError when it may not be."""
-        world = self.world().with_changes(before)
-        check_server_free(wish, world.live.values())
-        return accept(self._desk(wish.owner, wish.request, world, self._seq + len(before)), wish)
-
-    def _seen(self, request: ShareRequest) -> tuple[Slot, ...]:
-        """The slots that could take ``request``; none while nobody has seen the devices of its engine."""
-        slots = tuple(slot for slot in self.slots if slot.engine == request.engine)
-        return slots if request.engine or self.inventory is not None else ()
-
-    def _desk(self, owner: str, request: ShareRequest, world: World, seq: int) -> Desk:
-        return Desk(
-            standing=self.standing,
-            policy=world.policy([owner]),
-            slots=self._seen(request),
-            live=list(world.live.values()),
-            running=Charges(world.running()),
-            seq=seq,
-            now=world.now,
-            engines=self.engines,
-            local=self.local,
-        )
-
-    def _decide_new(
-        self, made: Sequence[Reservation], impatient: set[str]
-    ) -> tuple[list[Change], dict[str, PublicError]]:
-        """What follows from ``made``; an impatient one that would have to wait is refused, and was never there."""
-        refused: dict[str, PublicError] = {}
-        while True:
-            changes = self._decide([Change(r, None) for r in made if r.id not in refused])
-            waiting = (c.after for c in changes if c.after.id in impatient and c.after.state is State.QUEUED)
-            stuck = next((after for after in waiting if after.external is None), None)
-            if stuck is None:
-                return changes, refused
-            seconds = stuck.time_limit_s
-            (told,) = self.latest_starts([Submission(stuck.owner, stuck.request, seconds, stuck.kind)])
-            refused[stuck.id] = no_capacity(stuck, told)
-
-    def _decide(self, changes: list[Change]) -> list[Change]:
+    def decide(self, changes: list[Change]) -> list[Change]:
         """``changes`` and what follows from them, unless nobody knows how the devices are."""
         return changes if self.inventory is None or self._paused else self.world().decided(changes)
 
@@ -447,11 +370,12 @@ class Pool:
         """Writes ``after`` in place of ``before``, and what follows from it."""
         changes = [Change(after, before)]
         if (before.holds and not after.holds) or (after.waits and not before.waits):
-            changes = self._decide(changes)
-        self._commit(changes)
+            changes = self.decide(changes)
+        self.commit(changes)
         return after
 
-    def _commit(self, changes: Sequence[Change]) -> None:
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Writes ``changes``, all or none, with what they charge."""
         now = self.clock()
         changes = [_charged(change, now) for change in changes]
         self._ledger.commit(changes, now)

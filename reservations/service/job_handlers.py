@@ -90,7 +90,7 @@ def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
     """When it could start, what it would cost at most, and what of it is allowed. Raises PublicError for what nobody
     could ever have."""
     wish, now = asked.wish, pool.clock()
-    refusal = pool.refusal(wish)
+    refusal = pool.intake.refusal(wish)
     if refusal is not None and refusal.status == 400:
         raise refusal
     limits, files = pool.standing.effective(wish.owner, now), pool.limits.job_files

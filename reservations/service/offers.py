@@ -86,7 +86,7 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
         domain = policy.domain(item)
         usable = [room for room in rooms if domain.allows(room.slot.key, now, item.seconds)]
         starts_now = forecast.latest_start is not None and forecast.latest_start <= told_at
-        error = pool.refusal(Submission(owner, share, default))
+        error = pool.intake.refusal(Submission(owner, share, default))
         possible = error is None and (forecast.latest_start is not None or bool(forecast.why)) and fresh
         until = _until(usable, share, domain, policy, now)
         free_for = until if until is not None and until < longest else None
@@ -140,7 +140,7 @@ def outside_offer(pool: Pool, engine: Elsewhere, owner: str, share: ShareRequest
     now = pool.clock()
     limits = pool.standing.effective(owner, now)
     default, longest = limits.default_time(Kind.SESSION), limits.max_time(Kind.SESSION)
-    outlook, error = engine.outlook(share, default, owner), pool.refusal(Submission(owner, share, default))
+    outlook, error = engine.outlook(share, default, owner), pool.intake.refusal(Submission(owner, share, default))
     possible = error is None and not outlook.closed
     why = error.message if error is not None else outlook.said
     wait = outlook.start_in_s(default)
