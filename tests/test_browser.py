@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from batches import Notebook
 from browsers import Person, chromium, chromium_path
 from hubs import Hub, running_hub
 from playwright.sync_api import Browser, Page
@@ -151,4 +152,20 @@ def test_a_refused_choice_is_explained_on_the_form(hub: Hub, browser: Browser) -
     message = ada.page.wait_for_selector(".spawn-error-msg").inner_text()
     assert "memory_gib is 500" in message
     assert "40 GiB" in message
+    ada.close()
+
+
+def test_the_home_page_follows_a_sweep_and_stays_where_it_is(hub: Hub, browser: Browser, tmp_path: Path) -> None:
+    ada = Person(browser, hub.url, "ada", hub.deployment.password)
+    cell = f"import os, time\nwhile not os.path.exists(f'{tmp_path}/go{{x}}'): time.sleep(.1)"
+    Notebook(hub, tmp_path / "data").hand(cell, "--memory 4 --sweep x=0:4 --max-parallel 2 --name scan")
+    told = ada.page.locator("#jobs li", has_text="scan").locator("[data-role=told]")
+    told.filter(has_text="2 running, 2 waiting").wait_for()
+    ada.page.evaluate("window.here = true")
+    (tmp_path / "go0").touch()
+    told.filter(has_text="2 running, 1 completed, 1 waiting").wait_for()
+    assert ada.page.evaluate("window.here"), "the page was not loaded anew"
+    for x in (1, 2, 3):
+        (tmp_path / f"go{x}").touch()
+    told.filter(has_text="4 completed").wait_for()
     ada.close()
