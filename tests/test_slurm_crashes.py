@@ -23,6 +23,8 @@ from slurm_hubs import SlurmHub, slurm_hub
 from test_slurm_batch import python
 
 from timeshare.hub_config.supervisor import leftovers
+from timeshare.reservations.engines.external import job_prefix
+from timeshare.reservations.service.settings import engine_tag
 
 pytestmark = [pytest.mark.hub, pytest.mark.slurm, pytest.mark.stress, pytest.mark.timeout(7200)]
 KILLS = 100 if FULL_STRESS else 6
@@ -58,16 +60,19 @@ def pid_of(hub: SlurmHub, name: str) -> int | None:
     return next((pid for pid, known in leftovers(hub.deployment.path).items() if known == name), None)
 
 
-def overlapping(cluster: Cluster) -> list[str]:
-    """Names, but for the attempt, of which two jobs ran at the same time."""
+def overlapping(hub: SlurmHub) -> list[str]:
+    """Names of this hub's jobs, but for the attempt, of which two ran at the same time. Those of other tests have been
+    in this Slurm too, and points of a sweep share a name."""
+    mine = job_prefix(engine_tag(hub.deployment.admin_token, "slurm"))
     fields = "--format=JobName,Start,End,State"
-    rows = str(cluster.run("sacct", "-X", "-D", "-n", "-P", fields, "-S", "now-1days", "-a").stdout).splitlines()
+    rows = str(hub.cluster.run("sacct", "-X", "-D", "-n", "-P", fields, "-S", "now-1days", "-a").stdout).splitlines()
     spans: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         name, start, end, _ = row.split("|")
-        if name.startswith("timeshare-") and start not in ("Unknown", "None"):
+        if name.startswith(mine) and start not in ("Unknown", "None"):
             until = time.time() if end in ("Unknown", "None") else _seconds(end)
             spans.setdefault(name.rpartition(".")[0], []).append((_seconds(start), until))
+    assert spans, "none of its jobs is in the accounting"
     return [name for name, found in spans.items() if _meet(sorted(found))]
 
 
@@ -113,7 +118,7 @@ def test_no_kill_loses_a_job_starts_one_twice_or_leaves_one(slurm: Cluster, tmp_
                 hub.service("POST", f"reservations/{reservation['id']}/end", json={})
         eventually(lambda: all(r["state"] == "ended" for r in hub.everybodys()), 240)
         eventually(lambda: names(hub) == [], 60)
-        assert overlapping(slurm) == []
+        assert overlapping(hub) == []
         reasons = Counter(str(r["reason"]) for r in hub.everybodys())
         print(f"\n{dict(killed)} killed over {len(everything)} reservations, met {dict(met)}; ends: {dict(reasons)}")
 
