@@ -14,7 +14,7 @@ from nodes import eventually
 
 from timeshare.spawners.jobs import LISTED, jobs
 
-STEP = {
+OVER = {
     "state": "ended",
     "reason": "completed",
     "detail": "its cell ran to the end",
@@ -46,8 +46,8 @@ def test_a_sweep_is_one_job_with_the_states_of_its_points() -> None:
     newest = [
         point("1128-b", 4, state="queued", remaining_s=None, why_waiting="others go first"),
         point("1128-b", 3),
-        point("1128-b", 2, **{**STEP, "reason": "failed", "detail": "its cell raised an error"}),
-        *(point("1128-b", n, **STEP) for n in (1, 0)),
+        point("1128-b", 2, **{**OVER, "reason": "failed", "detail": "its cell raised an error"}),
+        *(point("1128-b", n, **OVER) for n in (1, 0)),
     ]
     (job,) = jobs(newest)
     assert (job["id"], job["live"]) == ("1128-b", True)
@@ -57,14 +57,14 @@ def test_a_sweep_is_one_job_with_the_states_of_its_points() -> None:
 
 
 def test_what_runs_comes_first_and_what_is_over_says_how_and_when() -> None:
-    over, runs = jobs([point("new", -1, **STEP), point("old", -1)])[::-1]
+    over, runs = jobs([point("new", -1, **OVER), point("old", -1)])[::-1]
     assert (runs["id"], runs["told"], runs["stop"]) == ("old", "running", "jobs/old")
     assert (over["id"], over["told"], over["detail"]) == ("new", "completed", "its cell ran to the end")
-    assert (over["ended_at"], over["stop"]) == (STEP["ended_at"], "")
+    assert (over["ended_at"], over["stop"]) == (OVER["ended_at"], "")
 
 
 def test_a_job_whose_points_may_not_all_be_known_says_so() -> None:
-    found = jobs([point("new", -1), *(point("old", n, **STEP) for n in range(LISTED - 1))])
+    found = jobs([point("new", -1), *(point("old", n, **OVER) for n in range(LISTED - 1))])
     assert [job["told"] for job in found] == ["running", f"of its last {LISTED - 1} points: {LISTED - 1} completed"]
 
 

@@ -100,12 +100,13 @@ class Store:
             for begin in range(0, view.nbytes, FRAME):
                 frame = view[begin : begin + FRAME]
                 digest.update(frame)
-                if kind is not None and (not large or self._backlog.size >= self._behind):
-                    draft.write(kind.packed(frame))
-                    continue
-                if kind is not None:
+                if kind is None:
+                    draft.write(frame)
+                elif large and self._backlog.size < self._behind:
                     draft.write(packing.as_it_is(frame.nbytes))
-                draft.write(frame)
+                    draft.write(frame)
+                else:
+                    draft.write(kind.packed(frame))
             draft.finish(b"" if kind is None else packing.head(view.nbytes, draft.size))
         return str(digest.hexdigest())
 

@@ -33,12 +33,11 @@ class Life(str, Enum):
 @dataclass(frozen=True)
 class ExternalJob:
     """A job as its engine sees it. ``name`` is what we gave it, see ``job_name``; ``index``: which of an array it is, 0
-    of one that is none. ``said``: why it waits or how it is,
-    for people. ``expected_at``: when it is expected to start, ``started_at``, ``ended_at``: since and until when it
-    runs or ran, seconds since the epoch; None: the engine does not say, or it never ran. ``places``: its nodes once it
-    runs, and the numbers of its GPUs
-    there as far as they are told; ``holdings``: what that comes to. ``restarts``: how often the engine began it anew.
-    ``time_limit_s``: after which the engine ends it; None: unknown. ``reason``, ``detail``: of one that has ended."""
+    of one that is none. ``said``: why it waits or how it is, for people. ``expected_at``: when it is expected to start,
+    ``started_at``, ``ended_at``: since and until when it runs or ran, seconds since the epoch; None: the engine does
+    not say, or it never ran. ``places``: its nodes once it runs, and the numbers of its GPUs there as far as they are
+    told; ``holdings``: what that comes to. ``restarts``: how often the engine began it anew. ``time_limit_s``: after
+    which the engine ends it; None: unknown. ``reason``, ``detail``: of one that has ended."""
 
     job_id: str
     name: str

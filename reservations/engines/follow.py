@@ -151,10 +151,9 @@ def _over(reservation: Reservation, job: ExternalJob) -> Gone:
 def _ran(reservation: Reservation, job: ExternalJob) -> list[Act]:
     """What a job did that began and ended between two looks: it held what it asked for."""
     unseen = reservation.state in (State.QUEUED, State.GRANTED, State.STARTING)
-    if reservation.kind is Kind.SESSION or not unseen or job.started_at is None or reservation.external is None:
+    if reservation.kind is Kind.SESSION or not unseen or job.started_at is None:
         return []
-    begin: list[Act] = [Begin(job.holdings, job.node, job.started_at)] if reservation.state is State.QUEUED else []
-    return [*begin, Runs(reservation.external.base + job.restarts, job.started_at)]
+    return _job_runs(reservation, job, job.started_at)
 
 
 def told(reservation: Reservation, arrival: Arrival | None) -> list[Act]:
@@ -207,15 +206,15 @@ def _running(reservation: Reservation, job: ExternalJob, seen: Seen) -> list[Act
     return [*acts, Extend(reservation.time_limit_s)] if longer and reservation.extensions else acts
 
 
-def _job_runs(reservation: Reservation, job: ExternalJob) -> list[Act]:
+def _job_runs(reservation: Reservation, job: ExternalJob, since: float | None = None) -> list[Act]:
     assert reservation.external is not None
     start = reservation.external.base + job.restarts
     if reservation.state is State.ACTIVE and reservation.generation >= start:
         return []
     # Nobody may have seen how it was taken back and started again in between.
     before: list[Act] = [WaitsAgain("its engine started it again")] if reservation.state is State.ACTIVE else []
-    begin: list[Act] = [Begin(job.holdings, job.node)] if before or reservation.state is State.QUEUED else []
-    return [*before, *begin, Runs(start)]
+    begin: list[Act] = [Begin(job.holdings, job.node, since)] if before or reservation.state is State.QUEUED else []
+    return [*before, *begin, Runs(start, since)]
 
 
 def _arrived(reservation: Reservation, arrival: Arrival) -> list[Act]:
