@@ -11,8 +11,9 @@ from ..reservations.client import Json
 
 LISTED = 100
 """Batch reservations that are looked at, the newest."""
+# The words of docs/user_guide.md, as the notebooks have them; neither room may import the other's.
 _LIVE = {"queued": "waiting", "granted": "starting", "ending": "stopping", "active": "running"}
-_REASONS = {"time_limit": "over its time", "budget": "stopped by a budget"}
+_REASONS = {"time_limit": "over time", "budget": "over budget", "idle": "cancelled"}
 
 
 def jobs(newest: Sequence[Json]) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ from .options import parse_options
 from .pages import Page
 
 MAX_WHY = 200
-MOST_POINTS = 500
-"""As many as the service lists; of a job with more waiting ones the rest is there to be stopped again."""
+MOST_LISTED = 500
+"""As many reservations as the service lists at once."""
 POLL_S = 3
 """A waiting page hears of its place in the queue at least this often (seconds)."""
 
@@ -181,12 +181,14 @@ class EndJob(Page):
         await self.carry_out(self.end(array))
 
     async def end(self, array: str) -> None:
-        service = self.desk.service
         for states in ("queued", "granted,starting,active"):
-            found = await service.list(self.current_user.name, states, MOST_POINTS, "batch")
-            for reservation in found:
-                if reservation["job"] and reservation["job"]["array"] == array:
-                    await service.end(reservation["id"], "cancelled", "stopped by its owner")
+            while points := await self.points(array, states):
+                for point in points:
+                    await self.desk.service.end(point["id"], "cancelled", "stopped by its owner")
+
+    async def points(self, array: str, states: str) -> list[Json]:
+        found = await self.desk.service.list(self.current_user.name, states, MOST_LISTED, "batch")
+        return [one for one in found if one["job"] and one["job"]["array"] == array]
 
 
 class JsonPage(Page):

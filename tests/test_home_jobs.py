@@ -12,6 +12,7 @@ from batches import Notebook
 from hubs import Hub, plain, running_hub
 from nodes import eventually
 
+from timeshare.notebooks.batch.states import status_of
 from timeshare.spawners.jobs import LISTED, jobs
 
 OVER = {
@@ -61,6 +62,14 @@ def test_what_runs_comes_first_and_what_is_over_says_how_and_when() -> None:
     assert (runs["id"], runs["told"], runs["stop"]) == ("old", "running", "jobs/old")
     assert (over["id"], over["told"], over["detail"]) == ("new", "completed", "its cell ran to the end")
     assert (over["ended_at"], over["stop"]) == (OVER["ended_at"], "")
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"), [("time_limit", "over time"), ("budget", "over budget"), ("lost", "lost"), ("failed", "failed")]
+)
+def test_ends_have_the_words_of_the_notebook(reason: str, word: str) -> None:
+    over = point("a", -1, **{**OVER, "reason": reason})
+    assert jobs([over])[0]["told"] == word == status_of({**over, "generation": 1}, None).state
 
 
 def test_a_job_whose_points_may_not_all_be_known_says_so() -> None:
