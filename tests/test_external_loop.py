@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from job_agents import Job, jobagent_environment, jobs
-from test_external import ASKED, SHARE, Engine
+from test_external import SHARE, Engine
+from test_follow import ASKED
 from test_job_agent import Near, near_service, until
 
 from timeshare.reservations.deployment import Deployment
