@@ -15,6 +15,8 @@ from typing import Any
 import requests
 from nodes import eventually, marked
 
+from timeshare.hub_config.supervisor import leftovers
+from timeshare.reservations.agent.launcher import parent_of
 from timeshare.reservations.deployment import FILE_NAME, Deployment, load_deployment
 
 PEOPLE = ("ada", "ben", "cleo", "dora")
@@ -65,6 +67,13 @@ class Hub:
             return well and bool(self.service("GET", "health").json()["status"] == "ok")
         except requests.ConnectionError:
             return False
+
+    def components(self) -> dict[str, int]:
+        """What ``timeshare up`` keeps running, and its pid. A command that a component starts has the component's
+        environment until it is executed, and is not one."""
+        assert self.process is not None
+        parent = self.process.pid
+        return {name: pid for pid, name in leftovers(self.deployment.path).items() if parent_of(str(pid)) == parent}
 
     def said(self) -> str:
         return self.output.read_text()

@@ -19,8 +19,6 @@ from nodes import eventually, marked
 from playwright.sync_api import Browser, Page, TimeoutError
 from test_browser import photograph
 
-from timeshare.hub_config.supervisor import leftovers
-
 pytestmark = [pytest.mark.browser, pytest.mark.hub, pytest.mark.timeout(600)]
 if chromium_path() is None:
     pytestmark.append(pytest.mark.skip(reason="no Chromium is installed: run `make system`"))
@@ -113,9 +111,9 @@ def test_a_job_survives_tab_kernel_and_hub_and_is_attached_to_afterwards(hub: Hu
     ada.context.close()
     (kernel,) = notebook_kernels(hub)
     os.kill(kernel, signal.SIGKILL)
-    (hub_pid,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == "hub"]
+    hub_pid = hub.components()["hub"]
     os.kill(hub_pid, signal.SIGKILL)
-    eventually(lambda: hub_pid not in leftovers(hub.deployment.path) and hub.is_healthy(), 60)
+    eventually(lambda: hub.components().get("hub") not in (None, hub_pid) and hub.is_healthy(), 60)
 
     back = Person(browser, hub.url, "ada", hub.deployment.password)
     page = open_notebook(back)

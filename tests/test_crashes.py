@@ -28,7 +28,6 @@ from conftest import FULL_STRESS
 from hubs import PEOPLE, Hub, User, running_hub
 from nodes import eventually, marked
 
-from timeshare.hub_config.supervisor import leftovers
 from timeshare.reservations.agent.client import AgentClient, AgentError, AgentUnreachable
 
 pytestmark = [pytest.mark.stress, pytest.mark.hub, pytest.mark.timeout(7200)]
@@ -160,11 +159,10 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 
 def kill(hub: Hub, component: str) -> bool:
-    for pid, name in leftovers(hub.deployment.path).items():
-        if name == component:
-            os.kill(pid, signal.SIGKILL)
-            return True
-    return False
+    pid = hub.components().get(component)
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+    return pid is not None
 
 
 def answers(hub: Hub) -> bool:

@@ -34,11 +34,6 @@ def nothing_left(hub: Hub) -> Iterator[None]:
     hub.end_all_sessions()
 
 
-def pid_of(hub: Hub, component: str) -> int:
-    """0 while it does not run."""
-    return next((pid for pid, name in leftovers(hub.deployment.path).items() if name == component), 0)
-
-
 def core(reservation_id: str) -> set[int]:
     """Launcher and server, its two oldest processes; what the server runs for a moment comes and goes."""
     return set(sorted(marked(reservation_id), key=started)[:2])
@@ -204,9 +199,9 @@ def test_a_running_session_survives_a_kill_of(hub: Hub, component: str) -> None:
     eventually(ada.is_ready, 60)
     (before,) = eventually(lambda: [r for r in ada.reservations() if r["state"] == "active"])
     pids = core(before["id"])
-    old = pid_of(hub, component)
+    old = hub.components()[component]
     os.kill(old, signal.SIGKILL)
-    eventually(lambda: pid_of(hub, component) not in (0, old), 30)
+    eventually(lambda: hub.components().get(component) not in (None, old), 30)
 
     def works() -> bool:
         try:
@@ -227,7 +222,7 @@ def test_a_hub_killed_while_a_session_starts_starts_it_again(hub: Hub) -> None:
     ada = hub.login("ada")
     ada.start(memory_gib=10)
     (mine,) = [r for r in ada.reservations() if r["state"] != "ended"]
-    os.kill(pid_of(hub, "hub"), signal.SIGKILL)
+    os.kill(hub.components()["hub"], signal.SIGKILL)
     eventually(hub.is_healthy, 30)
     eventually(lambda: hub.service("GET", f"reservations/{mine['id']}").json()["state"] == "active", 90)
     again = hub.login("ada")
@@ -243,7 +238,7 @@ def test_the_queue_survives_a_kill_of_hub_and_service_together(hub: Hub) -> None
     eventually(ada.is_ready, 60)
     ben.form("timeshare/start/ben", offer="gpus:1:t4", hours="1")
     for component in ("hub", "service"):
-        os.kill(pid_of(hub, component), signal.SIGKILL)
+        os.kill(hub.components()[component], signal.SIGKILL)
     (waits,) = eventually(lambda: [r for r in hub.everybodys() if r["state"] == "queued"], 30)
     assert (waits["owner"], waits["position"]) == ("ben", 1)
     eventually(lambda: requests.get(f"{hub.url}hub/health", timeout=5).status_code == 200, 30)

@@ -15,8 +15,6 @@ from parked_sessions import Driver
 from playwright.sync_api import Browser, Page
 from playwright.sync_api import TimeoutError as PageTimeout
 
-from timeshare.hub_config.supervisor import leftovers
-
 pytestmark = [
     pytest.mark.hub,
     pytest.mark.browser,
@@ -205,7 +203,7 @@ def test_while_the_service_is_away_lab_says_so_and_blocks_nothing(hub: Hub, brow
     cleo.wait_for_lab()
     page = new_notebook(cleo)
     shows(page, "GPU 0 %", ".ts-status")
-    (service,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == "service"]
+    service = hub.components()["service"]
     os.kill(service, 19)  # SIGSTOP: it is there, and does not answer
     try:
         shows(page, "timeshare does not answer", ".ts-status", 90)

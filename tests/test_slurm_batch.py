@@ -18,8 +18,6 @@ from nodes import eventually
 from slurm_cluster import Cluster
 from slurm_hubs import SlurmAccount, SlurmHub, slurm_hub
 
-from timeshare.hub_config.supervisor import leftovers
-
 pytestmark = [pytest.mark.hub, pytest.mark.slurm, pytest.mark.timeout(600)]
 
 
@@ -164,7 +162,7 @@ def test_a_job_that_slurm_takes_back_waits_and_runs_again(hub: SlurmHub, alice: 
 def test_a_service_that_is_killed_while_it_hands_over_starts_nothing_twice(hub: SlurmHub, alice: SlurmAccount) -> None:
     for _ in range(3):
         python(alice, "submit('import time; time.sleep(3); x = 1', options='--engine slurm --gpus 1 --model p100')")
-        (pid,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == "service"]
+        pid = hub.components()["service"]
         os.kill(pid, signal.SIGKILL)
         eventually(hub.is_healthy, 60)
     eventually(lambda: all(r["state"] == "ended" for r in jobs(alice)[:3]), 300)
@@ -179,7 +177,7 @@ def test_a_job_that_began_and_ended_unseen_is_charged_for_when_it_ran(hub: Slurm
     hub.cluster.wait(taken, "RUNNING")
     python(alice, "submit('import time; time.sleep(5)', options='--engine slurm --gpus 1 --model p100')")
     mine = eventually(lambda: next(r for r in jobs(alice) if r["external_job"]), 60)
-    (pid,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == "service"]
+    pid = hub.components()["service"]
     os.kill(pid, signal.SIGSTOP)
     try:
         hub.cluster.run("scancel", taken)

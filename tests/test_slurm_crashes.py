@@ -22,7 +22,6 @@ from slurm_cluster import Cluster
 from slurm_hubs import SlurmHub, slurm_hub
 from test_slurm_batch import python
 
-from timeshare.hub_config.supervisor import leftovers
 from timeshare.reservations.engines.external import job_prefix
 from timeshare.reservations.service.settings import engine_tag
 
@@ -54,10 +53,6 @@ class Crowd:
                 chosen = self.rng.choice(live)
                 self.ended_by_owner.add(chosen["id"])
                 user.end(chosen)
-
-
-def pid_of(hub: SlurmHub, name: str) -> int | None:
-    return next((pid for pid, known in leftovers(hub.deployment.path).items() if known == name), None)
 
 
 def overlapping(hub: SlurmHub) -> list[str]:
@@ -100,7 +95,7 @@ def test_no_kill_loses_a_job_starts_one_twice_or_leaves_one(slurm: Cluster, tmp_
                 crowd.act()
             time.sleep(rng.uniform(0, 2.5))
             victim = rng.choice(VICTIMS)
-            pid = pid_of(hub, victim)
+            pid = hub.components().get(victim)
             if pid is None:
                 continue
             with contextlib.suppress(requests.ConnectionError):

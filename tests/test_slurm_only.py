@@ -14,7 +14,6 @@ from slurm_cluster import Cluster
 from slurm_hubs import SlurmHub, slurm_hub
 from test_external import Engine
 
-from timeshare.hub_config.supervisor import leftovers
 from timeshare.reservations.deployment import DeploymentError
 from timeshare.reservations.errors import PublicError
 from timeshare.reservations.kind import Kind
@@ -32,7 +31,7 @@ def hub(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sl
 @pytest.mark.slurm
 @pytest.mark.timeout(300)
 def test_nothing_of_the_hubs_machine_runs_or_is_offered_and_sessions_start_at_slurm(hub: SlurmHub) -> None:
-    assert "agent" not in leftovers(hub.deployment.path).values()
+    assert "agent" not in hub.components()
     assert hub.is_healthy()
     told = hub.service("GET", "offers?owner=tsalice").json()
     assert {offer["engine"] for offer in told["offers"]} == {"slurm"}

@@ -31,8 +31,6 @@ from fake_slurm import FakeSlurm, Job
 from nodes import eventually, kept_from_others, marked
 from slurm_hubs import SlurmAccount, SlurmHub, slurm_hub
 
-from timeshare.hub_config.supervisor import leftovers
-
 pytestmark = [
     pytest.mark.hub,
     pytest.mark.stress,
@@ -364,10 +362,10 @@ def test_a_hub_and_a_service_that_are_killed_find_what_waits_and_what_runs(
     waiting = alice.ask(gpus=1)
     waits = fake.job_of(waiting)
     hub = alice.hub
-    victims = {name: pid for pid, name in leftovers(hub.deployment.path).items() if name in ("hub", "service")}
+    victims = {name: pid for name, pid in hub.components().items() if name in ("hub", "service")}
     for pid in victims.values():
         os.kill(pid, 9)
-    eventually(lambda: not set(victims.values()) & set(leftovers(hub.deployment.path)) and hub.is_healthy(), 90)
+    eventually(lambda: not set(victims.values()) & set(hub.components().values()) and hub.is_healthy(), 90)
     after = hub.account("tsalice")
     assert at_its_server(after, running) == running["id"]
     fake.begin(waits)

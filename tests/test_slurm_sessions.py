@@ -18,7 +18,6 @@ from nodes import eventually
 from slurm_cluster import Cluster
 from slurm_hubs import SlurmHub, slurm_hub
 
-from timeshare.hub_config.supervisor import leftovers
 from timeshare.reservations.service.settings import engine_tag
 
 pytestmark = [pytest.mark.hub, pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -317,9 +316,9 @@ def test_a_running_session_survives_a_kill_of(hub: SlurmHub, victim: str) -> Non
     alice.start(gpus=1, model="p100", engine="slurm")
     eventually(alice.is_ready, 90)
     mine = alice.active()
-    (pid,) = [pid for pid, name in leftovers(hub.deployment.path).items() if name == victim]
+    pid = hub.components()[victim]
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: pid not in leftovers(hub.deployment.path) and hub.is_healthy(), 90)
+    eventually(lambda: hub.components().get(victim) not in (None, pid) and hub.is_healthy(), 90)
     alice = hub.account("tsalice")
     assert in_session(alice, "print(6 * 7)") == "42\n"
     after = alice.active()
