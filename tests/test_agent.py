@@ -125,8 +125,8 @@ def test_a_stop_interrupts_kernels_and_leaves_time_to_save(node: Node, tmp_path:
     saved, ready = tmp_path / "saved", tmp_path / "ready"
     program = f"""
 import pathlib, time
-pathlib.Path({str(ready)!r}).touch()
 try:
+    pathlib.Path({str(ready)!r}).touch()
     time.sleep(300)
 except KeyboardInterrupt:
     time.sleep(0.5)
