@@ -207,12 +207,15 @@ def test_a_failure_of_rank_0_is_its_own_and_ends_the_others(tmp_path: Path) -> N
 
 def test_a_rank_that_is_killed_is_told_and_takes_those_that_hear_nothing_along(tmp_path: Path) -> None:
     deaf = "import ctypes\nprint('waits', flush=True)\nctypes.PyDLL(None).sleep(600)"
-    cell = f"import os, time\nif os.environ['RANK'] == '1':\n    time.sleep(1); os.kill(os.getpid(), 9)\n{deaf}"
-    work = launched(tmp_path, 3, cell)
-    assert work.start(10).wait(120) == 1
+    go = tmp_path / "go"
+    killed = f"while not os.path.exists({str(go)!r}):\n        time.sleep(.05)\n    os.kill(os.getpid(), 9)"
+    work = launched(tmp_path, 3, f"import os, time\nif os.environ['RANK'] == '1':\n    {killed}\n{deaf}")
+    process = work.start(10)
+    eventually(lambda: "waits" in work.text() and "waits" in work.text(2), 60)
+    go.touch()
+    assert process.wait(120) == 1
     assert work.status()["state"] == "crashed"
     assert work.status()["why"].startswith("rank 1: its kernel was killed")
-    assert "waits" in work.text(2)
 
 
 def test_a_job_completes_only_when_all_of_its_ranks_have(tmp_path: Path) -> None:

@@ -118,6 +118,17 @@ def test_a_kernel_that_is_killed_is_told_in_words_with_what_it_printed(tmp_path:
     assert work.text() == "last words\n"
 
 
+def test_what_was_flushed_arrives_although_native_code_then_keeps_the_interpreters_lock(tmp_path: Path) -> None:
+    cell = "import ctypes, sys\nnative = ctypes.PyDLL(None).sleep\nsys.setswitchinterval(1e-6)\n"  # it goes on at once
+    work = Work(tmp_path, cell + "print('waits', flush=True)\nnative(600)")
+    process = work.start(grace_s=1)
+    try:
+        eventually(lambda: work.text() == "waits\n", 60)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 1
+
+
 def test_a_runner_that_is_killed_leaves_what_was_spooled_and_no_status(tmp_path: Path) -> None:
     work = Work(tmp_path, "import time\nfor n in range(1000):\n    print(n, flush=True)\n    time.sleep(0.02)")
     process = work.start()

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import sys
+import threading
 import types
 from importlib import util
 from io import BytesIO
@@ -39,6 +40,8 @@ def begin(folder: str, main: dict[str, Any], *, lead: bool = True) -> dict[str, 
     job = place.job()
     store = Store(Path(job.store))
     _bars_as_text()
+    for stream in (sys.stdout, sys.stderr):
+        _flush_sends(stream)
     sources = place.path / "modules"
     if lead:
         modules.unpack(job.modules, store, sources)
@@ -67,6 +70,23 @@ def _bars_as_text() -> None:
         stands_in = types.ModuleType(name)
         vars(stands_in)["__getattr__"] = lambda wanted: getattr(importlib.import_module("tqdm.std"), wanted)
         sys.modules[name] = stands_in
+
+
+def _flush_sends(stream: Any) -> None:
+    """``flush`` returns once the text is sent. ipykernel's returns while its thread has yet to send it, which it cannot
+    if native code takes the interpreter's lock for hours, or ends the process: the last words would be missing."""
+    thread, flush = getattr(stream, "pub_thread", None), stream.flush
+    if thread is None:
+        return
+
+    def flush_and_send() -> None:
+        flush()
+        if threading.current_thread() is not thread.thread:
+            sent = threading.Event()
+            thread.schedule(sent.set)  # behind what flush has scheduled
+            sent.wait(stream.flush_timeout)
+
+    stream.flush = flush_and_send
 
 
 def extra(tops: list[str]) -> dict[str, Any]:
