@@ -8,6 +8,10 @@ from dataclasses import dataclass
 GAP_S = 180.0
 """Samples further apart than this leave a gap of which nothing is known. They come about once a minute."""
 
+SAME_INPUT_S = 3.0
+"""An input is told by its age, in reports that take now longer and now shorter, of a clock of their own: what is not
+later than the known one by more than this is that one, told again."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -89,7 +93,7 @@ def watch(before: Watched | None, sample: Sample, thresholds: Thresholds, now: f
     tells nothing at all."""
     if sample.at > now or (before is not None and sample.at <= before.at):
         return before
-    typed = max(sample.input_at or float("-inf"), before.input_at if before else float("-inf"))
+    typed = _last_input(before, sample)
     why = working(sample, thresholds)
     if why:
         return Watched(sample.at, None, why, typed)
@@ -102,6 +106,12 @@ def watch(before: Watched | None, sample: Sample, thresholds: Thresholds, now: f
     if typed > since:
         since, why = min(typed, sample.at), "somebody typed or clicked"
     return Watched(sample.at, since, why, typed)
+
+
+def _last_input(before: Watched | None, sample: Sample) -> float:
+    known = before.input_at if before is not None else float("-inf")
+    told = sample.input_at
+    return known if told is None or told <= known + SAME_INPUT_S else told
 
 
 def idle(watched: Watched | None, now: float) -> Idle:

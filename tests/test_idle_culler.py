@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -172,6 +173,21 @@ def test_input_that_is_told_late_makes_a_warning_void_too(idle: Idle) -> None:
     session.says = dict(IDLE)
     eventually(lambda: session.state() == "parked", 60)
     assert session.what() == ["warn", "warn", "give_back"]
+
+
+def test_one_input_whose_age_is_told_by_reports_that_come_later_and_later_voids_no_warning(idle: Idle) -> None:
+    session = idle.lab.start()
+    session.says = None
+    reports = itertools.count()
+    typed_at = time.monotonic()
+
+    def gives_its_gpu_back() -> bool:
+        ago = time.monotonic() - typed_at - 0.01 * next(reports)
+        session.report(input_ago_s=max(0.0, ago))
+        return session.state() == "parked"
+
+    eventually(gives_its_gpu_back, 60)
+    assert session.what() == ["warn", "give_back"]
 
 
 def test_a_kernel_that_holds_gpu_memory_is_ended_and_all_else_stays(idle: Idle) -> None:

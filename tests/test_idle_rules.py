@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from timeshare.idle_culler.rules import Action, Facts, Rules, decide
-from timeshare.reservations.activity import GAP_S, Sample, Thresholds, Watched, idle, watch, working
+from timeshare.reservations.activity import GAP_S, SAME_INPUT_S, Sample, Thresholds, Watched, idle, watch, working
 
 MINUTE = 60.0
 HOUR = 60
@@ -183,6 +183,16 @@ def test_a_short_limit_warns_as_long_as_it_can() -> None:
 def test_a_short_history_counts_from_its_first_sample() -> None:
     found = idle(idle_in(100, 120), 120 * MINUTE)
     assert (found.since, found.why) == (100 * MINUTE, "it was not watched before")
+
+
+@given(st.lists(st.floats(0, SAME_INPUT_S), min_size=1))
+def test_an_input_is_one_however_long_its_reports_take(delays: list[float]) -> None:
+    watched: Watched | None = Watched(0.0, 0.0, "a cell was running", 0.0)
+    for minute, delay in enumerate(delays, 1):
+        sample = Sample(minute * MINUTE, **{**IDLE, "input_at": 50 + delay})
+        watched = watch(watched, sample, USUAL, sample.at)
+    assert watched is not None
+    assert watched.since == 50 + delays[0]
 
 
 def test_what_it_works_on_is_said_in_words() -> None:
