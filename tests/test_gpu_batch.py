@@ -95,6 +95,21 @@ def test_a_job_outlives_its_kernel_and_is_attached_to_from_another(
         assert other.value("(done, n)") == "(True, 4)"
 
 
+def test_a_sweep_that_ended_says_how_to_go_on_and_what_it_names_is_there(
+    kernel: NotebookKernel, environment: dict[str, str], tmp_path: Path
+) -> None:
+    cell = kernel.run("%%gpu_batch --memory 1 --sweep rate=1,0\nspeed = 1 / rate")
+    kernel.until(lambda: "1 completed, 1 failed; " in kernel.text(cell))
+    job_id = kernel.value("_job.id").strip("'")
+    assert f"%gpu_batch status {job_id} says why, rerun {job_id} --failed runs only" in kernel.text(cell)
+    assert "001  failed         rate=0  ZeroDivisionError" in kernel.text(kernel.run("%gpu_batch status"))
+    with running_kernel(environment, tmp_path) as other:
+        other.run("%load_ext timeshare.notebooks")
+        assert "_job.frame() is a table of its points" in other.text(other.run(f"%gpu_batch result {job_id}"))
+        assert other.value("_job.result()[0]") == "{'speed': 1.0}"
+        assert other.value("list(_job.frame()['state'])") == "['completed', 'failed']"
+
+
 def test_with_wait_variables_return_by_themselves_and_a_failure_stops_the_notebook(kernel: NotebookKernel) -> None:
     kernel.run("%%gpu_batch --memory 1 --wait\nx = 3")
     assert kernel.value("x") == "3"
@@ -245,5 +260,13 @@ def test_the_same_in_a_terminal(hub: Hub, environment: dict[str, str], tmp_path:
     assert timeshare("logs", job_id).stdout == "from a file\n\n"
     assert "loss = 0.5" in timeshare("result", job_id).stdout
     assert "from a file" in timeshare("attach", job_id).stdout
+    (tmp_path / "sweep.py").write_text("loss = 1 / rate\n")
+    swept = timeshare("submit", str(tmp_path / "sweep.py"), "--memory", "1", "--sweep", "rate=2,0", "--wait")
+    sweep_id = swept.stdout.partition(":")[0]
+    assert swept.returncode == 1
+    told = timeshare("result", sweep_id).stdout
+    assert f"timeshare batch result {sweep_id}/0 shows what its first point left" in told
+    assert f"timeshare batch status {sweep_id} says why" in told
+    assert "loss = 0.5" in timeshare("result", f"{sweep_id}/0").stdout
     wrong = timeshare("result", "nothing")
     assert (wrong.returncode, "there is no job 'nothing'" in wrong.stderr) == (2, True)

@@ -20,6 +20,8 @@ from .service import Refused, Service, Unreachable
 
 FOR_PEOPLE = (BadOption, CannotGo, Refused, Unreachable, NoSuchJob, Untrusted, VersionMismatch)
 """Their texts are shown as they are."""
+LAST = "_job"
+"""The job that was last submitted, attached to or brought, as a variable of the notebook."""
 
 
 class Desk:
@@ -105,6 +107,7 @@ class Desk:
 
     def _attach(self, given: Any) -> str:
         job, number = self.job(given.id)
+        self._main[LAST] = job
         following = Following(job, self._screen(), number, self.at_end(job))
         if given.wait:
             following.run()
@@ -126,8 +129,9 @@ class Desk:
         status = job.status() if number is None else job.statuses()[number]
         if not status.ended:
             return f"{status_text(job, status)}; its variables can be brought when it has ended (--wait waits)"
+        self._main[LAST] = job
         if number is None:
-            return f"{job.id} is a sweep: job = attach({job.id!r}); job.frame() is a table, job.result() a list"
+            return f"{status_text(job, status)}; {self.at_end(job)(status)}"
         notes = job.bring(in_place=given.in_place, number=number)
         return "\n".join([status_text(job, status), *notes])
 
@@ -156,10 +160,9 @@ class Desk:
         self._places.sweep(float("inf"))
         return f"{job.id} is removed; {size_text(max(0, before - self._places.total()))} came free"
 
-    @staticmethod
-    def at_end(job: Job) -> Callable[[Any], str]:
-        """What to say when it has ended."""
-        return lambda status: f"%gpu_batch result {job.id} brings its variables" if not job.is_sweep else ""
+    def at_end(self, job: Job) -> Callable[[Any], str]:
+        """What to say when it has ended: how to go on."""
+        return lambda _: pages.next_steps(job, self._prog)
 
 
 __all__ = ["FOR_PEOPLE", "Desk", "HelpShown", "JobFailed"]

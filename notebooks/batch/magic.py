@@ -10,7 +10,8 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from ..runner.torchrun import LAUNCHES
-from .commands import FOR_PEOPLE, Desk
+from . import pages
+from .commands import FOR_PEOPLE, LAST, Desk
 from .following import CellScreen, Following, Screen, TerminalScreen
 from .handing import Handed, check, hand_over
 from .job import Job, JobFailed
@@ -20,8 +21,6 @@ from .service import Refused, Service, Unreachable
 from .states import COMPLETED
 
 _HISTORY = re.compile(r"run\s+(?:In\[(\d+)\]|(\d+))\s*(.*)", re.IGNORECASE)
-LAST = "_job"
-"""The newest job, as a variable of the notebook."""
 
 
 @magics_class
@@ -61,11 +60,14 @@ class GpuBatch(Magics):
     def _follow(self, handed: Handed, wait: bool) -> None:
         job = handed.job
         number = None if job.is_sweep else 0
+        # With its variables here already, nothing is to be said of how they come.
+        at_end = self._desk().at_end(job) if job.is_sweep or not wait else None
+        following = Following(job, self._screen(), number, at_end)
         if not wait:
-            Following(job, self._screen(), number, Desk.at_end(job)).start()
+            following.start()
             return
         try:
-            Following(job, self._screen(), number).run()
+            following.run()
         except KeyboardInterrupt:
             print(f"{job.id} goes on without you; %gpu_batch attach {job.id} shows it, cancel ends it.")
             return
@@ -100,7 +102,7 @@ class GpuBatch(Magics):
         return TerminalScreen() if kernel is None else CellScreen(kernel)
 
     def _desk(self) -> Desk:
-        return Desk(Places.own(), self._main(), self._screen, "%gpu_batch")
+        return Desk(Places.own(), self._main(), self._screen, pages.MAGIC)
 
 
 def completions(shell: Any, event: Any) -> list[str]:

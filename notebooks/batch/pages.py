@@ -12,8 +12,9 @@ from .options import Options
 from .places import Places
 from .preparation import Prepared
 from .service import Json
-from .states import duration
+from .states import COMPLETED, duration
 
+MAGIC = "%gpu_batch"
 HEADS = ("JOB", "NAME", "STATE", "SUBMITTED", "SIZE")
 
 
@@ -44,6 +45,18 @@ def _state(job: Job) -> str:
     progress = "" if job.is_sweep or status.ended else job.tasks[0].progress()
     left = f", {duration(status.left_s)} left" if status.left_s is not None else ""
     return ", ".join(part for part in (f"{status.state}{where}{left}", status.where, progress) if part)
+
+
+def next_steps(job: Job, prog: str) -> str:
+    """What can be done with a job that has ended, in one line. ``prog``: how its commands begin."""
+    if not job.is_sweep:
+        return f"{prog} result {job.id} brings its variables"
+    table = "_job.frame() is a table of its points, _job.result() a list"
+    if prog != MAGIC:
+        table = f"{prog} result {job.id}/0 shows what its first point left"
+    if all(status.state == COMPLETED for status in job.statuses()):
+        return table
+    return f"{table}; {prog} status {job.id} says why, rerun {job.id} --failed runs only what did not complete"
 
 
 def offer(options: Options, estimate: Json) -> str:

@@ -66,5 +66,5 @@ def _submit(words: Sequence[str]) -> int:
 
 def _print_values(space: dict[str, object]) -> None:
     for name, value in space.items():
-        if not name.startswith("__"):
+        if not name.startswith("_"):
             print(f"{name} = {str(repr(value))[:2000]}")
