@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..capture.preflight import size_text
@@ -51,12 +52,14 @@ def next_steps(job: Job, prog: str) -> str:
     """What can be done with a job that has ended, in one line. ``prog``: how its commands begin."""
     if not job.is_sweep:
         return f"{prog} result {job.id} brings its variables"
-    table = "_job.frame() is a table of its points, _job.result() a list"
+    came = "_job.result() is a list of what its points left"
     if prog != MAGIC:
-        table = f"{prog} result {job.id}/0 shows what its first point left"
+        came = f"{prog} result {job.id}/0 shows what its first point left"
+    elif find_spec("pandas") is not None:
+        came = "_job.frame() is a table of its points, _job.result() a list"
     if all(status.state == COMPLETED for status in job.statuses()):
-        return table
-    return f"{table}; {prog} status {job.id} says why, rerun {job.id} --failed runs only what did not complete"
+        return came
+    return f"{came}; {prog} status {job.id} says why, rerun {job.id} --failed runs only what did not complete"
 
 
 def offer(options: Options, estimate: Json) -> str:
