@@ -111,9 +111,8 @@ def test_a_job_survives_tab_kernel_and_hub_and_is_attached_to_afterwards(hub: Hu
     ada.context.close()
     (kernel,) = notebook_kernels(hub)
     os.kill(kernel, signal.SIGKILL)
-    hub_pid = hub.components()["hub"]
-    os.kill(hub_pid, signal.SIGKILL)
-    eventually(lambda: hub.components().get("hub") not in (None, hub_pid) and hub.is_healthy(), 60)
+    hub.kill("hub")
+    eventually(hub.is_healthy, 60)
 
     back = Person(browser, hub.url, "ada", hub.deployment.password)
     page = open_notebook(back)

@@ -106,6 +106,8 @@ def test_a_sweep_that_ended_says_how_to_go_on_and_what_it_names_is_there(
     with running_kernel(environment, tmp_path) as other:
         other.run("%load_ext timeshare.notebooks")
         assert "_job.frame() is a table of its points" in other.text(other.run(f"%gpu_batch result {job_id}"))
+        point = other.run(f"%gpu_batch attach {job_id}/0")
+        other.until(lambda: f"%gpu_batch result {job_id}/000 brings its variables" in other.text(point))
         assert other.value("_job.result()[0]") == "{'speed': 1.0}"
         assert other.value("list(_job.frame()['state'])") == "['completed', 'failed']"
 

@@ -162,8 +162,7 @@ def test_a_job_that_slurm_takes_back_waits_and_runs_again(hub: SlurmHub, alice: 
 def test_a_service_that_is_killed_while_it_hands_over_starts_nothing_twice(hub: SlurmHub, alice: SlurmAccount) -> None:
     for _ in range(3):
         python(alice, "submit('import time; time.sleep(3); x = 1', options='--engine slurm --gpus 1 --model p100')")
-        pid = hub.components()["service"]
-        os.kill(pid, signal.SIGKILL)
+        hub.kill("service")
         eventually(hub.is_healthy, 60)
     eventually(lambda: all(r["state"] == "ended" for r in jobs(alice)[:3]), 300)
     assert [r["reason"] for r in jobs(alice)[:3]] == ["completed"] * 3

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -316,9 +314,8 @@ def test_a_running_session_survives_a_kill_of(hub: SlurmHub, victim: str) -> Non
     alice.start(gpus=1, model="p100", engine="slurm")
     eventually(alice.is_ready, 90)
     mine = alice.active()
-    pid = hub.components()[victim]
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: hub.components().get(victim) not in (None, pid) and hub.is_healthy(), 90)
+    hub.kill(victim)
+    eventually(hub.is_healthy, 90)
     alice = hub.account("tsalice")
     assert in_session(alice, "print(6 * 7)") == "42\n"
     after = alice.active()

@@ -108,7 +108,7 @@ class Desk:
     def _attach(self, given: Any) -> str:
         job, number = self.job(given.id)
         self._main[LAST] = job
-        following = Following(job, self._screen(), number, self.at_end(job))
+        following = Following(job, self._screen(), number, self.at_end(job, number))
         if given.wait:
             following.run()
         else:
@@ -131,7 +131,7 @@ class Desk:
             return f"{status_text(job, status)}; its variables can be brought when it has ended (--wait waits)"
         self._main[LAST] = job
         if number is None:
-            return f"{status_text(job, status)}; {self.at_end(job)(status)}"
+            return f"{status_text(job, status)}; {pages.next_steps(job, None, self._prog)}"
         notes = job.bring(in_place=given.in_place, number=number)
         return "\n".join([status_text(job, status), *notes])
 
@@ -160,9 +160,9 @@ class Desk:
         self._places.sweep(float("inf"))
         return f"{job.id} is removed; {size_text(max(0, before - self._places.total()))} came free"
 
-    def at_end(self, job: Job) -> Callable[[Any], str]:
+    def at_end(self, job: Job, number: int | None) -> Callable[[], str]:
         """What to say when it has ended: how to go on."""
-        return lambda _: pages.next_steps(job, self._prog)
+        return lambda: pages.next_steps(job, number, self._prog)
 
 
 __all__ = ["FOR_PEOPLE", "Desk", "HelpShown", "JobFailed"]

@@ -109,7 +109,7 @@ class Following:
     job: Job
     screen: Screen
     number: int | None = None
-    at_end: Callable[[Status], str] | None = None
+    at_end: Callable[[], str] | None = None
     _reader: SpoolReader | None = None
     _progress: str = ""
     _asked_at: float = float("-inf")
@@ -161,7 +161,7 @@ class Following:
         status = self.job.status() if self.number is None else self.job.statuses()[self.number]
         if status.ended:
             self._lines()
-        more = self.at_end(status) if status.ended and self.at_end is not None else ""
+        more = self.at_end() if status.ended and self.at_end is not None else ""
         text = status_text(self.job, status, "" if status.ended else self._progress) + (f"; {more}" if more else "")
         if text != self._shown:
             self._shown = text

@@ -61,7 +61,7 @@ class GpuBatch(Magics):
         job = handed.job
         number = None if job.is_sweep else 0
         # With its variables here already, nothing is to be said of how they come.
-        at_end = self._desk().at_end(job) if job.is_sweep or not wait else None
+        at_end = self._desk().at_end(job, number) if job.is_sweep or not wait else None
         following = Following(job, self._screen(), number, at_end)
         if not wait:
             following.start()

@@ -48,10 +48,11 @@ def _state(job: Job) -> str:
     return ", ".join(part for part in (f"{status.state}{where}{left}", status.where, progress) if part)
 
 
-def next_steps(job: Job, prog: str) -> str:
-    """What can be done with a job that has ended, in one line. ``prog``: how its commands begin."""
-    if not job.is_sweep:
-        return f"{prog} result {job.id} brings its variables"
+def next_steps(job: Job, number: int | None, prog: str) -> str:
+    """What can be done with what has ended, in one line. ``number``: which of a sweep's points; None: all of it.
+    ``prog``: how commands begin."""
+    if number is not None:
+        return f"{prog} result {job.tasks[number].id} brings its variables"
     came = "_job.result() is a list of what its points left"
     if prog != MAGIC:
         came = f"{prog} result {job.id}/0 shows what its first point left"
