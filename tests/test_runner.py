@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,9 +205,9 @@ CGROUPS = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup"
 
 
 @contextlib.contextmanager
-def memory_limited_to(mebibytes: int) -> Iterator[Path]:
+def memory_limited_to(mebibytes: int, name: str = "") -> Iterator[Path]:
     """A memory cgroup; whatever is in it and needs more is killed by Linux."""
-    folder = new_cgroup(mebibytes)
+    folder = new_cgroup(mebibytes, name)
     if folder is None:
         pytest.skip("memory cgroups cannot be made here: nothing can be killed for its memory")
     try:
@@ -215,28 +217,47 @@ def memory_limited_to(mebibytes: int) -> Iterator[Path]:
         folder.rmdir()
 
 
-def new_cgroup(mebibytes: int) -> Path | None:
-    for root, name in CGROUPS:
-        folder = Path(root) / f"timeshare-test-{os.getpid()}"
+def new_cgroup(mebibytes: int, name: str) -> Path | None:
+    for root, limit in CGROUPS:
+        folder = Path(root) / f"timeshare-test-{os.getpid()}{name}"
         try:
             folder.mkdir()
         except OSError:
             continue
         try:
-            (folder / name).write_text(str(mebibytes * 2**20))
+            (folder / limit).write_text(str(mebibytes * 2**20))
             return folder
         except OSError:
             folder.rmdir()
     return None
 
 
+def inside(group: Path, *command: str) -> tuple[str, ...]:
+    """Runs ``command`` in the cgroup, from its first moment on."""
+    return ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command)
+
+
 def test_a_kernel_that_linux_kills_for_its_memory_is_out_of_memory_with_its_last_words(tmp_path: Path) -> None:
     cell = "print('so far', flush=True)\nimport time; time.sleep(.3)\nkept = [bytearray(10**7) for _ in range(100)]"
     work = Work(tmp_path, cell)
     with memory_limited_to(300) as group:
-        process = work.start()
-        (group / "cgroup.procs").write_text(str(process.pid))
-        assert process.wait(60) == 1
+        work.prefix = inside(group)
+        assert work.start().wait(60) == 1
     assert work.status()["state"] == "out of memory"
     assert "memory was used up" in work.status()["why"]
     assert work.text() == "so far\n"
+
+
+def test_a_kernel_that_is_killed_while_others_run_out_of_memory_has_crashed(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    waits = f"while not os.path.exists({str(go)!r}):\n    time.sleep(.05)\nos.kill(os.getpid(), 9)"
+    work = Work(tmp_path, f"import os, time\nprint('here', flush=True)\n{waits}")
+    with memory_limited_to(300) as own, memory_limited_to(50, "other") as other:
+        work.prefix = inside(own)
+        process = work.start()
+        eventually(lambda: work.text() == "here\n", 60)
+        greedy = subprocess.run(inside(other, sys.executable, "-c", "bytearray(200 << 20)"), check=False)
+        assert greedy.returncode == -signal.SIGKILL, "Linux has killed it"
+        go.touch()
+        assert process.wait(60) == 1
+    assert work.status()["state"] == "crashed"

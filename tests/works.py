@@ -19,7 +19,9 @@ from timeshare.notebooks.runner.spool import read_lines
 
 
 class Work:
-    """A job and its folder."""
+    """A job and its folder. ``prefix``: of the command that runs it."""
+
+    prefix: tuple[str, ...] = ()
 
     def __init__(self, tmp_path: Path, cell: str, notebook: str = "", names: str = "", **fields: Any) -> None:
         self.store = Store(tmp_path / "store")
@@ -34,7 +36,7 @@ class Work:
         # ipykernel takes this one as a sign to leave file descriptors alone.
         env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
         env |= {"TIMESHARE_STOP_GRACE_S": str(grace_s), **variables}
-        words = [sys.executable, "-m", "timeshare.notebooks.runner", str(self.folder.path)]
+        words = [*self.prefix, sys.executable, "-m", "timeshare.notebooks.runner", str(self.folder.path)]
         self.process = subprocess.Popen(words, env=env)
         return self.process
 

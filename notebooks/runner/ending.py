@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .kernel import KernelDied, Outcome
+from .oom_kills import OomKills, oom_kills
 
 COMPLETED, FAILED, STOPPED, CRASHED, REFUSED = "completed", "failed", "stopped", "crashed", "refused"
 OUT_OF_MEMORY = "out of memory"
@@ -66,10 +66,10 @@ def of_outcome(outcome: Outcome, *, asked_to_stop: bool) -> Ending:
     return Ending(STOPPED if asked_to_stop and outcome.name in ("KeyboardInterrupt", "JobStopped") else FAILED, why)
 
 
-def of_death(died: KernelDied, killed_before: int) -> Ending:
+def of_death(died: KernelDied, killed_before: OomKills) -> Ending:
     """Of a cell whose kernel died. ``killed_before``: ``oom_kills`` at its start."""
-    if died.killed and oom_kills() > killed_before:
-        return Ending(OUT_OF_MEMORY, "its kernel was killed because the machine's memory was used up")
+    if died.killed and oom_kills().more_than(killed_before):
+        return Ending(OUT_OF_MEMORY, "its kernel was killed because memory was used up")
     return Ending(CRASHED, str(died))
 
 
@@ -89,12 +89,3 @@ def culprit(first: Report, others: Sequence[Report]) -> Report | None:
 def because_of(report: Report) -> Ending:
     """The end of a job for what happened to one of its ranks."""
     return Ending(CRASHED if report.state == LOST else report.state, f"{report.who}: {report.why}")
-
-
-def oom_kills() -> int:
-    """How many processes Linux has killed since it started because memory was used up; 0 where it does not say."""
-    try:
-        text = Path("/proc/vmstat").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)

@@ -25,6 +25,7 @@ from .crew import GO, INTERRUPT
 from .ending import FAILED, READY, REFUSED, STOPPED, Ending, Report
 from .folder import Folder, Job, folder_of
 from .kernel import Kernel, KernelDied
+from .oom_kills import oom_kills
 
 END_S = 5.0
 POLL_S = 0.05
@@ -83,7 +84,7 @@ class Rank:
 
     def run(self, voice: Voice, node: str) -> None:
         """Says that it is ready, and how it ended."""
-        killed_before = ending.oom_kills()
+        killed_before = oom_kills()
         try:
             variables = preparing.environment(self._job, self._folder)
             meeting = torchrun.Meeting.told(os.environ)

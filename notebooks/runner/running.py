@@ -16,6 +16,7 @@ from .crew import GO, INTERRUPT, Crew
 from .ending import COMPLETED, ENDED, FAILED, REFUSED, STOPPED, Ending, Report
 from .folder import Folder, Job, folder_of
 from .kernel import Kernel, KernelDied, Outcome
+from .oom_kills import oom_kills
 from .signing import signed
 from .spool import read_lines
 from .trials import PRUNED
@@ -70,7 +71,7 @@ class Runner:
         self._wrong_at: float | None = None
         self._interrupted_at: float | None = None
         self._in_cell = self._over = self._died = False
-        self._oom_kills = ending.oom_kills()
+        self._oom_kills = oom_kills()
 
     def run(self) -> Ending:
         signal.signal(signal.SIGINT, self._asked_to_stop)
