@@ -9,7 +9,6 @@ import getpass
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from argparse import Namespace
@@ -28,6 +27,7 @@ from ..reservations.engines.slurm.config import CONFIG_FILE, ConfigError, read_p
 from ..reservations.errors import PublicError
 from ..reservations.limits.load import LimitsError, load_limits
 from . import proxy
+from .ports import PortError, free_port, port_is_free
 from .supervisor import Component, Supervisor, end_leftovers
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def run(options: Namespace) -> int:
         with exclusively(state_dir):
             deployment = prepare(state_dir, options)
             return asyncio.run(serve(deployment))
-    except (UpError, ConfigError, LimitsError, PublicError, DeploymentError, proxy.ProxyError) as error:
+    except (UpError, PortError, ConfigError, LimitsError, PublicError, DeploymentError, proxy.ProxyError) as error:
         print(f"timeshare up: {error}", file=sys.stderr)
         return 1
 
@@ -203,29 +203,6 @@ def _kept_port(last: Deployment | None, name: str, taken: set[int]) -> int:
         port = free_port("127.0.0.1", taken)
     taken.add(port)
     return port
-
-
-def port_is_free(ip: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((ip, port))
-        except PermissionError:
-            raise UpError(f"port {port} needs root: choose one above 1023") from None
-        except (OSError, OverflowError) as error:
-            if isinstance(error, OSError) and error.errno == 98:  # EADDRINUSE
-                return False
-            raise UpError(f"{ip}:{port} cannot be listened on: {error}") from None
-    return True
-
-
-def free_port(ip: str, taken: set[int]) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind((ip, 0))
-            port = int(probe.getsockname()[1])
-        if port not in taken:
-            return port
 
 
 def components(deployment: Deployment) -> list[Component]:

@@ -26,7 +26,7 @@ defaults:
   jobs: {at_once: 100}
   sessions: {at_once: 4}
   budgets: [{gpu_hours: 1000, every: week}]
-stop: {save_grace: 3s, term_grace: 2s}
+stop: {save_grace: 10s, term_grace: 5s}
 """
 
 

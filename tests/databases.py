@@ -6,19 +6,19 @@ import contextlib
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from timeshare.hub_config import ports
+
 POSTGRES_USERS = ("postgres", "nobody")
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody takes by chance until the server of a test listens there."""
+    return ports.free_port("127.0.0.1", set())
 
 
 def postgres_bin() -> Path | None:

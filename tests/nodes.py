@@ -67,7 +67,7 @@ class Node:
 
     def start(self) -> None:
         self.spawn()
-        eventually(self.answers)
+        eventually(self.answers, 60)
 
     def spawn(self) -> None:
         """Begins to start, without waiting until it answers."""

@@ -36,12 +36,12 @@ class Service:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "timeshare.reservations.service"], env=env, stdout=log, stderr=log
             )
-        eventually(lambda: self.health() in (("ok", "degraded") if not wait_for_agent else ("ok",)))
+        eventually(lambda: self.health() in (("ok", "degraded") if not wait_for_agent else ("ok",)), 60)
 
     def health(self) -> str:
         assert self.process is not None
         assert self.process.poll() is None, (Path(self.deployment.state_dir) / "service.log").read_text()[-3000:]
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             return str(requests.get(f"{self.url}/health", timeout=10).json()["status"])
         return "down"
 

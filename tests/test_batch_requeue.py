@@ -25,14 +25,16 @@ pools:
   all: {preempt: {after: 1s, grace: 5s}}
 """
 )
-LOOP = """
-import time
+STEPS = 60
+LOOP = f"""
+import os, time
 from timeshare.notebooks import resumable
-for n in resumable(range(30), state=state):
+for n in resumable(range({STEPS}), state=state):
     state["steps"].append(n)
     print("step", n, flush=True)
-    time.sleep(.3)
+    time.sleep(.02 if os.path.exists(hurry) else .4)
 """
+"""Slow until there is a file ``hurry``: it is not to end before it has been stopped."""
 
 
 @pytest.fixture
@@ -63,7 +65,8 @@ def test_a_preempted_job_gives_way_waits_and_goes_on_at_its_step(
 ) -> None:
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     notebook = Notebook(hub, tmp_path / "ada")
-    notebook.run("state = {'steps': []}")
+    hurry = tmp_path / "hurry"
+    notebook.run(f"state = {{'steps': []}}; hurry = {str(hurry)!r}")
     holds = notebook.hand("import time; time.sleep(60)", "--gpus 1")
     eventually(lambda: holds.state == "running", 30)
     job = notebook.hand(LOOP, "--gpus 1")
@@ -72,31 +75,36 @@ def test_a_preempted_job_gives_way_waits_and_goes_on_at_its_step(
     urgent = ben.hand("import time; time.sleep(2)\nx = 1", "--gpus 1")
     eventually(lambda: job.state == "waiting", 30)
     assert "preempted, it starts again (attempt 2)" in job.status().why
+    hurry.touch()
     assert urgent.result(60) == {"x": 1}
     assert job.wait(60)
     assert (job.state, job.status().attempt) == ("completed", 2)
     text = job.tasks[0].text()
-    assert re.findall(r"^step (\d+)$", text, re.MULTILINE) == [str(n) for n in range(30)], (
+    assert re.findall(r"^step (\d+)$", text, re.MULTILINE) == [str(n) for n in range(STEPS)], (
         "no step twice, none left out"
     )
     assert "timeshare: stopped after step" in text
     assert "timeshare: started again, attempt 2" in text
-    assert job.result()["state"] == {"steps": list(range(30))}
+    assert job.result()["state"] == {"steps": list(range(STEPS))}
     holds.cancel()
     assert holds.wait(60)
 
 
-def test_a_job_whose_node_was_lost_says_so_and_a_rerun_goes_on_at_its_checkpoint(notebook: Notebook) -> None:
-    notebook.run("state = {'steps': []}")
+def test_a_job_whose_node_was_lost_says_so_and_a_rerun_goes_on_at_its_checkpoint(
+    notebook: Notebook, tmp_path: Path
+) -> None:
+    hurry = tmp_path / "hurry"
+    notebook.run(f"state = {{'steps': []}}; hurry = {str(hurry)!r}")
     cell = LOOP.replace("state=state", "state=state, every_s=0")
     job = notebook.hand(cell, "--gpus 1")
     eventually(lambda: "step 5" in job.tasks[0].text(), 30)
     crash_node(notebook, job.reservation_ids()[0])
     assert job.wait(60)
     assert job.state == "lost"
+    hurry.touch()
     again = job.rerun()
     assert again.wait(60)
     assert again.state == "completed"
     begun = int(re.findall(r"^step (\d+)$", again.tasks[0].text(), re.MULTILINE)[0])
     assert begun >= 5
-    assert again.result()["state"] == {"steps": list(range(30))}
+    assert again.result()["state"] == {"steps": list(range(STEPS))}

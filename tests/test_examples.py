@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,9 +28,13 @@ def environment_of_a_session(hub: Hub) -> dict[str, str]:
     ada.start(memory_gib=10)
     eventually(lambda: [r["state"] for r in ada.reservations()] == ["active"], 60)
     (mine,) = ada.reservations()
-    pids = [pid for pid in marked(mine["id"]) if b"TIMESHARE_SHARE_TEXT=" in Path(f"/proc/{pid}/environ").read_bytes()]
-    variables = Path(f"/proc/{pids[0]}/environ").read_bytes().decode().split("\0")
-    return dict(variable.split("=", 1) for variable in variables if "=" in variable)
+    for pid in marked(mine["id"]):
+        with contextlib.suppress(OSError):  # it may have ended since
+            text = Path(f"/proc/{pid}/environ").read_bytes().decode()
+            found = dict(variable.split("=", 1) for variable in text.split("\0") if "=" in variable)
+            if "TIMESHARE_SHARE_TEXT" in found:
+                return found
+    raise AssertionError("no process of the session knows its share")
 
 
 def executed(name: str, session: dict[str, str], folder: Path) -> str:

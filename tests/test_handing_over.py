@@ -55,7 +55,7 @@ def test_an_exception_comes_back_as_itself_with_the_lines_of_the_cell(notebook: 
 def test_a_job_that_ended_can_be_found_by_its_id_from_an_empty_notebook(notebook: Notebook) -> None:
     job = notebook.hand("found = 7")
     job.wait(60)
-    again = notebook.again(job.id[:8])
+    again = notebook.again(job.id[:-1])
     assert (again.state, again.result()) == ("completed", {"found": 7})
 
 

@@ -258,12 +258,14 @@ def test_an_exit_that_no_service_heard_of_is_the_exit_code_of_the_job(tmp_path: 
         program = (
             f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.05)\nraise SystemExit(3)"
         )
-        run(alone, name, argv=(sys.executable, "-c", program), wait_s=1)
+        given = an_order(argv=(sys.executable, "-c", program), wait_s=0)
+        eventually(lambda: alone.call("POST", f"reservations/{name}/order", json=given).ok, 30)
+        eventually(lambda: "runs as process" in job.log, 30)
         alone.kill()
         go.touch()
-        eventually(lambda: "leaving" in job.log)
+        eventually(lambda: "leaving" in job.log, 30)
         alone.start()
-        told = eventually(lambda: (found := run(alone, name, wait_s=5))["state"] == "exited" and found)
+        told = eventually(lambda: (found := run(alone, name, wait_s=30))["state"] == "exited" and found, 60)
         assert told["exit"]["code"] == 3
         assert job.exit_code() == 3
 
@@ -485,7 +487,8 @@ async def test_what_the_server_uses_is_told(place: Deployment, tmp_path: Path) -
             assert meeting.arrival(name).said.devices == ("GPU-simulated-0000",)
             await asyncio.sleep(3)  # some looks
             meeting.stop(name, 1, Stop(False, 3600, 10))  # has it report at once
-            reading = await until(lambda: meeting.arrival(name).said.reading)
+            await until(lambda: meeting.arrival(name).said.state == "stopping")
+            reading = meeting.arrival(name).said.reading
             assert (reading.gpu, reading.memory_mib) == (80, 0)
             assert reading.cpu is not None
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import requests
+from databases import free_port
 from hubs import Hub, User, command, plain
 from nodes import eventually
-
-from timeshare.hub_config.up import free_port
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(300)]
 GUIDE = Path(__file__).parent.parent / "docs" / "admin_guide.md"
@@ -57,7 +56,7 @@ class Site(Hub):
     """A deployment whose logins are the provider's."""
 
     def __init__(self, state_dir: Path, provider: Provider) -> None:
-        port = free_port("127.0.0.1", set())
+        port = free_port()
         limits = state_dir / "limits.yaml"
         limits.write_text(LIMITS)
         (state_dir / "jupyterhub_site.py").write_text(recipe())
@@ -92,7 +91,7 @@ class Member(User):
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Provider]:
-    found = Provider(free_port("127.0.0.1", set()))
+    found = Provider(free_port())
     try:
         yield found
     finally:

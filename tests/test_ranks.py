@@ -178,16 +178,20 @@ def test_a_single_rank_is_launched_too(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_fails_ends_the_others_is_named_and_its_traceback_is_shown(tmp_path: Path) -> None:
-    cell = """
+    go = tmp_path / "go"
+    cell = f"""
 import os, time
 half = 1
 print("began", flush=True)
-if os.environ["RANK"] == "1":
-    raise ValueError("on purpose")
-time.sleep(600)
+while os.environ["RANK"] != "1" or not os.path.exists({str(go)!r}):
+    time.sleep(.05)
+raise ValueError("on purpose")
 """
     work = launched(tmp_path, 3, cell)
-    assert work.start(10).wait(120) == 1
+    process = work.start(60)
+    eventually(lambda: all(work.text(rank) == "began\n" for rank in range(3)), 60)
+    go.touch()
+    assert process.wait(120) == 1
     assert (work.status()["state"], work.status()["why"]) == ("failed", "rank 1: ValueError: on purpose")
     assert work.errors() == ["ValueError: on purpose"]
     assert "timeshare: rank 1 failed: ValueError: on purpose; %gpu_batch logs --rank 1" in work.text()
@@ -198,9 +202,11 @@ time.sleep(600)
 
 
 def test_a_failure_of_rank_0_is_its_own_and_ends_the_others(tmp_path: Path) -> None:
-    cell = "import os, time\nif os.environ['RANK'] == '0':\n    1 / 0\ntime.sleep(600)"
+    there = str(tmp_path / "there")
+    cell = f"import os, time\nif os.environ['RANK'] == '0':\n    while not os.path.exists({there!r}):\n"
+    cell += f"        time.sleep(.05)\n    1 / 0\nopen({there!r}, 'w').close()\ntime.sleep(600)"
     work = launched(tmp_path, 2, cell)
-    assert work.start(10).wait(120) == 1
+    assert work.start(60).wait(120) == 1
     assert work.status()["why"] == "ZeroDivisionError: division by zero"
     assert work.errors(1) == ["KeyboardInterrupt: "]
 
@@ -228,7 +234,7 @@ def test_a_job_completes_only_when_all_of_its_ranks_have(tmp_path: Path) -> None
 def test_a_stop_interrupts_all_and_keeps_what_each_has_put_out(tmp_path: Path) -> None:
     cell = "import time\nstep = 0\nwhile True:\n    step += 1\n    print(step, flush=True)\n    time.sleep(.05)"
     work = launched(tmp_path, 3, cell)
-    process = work.start(10)
+    process = work.start(60)
     eventually(lambda: all("3\n" in work.text(rank) for rank in range(3)), 60)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 1
@@ -249,20 +255,22 @@ def test_a_stop_after_the_end_of_rank_0_ends_the_others_and_the_job_is_not_compl
 
 
 def test_a_resumable_loop_of_several_ranks_ends_after_a_step_and_goes_on_there(tmp_path: Path) -> None:
-    cell = """
+    stopped = tmp_path / "stopped"
+    cell = f"""
 from timeshare.notebooks import resumable
-import time
+import os, time
 for n in resumable(range(steps), state=state):
     state["sum"] += n
     print("step", n, flush=True)
-    time.sleep(.2)
+    time.sleep(0 if os.path.exists({str(stopped)!r}) else .5)
 """
     work = launched(tmp_path, 2, cell, "state = {'sum': 0}\nsteps = 12", "state steps")
-    process = work.start(10)
+    process = work.start(30)
     eventually(lambda: "step 3" in work.text(1), 60)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 1
     assert work.status()["state"] == "stopped"
+    stopped.touch()
     assert work.run()["state"] == "completed"
     assert work.results()[0]["state"] == {"sum": sum(range(12))}
     assert "goes on after step" in work.text(1)

@@ -84,7 +84,7 @@ def test_a_cancelled_job_of_two_nodes_keeps_its_last_outputs_and_leaves_nothing(
     cell = "import time\ntry:\n    print('here', flush=True)\n    time.sleep(600)\nfinally:\n    print('last words')"
     job = terminal.batch("submit", terminal.write("long.py", cell), *TWO_NODES).stdout.split(":")[0]
     eventually(lambda: "here" in terminal.batch("logs", job, "--rank", "1").stdout, 90)
-    assert "running on p100, v100 (simulated), " in terminal.batch("status", job).stdout
+    eventually(lambda: "running on p100, v100 (simulated), " in terminal.batch("status", job).stdout, 30)
     terminal.batch("cancel", job)
     eventually(lambda: "cancelled" in terminal.batch("status", job).stdout, 90)
     for rank in ("0", "1"):

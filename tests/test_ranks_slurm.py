@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,9 +46,12 @@ for step in range(3):
 
 
 def test_a_rank_on_another_node_that_fails_is_named_with_its_node(slurm: Cluster, launch: Launch) -> None:
+    go = slurm.work(USER) / f"go-{secrets.token_hex(4)}"
     cell = "import os, time\nprint('began', flush=True)\n"
-    cell += "if os.environ['RANK'] == '3':\n    raise ValueError('on purpose')\ntime.sleep(600)"
-    work, job = launch(cell)
+    cell += f"while os.environ['RANK'] != '3' or not os.path.exists({str(go)!r}):\n    time.sleep(.1)\n"
+    work, job = launch(cell + "raise ValueError('on purpose')")
+    eventually(lambda: all(work.text(rank) == "began\n" for rank in range(4)), 90)
+    go.touch()  # before all had begun, those that had not would be ended without a word
     assert ended(slurm, work, job, "FAILED")["ExitCode"] == "1:0"
     assert work.status()["state"] == "failed"
     second = slurm.node("v100").name
@@ -55,6 +59,7 @@ def test_a_rank_on_another_node_that_fails_is_named_with_its_node(slurm: Cluster
     assert work.errors() == ["ValueError: on purpose"]
     assert [work.text(rank).splitlines()[0] for rank in range(4)] == ["began"] * 4
     assert work.errors(1) == work.errors(2) == ["KeyboardInterrupt: "]
+    go.unlink()
 
 
 def test_a_cancelled_job_ends_all_ranks_with_their_last_outputs(slurm: Cluster, launch: Launch) -> None:

@@ -91,10 +91,11 @@ square = n * n
 
 
 def tasks_of(hub: SlurmHub, array: str) -> list[tuple[str, int, datetime, datetime]]:
-    """Of all tasks that Slurm has accounted for under the name: array, index, start and end."""
+    """Of all tasks that Slurm has accounted for to their end under the name: array, index, start and end."""
     fields = ("--format=JobID,JobName,Start,End", "-S", "now-1days")
     rows = [line.split("|") for line in hub.cluster.run("sacct", "-a", "-X", "-n", "-P", *fields).stdout.splitlines()]
-    found = [(*number.split("_"), begin, end) for number, name, begin, end in rows if array in name]
+    ended = [row for row in rows if array in row[1] and not {"Unknown", "None"}.intersection(row)]
+    found = [(*number.split("_"), begin, end) for number, _, begin, end in ended]
     return [(job, int(n), datetime.fromisoformat(begin), datetime.fromisoformat(end)) for job, n, begin, end in found]
 
 
@@ -163,11 +164,14 @@ def test_a_service_that_is_killed_while_it_hands_over_starts_nothing_twice(hub: 
     for _ in range(3):
         python(alice, "submit('import time; time.sleep(3); x = 1', options='--engine slurm --gpus 1 --model p100')")
         hub.kill("service")
-        eventually(hub.is_healthy, 60)
+        eventually(lambda: hub.is_healthy() and hub.is_seen(), 60)  # until Slurm has answered, nothing is handed over
     eventually(lambda: all(r["state"] == "ended" for r in jobs(alice)[:3]), 300)
-    assert [r["reason"] for r in jobs(alice)[:3]] == ["completed"] * 3
+    three = jobs(alice)[:3]
+    assert [r["reason"] for r in three] == ["completed"] * 3
+    for reservation in three:
+        assert hub.cluster.accounted(reservation["external_job"], "State") == ["COMPLETED"]
     names = str(hub.cluster.run("sacct", "-X", "-n", "-P", "--format=JobName,State", "-S", "now-10minutes").stdout)
-    mine = [line for line in names.splitlines() if any(r["job"]["array"] in line for r in jobs(alice)[:3])]
+    mine = [line for line in names.splitlines() if any(r["job"]["array"] in line for r in three)]
     assert len([line for line in mine if line.endswith("COMPLETED")]) == 3
 
 
@@ -175,7 +179,8 @@ def test_a_job_that_began_and_ended_unseen_is_charged_for_when_it_ran(hub: Slurm
     taken = hub.cluster.submit("sleep 600", f"--nodelist={hub.cluster.node('p100').name}", "--exclusive", user="tsbob")
     hub.cluster.wait(taken, "RUNNING")
     python(alice, "submit('import time; time.sleep(5)', options='--engine slurm --gpus 1 --model p100')")
-    mine = eventually(lambda: next(r for r in jobs(alice) if r["external_job"]), 60)
+    new = jobs(alice)[0]
+    mine = eventually(lambda: (told := alice.get(new))["external_job"] and told, 60)
     pid = hub.components()["service"]
     os.kill(pid, signal.SIGSTOP)
     try:
