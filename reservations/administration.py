@@ -48,22 +48,25 @@ class Administration:
         self.problem = ""
         """What is wrong with the file as it stands now; empty when it is in force."""
         self._ledger = ledger
-        self._seen = _stamp(path)
+        self._seen = self._looked_at = _stamp(path)
         self.text = read_limits(path).text if path is not None else ""
 
     def reload_if_changed(self) -> None:
-        """Takes over the file if it has changed; a bad one changes nothing but ``problem``."""
-        stamp = _stamp(self.path)
-        if stamp == self._seen:
+        """Takes over the file if it has changed; a bad one changes nothing but ``problem``. One that is not as it was
+        at the last look is left for the next: an editor may have emptied it, and be about to write."""
+        stamp, before = _stamp(self.path), self._looked_at
+        self._looked_at = stamp
+        if stamp == self._seen or stamp != before:
             return
-        self._seen = stamp
         try:
             file = read_limits(self.path)
         except LimitsError as error:
-            self.problem = str(error)
+            self._seen, self.problem = stamp, str(error)
             self._note("timeshare", "limits-refused", f"the file has a mistake, the old limits stay: {error}")
             return
-        self.problem = ""
+        if _stamp(self.path) != stamp:
+            return
+        self._seen, self.problem = stamp, ""
         if file.version != self.pool.standing.version:
             self._install(file, "timeshare", "the file was edited")
 
@@ -81,7 +84,7 @@ class Administration:
             )
             raise PublicError("changed-meanwhile", message, 409, {"current": current})
         _replace(self.path, text)
-        self._seen = _stamp(self.path)
+        self._seen = self._looked_at = _stamp(self.path)
         self.problem = ""
         self._install(file, who, "applied" + (", running work is cut to it" if cut_running else ""))
         if cut_running:

@@ -65,7 +65,7 @@ class Hub:
         try:
             well = requests.get(f"{self.url}hub/health", timeout=5).status_code == 200
             return well and bool(self.service("GET", "health").json()["status"] == "ok")
-        except (requests.ConnectionError, requests.Timeout):
+        except requests.RequestException:
             return False
 
     def components(self) -> dict[str, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -69,6 +69,12 @@ class Session:
             ).fetchall()
         return [{"state": state, "detail": detail} for state, detail in rows]
 
+    def decided(self) -> list[tuple[str, float]]:
+        """What was decided about it, and when, as the ledger has it."""
+        with closing(sqlite3.connect(Path(self.server.deployment.state_dir) / "ledger.sqlite")) as ledger:
+            query = "select what, at from decisions where reservation_id = ? order by id"
+            return [(what, float(at)) for what, at in ledger.execute(query, (self.id,))]
+
     def what(self) -> list[str]:
         """What was decided about it, in order."""
         return [decision["what"] for decision in reversed(self.activity()["decisions"])]
@@ -99,9 +105,7 @@ class Lab:
         return session
 
     def faults(self, **told: Any) -> None:
-        draft = self.server.node.faults.with_suffix(".new")
-        draft.write_text(json.dumps(told))
-        draft.replace(self.server.node.faults)
+        self.server.node.driver_tells(**told)
 
     def _report(self) -> None:
         while not self._done.wait(1.0):
@@ -116,7 +120,8 @@ class Lab:
 
 
 class HubFront:
-    """The health page of a hub, as the culler asks for it; it can be taken away. The hub itself is in other tests."""
+    """The health page of a hub, as the culler asks for it; it can be taken away. The hub itself is in other tests.
+    ``refused_at``: when it was asked for last and was away, by the monotonic clock."""
 
     def __init__(self) -> None:
         front = self
@@ -124,13 +129,15 @@ class HubFront:
         class Page(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 known = self.path == "/hub/health"
+                if not front.healthy:
+                    front.refused_at = time.monotonic()
                 self.send_response(404 if not known else 200 if front.healthy else 503)
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
                 """Says nothing."""
 
-        self.healthy = True
+        self.healthy, self.refused_at = True, 0.0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import stat
@@ -78,6 +79,12 @@ class Node:
                 [sys.executable, "-m", "timeshare.reservations.agent"], env=env, stdout=log, stderr=log
             )
 
+    def driver_tells(self, **told: Any) -> None:
+        """What the simulated driver is to say from now on; never half of it."""
+        draft = self.faults.with_suffix(".new")
+        draft.write_text(json.dumps(told))
+        draft.replace(self.faults)
+
     def answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (Path(self.deployment.state_dir) / "agent.log").read_text()[-2000:]
@@ -129,6 +136,19 @@ class Node:
 def marked(reservation_id: str) -> list[int]:
     """Every living process that carries the reservation's mark, the launcher too."""
     return all_marked().get(reservation_id, [])
+
+
+def core(reservation_id: str) -> list[int]:
+    """Launcher and server, its two oldest processes; what the server runs for a moment comes and goes."""
+    return sorted(marked(reservation_id), key=started)[:2]
+
+
+def started(pid: int) -> int:
+    """When it began, in ticks; pids themselves start again at some time."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return sys.maxsize
 
 
 def all_marked() -> dict[str, list[int]]:

@@ -41,7 +41,7 @@ class Service:
     def health(self) -> str:
         assert self.process is not None
         assert self.process.poll() is None, (Path(self.deployment.state_dir) / "service.log").read_text()[-3000:]
-        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
+        with contextlib.suppress(requests.RequestException):
             return str(requests.get(f"{self.url}/health", timeout=10).json()["status"])
         return "down"
 

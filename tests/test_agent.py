@@ -224,7 +224,7 @@ def test_a_fraction_over_its_memory_is_warned_then_stopped_and_its_neighbour_is_
     pids = {name: node.session(name)["pid"] for name in (greedy, neighbour)}
     use = {greedy: 10_600, neighbour: 10_000}
     reports = [{"pid": pids[n], "device": "GPU-simulated-0000", "memory_mib": use[n]} for n in (greedy, neighbour)]
-    node.faults.write_text(json.dumps({"processes": reports}))
+    node.driver_tells(processes=reports)
     eventually(lambda: node.state(greedy) == "exited")
     events = [e for e in node.ask("events", after=0) if e["reservation_id"] == greedy]
     assert [e["kind"] for e in events][:2] == ["over_memory", "stopped_over_memory"]
@@ -237,14 +237,14 @@ def test_memory_that_the_driver_does_not_tell_stops_nobody(node: Node) -> None:
     name = node.launch(*SLEEP)
     pid = node.session(name)["pid"]
     report = [{"pid": pid, "device": "GPU-simulated-0000", "memory_mib": None}]
-    node.faults.write_text(json.dumps({"processes": report}))
+    node.driver_tells(processes=report)
     time.sleep(2.5)
     assert node.state(name) == "running"
     assert node.ask("events", after=0) == []
 
 
 def test_a_driver_that_does_not_answer_is_unknown_not_empty(node: Node) -> None:
-    node.faults.write_text(json.dumps({"unknown": True}))
+    node.driver_tells(unknown=True)
     with pytest.raises(AgentError) as refused:
         node.ask("inventory")
     assert refused.value.reason == "unknown"
@@ -252,7 +252,7 @@ def test_a_driver_that_does_not_answer_is_unknown_not_empty(node: Node) -> None:
 
 def test_a_broken_device_is_reported_with_the_reason(node: Node) -> None:
     health = [{"device": "GPU-simulated-0000", "code": 79, "detail": "XID 79: fell off the bus", "cordon": True}]
-    node.faults.write_text(json.dumps({"health": health}))
+    node.driver_tells(health=health)
     (event,) = eventually(lambda: node.ask("events", after=0))
     assert (event["device_uuid"], event["cordon"]) == ("GPU-simulated-0000", True)
     assert "fell off the bus" in event["message"]
@@ -261,13 +261,13 @@ def test_a_broken_device_is_reported_with_the_reason(node: Node) -> None:
 
 def test_what_was_noticed_is_told_by_the_next_agent_too(node: Node) -> None:
     health = [{"device": "GPU-simulated-0000", "code": 79, "detail": "XID 79: fell off the bus", "cordon": True}]
-    node.faults.write_text(json.dumps({"health": health}))
+    node.driver_tells(health=health)
     before = eventually(lambda: node.ask("events", after=0))
     node.kill()
     node.faults.unlink()
     node.start()
     assert node.ask("events", after=0) == before
-    node.faults.write_text(json.dumps({"health": health}))
+    node.driver_tells(health=health)
     (later,) = eventually(lambda: node.ask("events", after=before[0]["seq"]))
     assert later["seq"] > before[0]["seq"]
 
@@ -468,7 +468,7 @@ def test_a_record_that_cannot_be_read_is_unknown_and_holds_up_nobody(node: Node,
 
 
 def test_a_device_that_vanished_is_not_launched_on(node: Node) -> None:
-    node.faults.write_text(json.dumps({"missing": ["GPU-simulated-0000"]}))
+    node.driver_tells(missing=["GPU-simulated-0000"])
     with pytest.raises(AgentError, match="GPU-simulated-0000 is not on this machine any more") as refused:
         node.launch(*SLEEP)
     assert refused.value.reason == "failed"
@@ -477,7 +477,7 @@ def test_a_device_that_vanished_is_not_launched_on(node: Node) -> None:
 
 def test_a_session_that_runs_is_told_again_while_the_driver_does_not_answer(node: Node) -> None:
     name = node.launch(*SLEEP)
-    node.faults.write_text(json.dumps({"unknown": True}))
+    node.driver_tells(unknown=True)
     assert node.ask("launch", **order(name, list(SLEEP)))["pid"] == node.session(name)["pid"]
 
 
@@ -496,7 +496,7 @@ def test_a_missing_working_folder_is_told_in_the_log_and_home_is_taken(node: Nod
 def test_why_the_watchdog_ended_a_session_is_told_by_the_next_agent_too(node: Node) -> None:
     name = node.launch(*SLEEP)
     report = {"pid": node.session(name)["pid"], "device": "GPU-simulated-0000", "memory_mib": 20_480}
-    node.faults.write_text(json.dumps({"processes": [report]}))
+    node.driver_tells(processes=[report])
     eventually(lambda: node.state(name) == "exited")
     node.kill()
     node.start()
@@ -511,7 +511,7 @@ def test_stopping_one_kernel_is_not_told_as_the_end_of_its_server(node: Node, tm
     eventually(lambda: (tmp_path / "kernel").exists() and (tmp_path / "kernel").read_text().strip())
     kernel = int((tmp_path / "kernel").read_text())
     report = {"pid": kernel, "device": "GPU-simulated-0000", "memory_mib": 20_480}
-    node.faults.write_text(json.dumps({"processes": [report]}))
+    node.driver_tells(processes=[report])
     eventually(lambda: node.ask("events", after=0))
     eventually(lambda: kernel not in marked(name))
     assert node.state(name) == "running"
@@ -526,10 +526,10 @@ def test_what_the_driver_does_not_tell_is_not_nothing(node: Node) -> None:
         {"pid": node.session(name)["pid"], "device": "GPU-simulated-0000", "memory_mib": used}
         for name, used in ((known, 100), (unknown, None))
     ]
-    node.faults.write_text(json.dumps({"processes": reports}))
+    node.driver_tells(processes=reports)
     eventually(lambda: node.session(known)["memory_mib"] == 100)
     assert node.session(unknown)["memory_mib"] is None
-    node.faults.write_text(json.dumps({"unknown": True}))
+    node.driver_tells(unknown=True)
     eventually(lambda: node.session(known)["memory_mib"] is None)
 
 

@@ -86,10 +86,14 @@ def sessions(request: pytest.FixtureRequest, tmp_path: Path, devices: Path) -> I
     stops = Stops(made)
     for record in made.records.all():
         stops.stop(record.reservation_id, StopOrder(False, 0, 0))
-        eventually(lambda name=record.reservation_id: (stops.advance(), marked(name) == [])[1])
-        eventually(lambda: [s.state for s in made.all() if s.reservation_id == record.reservation_id] == ["exited"])  # noqa: B023
+        eventually(lambda name=record.reservation_id: (stops.advance(), has_ended(made, name))[1])
         made.forget(record.reservation_id, record.generation)
     made.reap()
+
+
+def has_ended(sessions: Sessions, name: str) -> bool:
+    """Nothing of it runs, and its launcher has let go of its lock too."""
+    return marked(name) == [] and all(s.state == "exited" for s in sessions.all() if s.reservation_id == name)
 
 
 def inventory() -> Inventory:
@@ -153,7 +157,7 @@ def test_a_filter_leaves_nothing_behind(sessions: Sessions) -> None:
     assert all(folder.is_dir() for folder in folders)
     stops = Stops(sessions)
     stops.stop(name, StopOrder(False, 0, 0))
-    eventually(lambda: (stops.advance(), marked(name) == [])[1])
+    eventually(lambda: (stops.advance(), has_ended(sessions, name))[1])
     sessions.forget(name, 1)
     assert not any(folder.exists() for folder in folders)
 
@@ -175,7 +179,7 @@ time.sleep(300)
     eventually(ready.exists)
     stops = Stops(sessions)
     stops.stop(name, StopOrder(False, 0, 30))
-    eventually(lambda: (stops.advance(), marked(name) == [])[1])
+    eventually(lambda: (stops.advance(), has_ended(sessions, name))[1])
     assert saved.exists()
     assert [session.exit_code for session in sessions.all()] == [0]
 

@@ -153,7 +153,7 @@ async def test_a_person_gets_the_place_of_over_quota_batch_which_goes_on_later(h
     assert mine["waiting"][0]["why"]
     ada.stop()
     granted = eventually(lambda: (r := now(second))["state"] == "granted" and r, 40)
-    await begin(granted, 0.2)
+    await begin(granted, 3)
     eventually(lambda: now(second)["state"] == "ended", 40)
     assert (tmp_path / second["id"]).read_text() == "began\ntold\nbegan\nfinished\n"
     assert now(second)["requeues"] == 1

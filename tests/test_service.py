@@ -61,13 +61,15 @@ def test_a_reservation_goes_through_its_states_and_says_why_it_ended(service: Se
     assert (ended["reason"], ended["detail"]) == ("cancelled", "stopped by an administrator")
 
 
-def test_a_session_that_dies_frees_its_devices_and_tells_its_exit_code(service: Service) -> None:
+def test_a_session_that_dies_frees_its_devices_and_tells_its_exit_code(service: Service, tmp_path: Path) -> None:
+    go = tmp_path / "go"
     made = service.create(share={"gpus": 2})
     service.ask("POST", f"reservations/{made['id']}/starting", json={})
-    service.node.launch("sh", "-c", "sleep 1; exit 5", reservation_id=made["id"])
+    service.node.launch("sh", "-c", f"until test -e {go}; do sleep 0.05; done; exit 5", reservation_id=made["id"])
     service.ask("POST", f"reservations/{made['id']}/active", json={"generation": 1, "enforcement": "simulated"})
     waiting = service.create(owner="ben", share={"gpus": 2})
     assert (waiting["state"], waiting["position"]) == ("queued", 1)
+    go.touch()
     ended = eventually(lambda: (r := service.get(made["id"]))["state"] == "ended" and r)
     assert ended["reason"] == "failed"
     assert "code 5" in ended["detail"]
@@ -119,11 +121,12 @@ def test_waiting_by_long_poll_ends_with_the_change(service: Service) -> None:
 
 def test_server_sent_events_tell_every_state_until_the_end(service: Service) -> None:
     made = service.create()
-    threading.Timer(0.8, lambda: service.ask("POST", f"reservations/{made['id']}/end", json={})).start()
     stream = service.call("GET", f"reservations/{made['id']}/events", stream=True)
     assert stream.headers["Content-Type"] == "text/event-stream"
-    data = [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith(b"data:")]
-    assert [r["state"] for r in data] == ["granted", "ended"]
+    data = (json.loads(line[5:]) for line in stream.iter_lines(chunk_size=1) if line.startswith(b"data:"))
+    assert next(data)["state"] == "granted"
+    service.ask("POST", f"reservations/{made['id']}/end", json={})
+    assert [r["state"] for r in data] == ["ended"]
 
 
 def test_an_extension_is_given_unless_somebody_would_wait_longer(service: Service) -> None:
@@ -150,7 +153,7 @@ def test_now_or_not_at_all_is_refused_with_the_time_when_it_could_start(service:
 
 def test_a_device_that_the_driver_calls_broken_gets_nothing_new(service: Service) -> None:
     health = [{"device": "GPU-simulated-0002", "code": 79, "detail": "XID 79: fell off the bus", "cordon": True}]
-    service.node.faults.write_text(json.dumps({"health": health}))
+    service.node.driver_tells(health=health)
 
     def cordoned() -> str | None:
         devices = service.ask("GET", "devices")["devices"]
