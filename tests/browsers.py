@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -45,6 +46,8 @@ class Person:
         self.context = browser.new_context(viewport={"width": width, "height": 900})
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
+        no_news = self.page.get_by_role("button", name="No", exact=True)  # Lab asks whether it may bring some
+        self.page.add_locator_handler(no_news, lambda button: button.click())
         self.page.goto(f"{url}hub/login?next=%2Fhub%2Fhome")
         self.page.fill("#username_input", name)
         self.page.fill("#password_input", password)
@@ -67,17 +70,30 @@ class Person:
     def wait_for_lab(self) -> None:
         self.page.wait_for_url(f"**/user/{self.name}/lab**")
 
-    def run_cell(self, code: str) -> str:
-        """Opens a notebook in Lab, runs ``code`` and gives its output."""
+    def open_notebook(self) -> Page:
+        """A new one in Lab, once it can be typed into and its kernel is there."""
         page = self.page
         page.goto(f"{self.url}user/{self.name}/lab?reset")
         page.click(".jp-LauncherCard[data-category=Notebook]")
-        page.wait_for_selector(".jp-Notebook .jp-Cell .cm-content")
-        page.wait_for_timeout(1500)  # Lab draws the first cell twice
-        page.locator(".jp-Notebook .cm-content").first.click()
-        page.keyboard.type(code)
-        page.keyboard.press("Shift+Enter")
-        return page.wait_for_selector(".jp-OutputArea-output pre").inner_text()
+        # Lab draws the first cell twice, and moves the focus to the second one.
+        page.wait_for_selector(".jp-Notebook .cm-content:focus")
+        page.locator("#jp-main-statusbar", has_text=re.compile(r"Python .*\| Idle")).wait_for()
+        return page
+
+    def run(self, code: str) -> Locator:
+        """Runs ``code`` in the last cell of the notebook; that cell."""
+        cells = self.page.locator(".jp-Notebook .jp-CodeCell")
+        cell = cells.nth(cells.count() - 1)
+        editor = cell.locator(".cm-content")
+        editor.click()
+        self.page.keyboard.insert_text(code)
+        editor.filter(has_text=code.splitlines()[0]).wait_for()
+        self.page.keyboard.press("Shift+Enter")
+        return cell
+
+    def run_cell(self, code: str) -> str:
+        """Runs ``code`` in the last cell, and gives what it shows first."""
+        return self.run(code).locator(".jp-OutputArea-output pre").first.inner_text()
 
     def home(self) -> None:
         self.page.goto(f"{self.url}hub/home")

@@ -16,7 +16,7 @@ import pytest
 from browsers import Person, chromium, chromium_path
 from hubs import Hub, running_hub
 from nodes import eventually, marked
-from playwright.sync_api import Browser, Page, TimeoutError
+from playwright.sync_api import Browser, Page
 from test_browser import photograph
 
 pytestmark = [pytest.mark.browser, pytest.mark.hub, pytest.mark.timeout(600)]
@@ -48,30 +48,6 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-def open_notebook(person: Person) -> Page:
-    page = person.page
-    page.goto(f"{person.url}user/{person.name}/lab?reset")
-    page.click(".jp-LauncherCard[data-category=Notebook]")
-    page.wait_for_selector(".jp-Notebook .jp-Cell .cm-content")
-    page.wait_for_timeout(1500)  # Lab draws the first cell twice
-    page.locator(".jp-Notebook .cm-content").first.click()
-    return page
-
-
-def quieten(page: Page) -> None:
-    """Nothing but the notebook: no side bar, no question about news."""
-    with contextlib.suppress(TimeoutError):
-        page.get_by_role("button", name="No", exact=True).click(timeout=8000)
-    page.keyboard.press("Control+b")
-    page.locator(".jp-Notebook .cm-content").first.click()
-
-
-def run(page: Page, code: str) -> None:
-    """In the cell that has the cursor, then goes to the next."""
-    page.keyboard.insert_text(code)
-    page.keyboard.press("Shift+Enter")
-
-
 def output(page: Page, number: int) -> str:
     return page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-OutputArea").inner_text()
 
@@ -100,10 +76,9 @@ def test_a_job_survives_tab_kernel_and_hub_and_is_attached_to_afterwards(hub: Hu
     ada.open_form()
     ada.start("1 whole t4")
     ada.wait_for_lab()
-    page = open_notebook(ada)
-    quieten(page)
-    run(page, "start = 3")
-    run(page, TRAINING)
+    page = ada.open_notebook()
+    ada.run("start = 3")
+    ada.run(TRAINING)
     until(page, 1, "starts now, at most")
     until(page, 1, LINES[0])
     job_id = re.findall(r"\d{4}-[0-9a-f]{8}", output(page, 1))[0]
@@ -115,17 +90,17 @@ def test_a_job_survives_tab_kernel_and_hub_and_is_attached_to_afterwards(hub: Hu
     eventually(hub.is_healthy, 60)
 
     back = Person(browser, hub.url, "ada", hub.deployment.password)
-    page = open_notebook(back)
-    quieten(page)
-    run(page, "%gpu_batch ls")
+    page = back.open_notebook()
+    page.keyboard.press("Control+b")  # nothing but the notebook
+    back.run("%gpu_batch ls")
     until(page, 0, job_id)
-    run(page, "%gpu_batch attach")
+    back.run("%gpu_batch attach")
     until(page, 1, "completed")
     assert [line for line in output(page, 1).splitlines() if line.startswith("epoch")] == LINES
     page.wait_for_selector(".jp-OutputArea-output img")
-    run(page, "%gpu_batch result")
+    back.run("%gpu_batch result")
     until(page, 2, "back: ")
-    run(page, f"losses == [3 / (1 + n) for n in range({EPOCHS})], epoch")
+    back.run(f"losses == [3 / (1 + n) for n in range({EPOCHS})], epoch")
     until(page, 3, f"(True, {EPOCHS - 1})")
     page.wait_for_timeout(500)
     photograph(page, "batch")

@@ -52,6 +52,7 @@ def test_three_people_share_the_gpus(hub: Hub, browser: Browser) -> None:
     photograph(ada.page, "form")
     ada.start("1/4 of one a100-40gb")
     ada.wait_for_lab()
+    ada.open_notebook()
     said = ada.run_cell("import os; e = os.environ; print(e['TIMESHARE_SHARE_TEXT'], '/', e['TIMESHARE_ENFORCEMENT'])")
     assert said.strip() == "10 GiB of one a100-40gb / simulated"
     photograph(ada.page, "lab")

@@ -54,6 +54,7 @@ def test_two_people_share_the_cluster_from_one_form(hub: SlurmHub, browser: Brow
     photograph(alice.page, "slurm_form")
     alice.start("1 whole a100")
     alice.wait_for_lab()
+    alice.open_notebook()
     shown = alice.run_cell("import os; print(os.environ['SLURM_JOB_GPUS'], os.environ['TIMESHARE_SHARE_TEXT'])")
     assert shown.strip() == "0 1 whole a100 on slurm"
 
@@ -61,6 +62,7 @@ def test_two_people_share_the_cluster_from_one_form(hub: SlurmHub, browser: Brow
     eventually(lambda: bob.page.reload() and bob.offer("1 whole a100") == "3 free now", 60)
     bob.start("1/4 of one v100")
     bob.wait_for_lab()
+    bob.open_notebook()
     assert "4 GiB of one v100 on slurm" in bob.run_cell("import os; print(os.environ['TIMESHARE_SHARE_TEXT'])")
     bob.stop()
     bob.close()
@@ -134,6 +136,7 @@ def test_the_panel_of_a_session_says_where_its_jobs_run(hub: SlurmHub, browser: 
     alice.open_form()
     alice.start("1 whole p100")
     alice.wait_for_lab()
+    alice.open_notebook()
     alice.run_cell("%%gpu_batch --engine slurm --gpus 1 --model a100 --name fit\nprint('done')")
     alice.page.locator(".ts-status").click()
     job = alice.page.locator(".ts-job", has_text="fit")
