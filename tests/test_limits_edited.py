@@ -30,15 +30,21 @@ def gpus(administration: Administration) -> float:
     return administration.pool.limits.defaults.gpus
 
 
-def test_a_file_that_was_emptied_to_be_written_is_never_in_force_empty(
+def test_a_file_of_which_only_a_part_is_written_is_left_for_the_next_look(
     administration: Administration, file: Path
 ) -> None:
-    file.write_text("")  # valid, and without any limit
+    file.write_text("# who may have what\n")  # valid, and without any limit
     assert gpus(administration) == 1
     file.write_text(AFTER)
     assert gpus(administration) == 1
     assert gpus(administration) == 2
     assert [entry["what"] for entry in administration.audit(10)] == ["limits"]
+
+
+def test_a_file_that_stays_empty_changes_nothing(administration: Administration, file: Path) -> None:
+    file.write_text("")
+    assert [gpus(administration) for _ in range(3)] == [1, 1, 1]
+    assert "is empty" in administration.problem
 
 
 def test_a_mistake_that_stays_is_told_until_it_is_corrected(administration: Administration, file: Path) -> None:

@@ -84,17 +84,19 @@ def test_times_and_words_are_what_people_read() -> None:
     assert kept.when == "Mon 10:00-12:00"
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "null\n"])
-def test_an_empty_file_means_the_defaults(text: str) -> None:
+@pytest.mark.parametrize("text", ["# nothing\n", "{}", "null\n"])
+def test_a_file_that_says_nothing_means_the_defaults(text: str) -> None:
     assert parse_limits(text) == Limits()
 
 
 def test_a_file_that_is_none_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "huge").write_text("# " + "x" * 2_000_000)
+    (tmp_path / "empty").write_text("\n \n")
     for name, said in (
         ("binary", "not UTF-8"),
         ("huge", "longer than 1024 KiB"),
+        ("empty", "is empty: write `{}` where the defaults are to hold"),
         ("none", "No such file"),
         (".", "directory"),
     ):

@@ -62,8 +62,16 @@ def read_limits(path: Path | None) -> LimitsFile:
     return LimitsFile(parse_limits(text, str(path)), text)
 
 
+def limits_in_force(text: str, name: str = "limits") -> LimitsFile:
+    """What a service says that it goes by; it has no text where it has no file. Raises LimitsError."""
+    return LimitsFile(parse_limits(text, name) if text else Limits(), text)
+
+
 def parse_limits(text: str, name: str = "limits") -> Limits:
     """The limits in ``text``. Raises LimitsError, every line of which begins with ``name`` and a line number."""
+    if not text.strip():
+        # As a full disk or an editor leaves it; without limits everybody could have everything.
+        raise LimitsError(f"{name}: is empty: write `{{}}` where the defaults are to hold")
     if len(text) > MOST_BYTES:
         raise LimitsError(f"{name}: is longer than {MOST_BYTES // 1024} KiB: that is not a limits file")
     try:

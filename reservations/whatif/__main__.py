@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..deployment import current_deployment
-from ..limits.load import LimitsFile, parse_limits
+from ..limits.load import limits_in_force
 from .command import compared, device, extent
 from .history import from_ledger, read_history
 from .replay import Scenario
@@ -23,7 +23,7 @@ def tried(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to ``asked``."""
     from . import report  # matplotlib takes a second to load
 
-    old, new = (LimitsFile(parse_limits(asked[name]), asked[name]) for name in ("old", "new"))
+    old, new = (limits_in_force(asked[name]) for name in ("old", "new"))
     now = time.time()
     try:
         history = read_history(current_deployment().ledger_url, now - asked["days"] * 86400)

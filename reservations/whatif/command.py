@@ -19,7 +19,7 @@ from ..deployment import FILE_NAME, Deployment, DeploymentError, load_deployment
 from ..devices.model import Device, MigInstance
 from ..devices.simulated import parse_spec
 from ..errors import PublicError
-from ..limits.load import LimitsError, LimitsFile, parse_limits, read_limits
+from ..limits.load import LimitsError, LimitsFile, limits_in_force, read_limits
 from .compare import Comparison, Figures, figures
 from .history import from_ledger, read_history
 from .replay import Progress, Scenario, replay
@@ -148,7 +148,7 @@ class _Here:
 
     def limits(self) -> LimitsFile:
         text = str(self._ask("limits/file")["text"])
-        return LimitsFile(parse_limits(text, "the limits in force"), text)
+        return limits_in_force(text, "the limits in force")
 
     def devices(self) -> tuple[Device, ...]:
         return tuple(device(item, order) for order, item in enumerate(self._ask("devices")["devices"]))
