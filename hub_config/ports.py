@@ -6,7 +6,8 @@ import errno
 import random
 import socket
 
-PORTS = range(20000, 30000)
+PORTS = range(10000, 20000)
+"""Below those of servers on the nodes of a batch system as docs/slurm.md has them: one of them may be this machine."""
 
 
 class PortError(Exception):

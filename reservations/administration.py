@@ -83,6 +83,9 @@ class Administration:
                 "meanwhile; read them again and make your change there"
             )
             raise PublicError("changed-meanwhile", message, 409, {"current": current})
+        if _stamp(self.path) not in (None, self._seen):
+            message = "the file has just been edited in place: read the limits again in a few seconds, and change those"
+            raise PublicError("changed-meanwhile", message, 409, {"current": current})
         _replace(self.path, text)
         self._seen = self._looked_at = _stamp(self.path)
         self.problem = ""

@@ -59,11 +59,17 @@ class Parking:
         if reservation.handling in (RETURNING, PARKING) and reservation.generation == generation:
             self._pool.change(reservation, reservation.parked(reservation.detail, kept_mib))
 
-    def kept(self, reservation_id: str, generation: int, kept_mib: int) -> None:
-        """Its node keeps so much of it now: less, when a kernel of it has ended."""
+    def keeping(self) -> frozenset[str]:
+        """Of which something is kept now; to be asked before the node is: ``kept`` wants it."""
+        return frozenset(reservation.id for reservation in self._pool.live() if reservation.kept_mib)
+
+    def kept(self, keeping: frozenset[str], reservation_id: str, generation: int, kept_mib: int) -> None:
+        """Its node keeps so much of it now: less, when a kernel of it has ended. What has come to be kept since the
+        node was asked (it is not in ``keeping``) is not in the answer."""
         reservation = self._pool.get(reservation_id)
         same = reservation.generation == generation and not reservation.handling
-        if same and reservation.kept_mib and reservation.kept_mib != kept_mib and reservation.reason is None:
+        known = reservation.kept_mib if reservation_id in keeping else 0
+        if same and known and known != kept_mib and reservation.reason is None:
             self._pool.change(reservation, replace(reservation, kept_mib=kept_mib))
 
     def resumed(self, reservation_id: str, generation: int, kept_mib: int = 0) -> None:

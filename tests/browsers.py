@@ -47,7 +47,7 @@ class Person:
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
         no_news = self.page.get_by_role("button", name="No", exact=True)  # Lab asks whether it may bring some
-        self.page.add_locator_handler(no_news, lambda button: button.click())
+        self.page.add_locator_handler(no_news, lambda button: button.dispatch_event("click"))  # the focus stays
         self.page.goto(f"{url}hub/login?next=%2Fhub%2Fhome")
         self.page.fill("#username_input", name)
         self.page.fill("#password_input", password)
@@ -83,12 +83,14 @@ class Person:
     def run(self, code: str) -> Locator:
         """Runs ``code`` in the last cell of the notebook; that cell."""
         cells = self.page.locator(".jp-Notebook .jp-CodeCell")
-        cell = cells.nth(cells.count() - 1)
+        number = cells.count() - 1
+        cell = cells.nth(number)
         editor = cell.locator(".cm-content")
         editor.click()
         self.page.keyboard.insert_text(code)
         editor.filter(has_text=code.splitlines()[0]).wait_for()
         self.page.keyboard.press("Shift+Enter")
+        cells.nth(number + 1).wait_for(state="attached")  # the next one, which is drawn a moment later
         return cell
 
     def run_cell(self, code: str) -> str:

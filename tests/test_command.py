@@ -17,7 +17,7 @@ import yaml
 from hubs import command
 from nodes import deployment, gpus_here
 
-from timeshare.hub_config import ls
+from timeshare.hub_config import ls, ports
 from timeshare.hub_config.supervisor import Component, Supervisor, end_leftovers, leftovers
 from timeshare.hub_config.up import HERE
 from timeshare.reservations.deployment import DeploymentError, load_deployment
@@ -206,3 +206,21 @@ def test_a_port_in_use_is_replaced_and_that_is_said(tmp_path: Path) -> None:
     again = build(tmp_path, options, HERE / "limits.yaml", made)
     assert (again.admin_token, again.password) == (made.admin_token, made.password)
     assert again.hub_url == made.hub_url
+
+
+def test_ports_that_it_chooses_are_kept_free_by_linux_until_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: set[int] = set()
+    for _ in range(5):
+        chosen.add(ports.free_port("127.0.0.1", chosen))
+    assert len(chosen) == 5
+    assert max(chosen) < 32768, "from there on Linux gives them to connections, unless told otherwise"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(ports, "PORTS", range(taken.getsockname()[1], taken.getsockname()[1] + 1))
+        assert ports.free_port("127.0.0.1", set()) not in ports.PORTS, "where all are taken, any will do"
+
+
+def test_an_address_of_another_machine_is_refused_in_words() -> None:
+    with pytest.raises(ports.PortError, match=r"192\.0\.2\.1:\d+ cannot be listened on"):
+        ports.free_port("192.0.2.1", set())

@@ -8,8 +8,9 @@ import pytest
 from pools import Lab
 
 from timeshare.reservations.administration import Administration
+from timeshare.reservations.errors import PublicError
 
-BEFORE, AFTER = "defaults: {gpus: 1}\n", "defaults: {gpus: 2}\n"
+BEFORE, AFTER = "defaults: {gpus: 1}\n", "defaults: {gpus: 12}\n"
 
 
 @pytest.fixture
@@ -33,11 +34,11 @@ def gpus(administration: Administration) -> float:
 def test_a_file_of_which_only_a_part_is_written_is_left_for_the_next_look(
     administration: Administration, file: Path
 ) -> None:
-    file.write_text("# who may have what\n")  # valid, and without any limit
+    file.write_text("# limits\n")  # valid, and without any limit
     assert gpus(administration) == 1
     file.write_text(AFTER)
     assert gpus(administration) == 1
-    assert gpus(administration) == 2
+    assert gpus(administration) == 12
     assert [entry["what"] for entry in administration.audit(10)] == ["limits"]
 
 
@@ -54,7 +55,7 @@ def test_a_mistake_that_stays_is_told_until_it_is_corrected(administration: Admi
     assert "is not YAML" in administration.problem
     file.write_text(AFTER)
     assert gpus(administration) == 1
-    assert (gpus(administration), administration.problem) == (2, "")
+    assert (gpus(administration), administration.problem) == (12, "")
 
 
 def test_a_file_that_is_gone_for_a_moment_is_no_mistake(administration: Administration, file: Path) -> None:
@@ -62,5 +63,19 @@ def test_a_file_that_is_gone_for_a_moment_is_no_mistake(administration: Administ
     assert gpus(administration) == 1
     file.write_text(AFTER)
     assert gpus(administration) == 1
-    assert (gpus(administration), administration.problem) == (2, "")
+    assert (gpus(administration), administration.problem) == (12, "")
     assert len(administration.audit(10)) == 1
+
+
+def test_what_was_just_edited_in_place_is_not_overwritten_by_who_did_not_see_it(
+    administration: Administration, file: Path
+) -> None:
+    seen = administration.pool.standing.version
+    file.write_text(AFTER)
+    gpus(administration)
+    with pytest.raises(PublicError, match="has just been edited in place") as refused:
+        administration.apply("defaults: {gpus: 3}\n", seen, "dora")
+    assert refused.value.reason == "changed-meanwhile"
+    assert (file.read_text(), gpus(administration)) == (AFTER, 12)
+    administration.apply("defaults: {gpus: 3}\n", administration.pool.standing.version, "dora")
+    assert gpus(administration) == 3

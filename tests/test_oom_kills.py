@@ -12,6 +12,7 @@ VERSION_2 = {
     "proc/self/cgroup": "0::/job/step\n",
     "sys/fs/cgroup/job/step/memory.events": "low 0\nhigh 0\nmax 4\noom 2\noom_kill 1\noom_group_kill 0\n",
 }
+NOT_ITS_OWN = {**VERSION_2, "proc/self/cgroup": "0::/job/step/devices\n"}
 VERSION_1 = {
     "proc/self/cgroup": "5:devices:/elsewhere\n4:cpu,memory:/job\n0::/\n",
     "sys/fs/cgroup/memory/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
@@ -30,12 +31,20 @@ def found(root: Path, files: dict[str, str]) -> OomKills:
     ("files", "number"),
     [
         ({**VERSION_2, **MACHINE}, 1),
+        ({**NOT_ITS_OWN, **MACHINE}, 1),
         ({**VERSION_1, **MACHINE}, 2),
         ({"proc/self/cgroup": "0::/seen/from/outside\n", **MACHINE}, 30),
         (MACHINE, 30),
         ({}, 0),
     ],
-    ids=["cgroups of version 2", "cgroups of version 1", "a container that hides its own", "no cgroups", "no word"],
+    ids=[
+        "version 2",
+        "counted by the one above",
+        "version 1",
+        "a container that hides its own",
+        "no cgroups",
+        "no word",
+    ],
 )
 def test_kills_of_its_own_cgroup_count_and_of_the_machine_where_none_is_known(
     tmp_path: Path, files: dict[str, str], number: int

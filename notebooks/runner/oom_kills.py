@@ -1,5 +1,5 @@
-"""How many processes Linux has killed because memory was used up: of this process's own memory cgroup, which only what
-belongs to the job shares where jobs have one each; of the whole machine where no cgroup counts."""
+"""How many processes Linux has killed because memory was used up: of the memory cgroup of this process, which is the
+job's own where jobs have one each; of the whole machine where no cgroup counts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def oom_kills(root: Path = Path("/")) -> OomKills:
 
 
 def _cgroups(root: Path) -> Iterator[str]:
-    """Files that count for the cgroup of this process: see cgroup-v2.rst and cgroup-v1/memory.rst of Linux."""
+    """Files that count for the cgroup of this process, the nearest first: see cgroup-v2.rst and cgroup-v1/memory.rst of
+    Linux. In version 2 what a cgroup does not count itself, the next one above it counts."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -46,4 +47,5 @@ def _cgroups(root: Path) -> Iterator[str]:
         if "memory" in controllers.split(","):
             yield f"sys/fs/cgroup/memory{path}/memory.oom_control"
         elif not controllers:
-            yield f"sys/fs/cgroup{path}/memory.events"
+            for place in (path, *map(str, Path(path).parents)):
+                yield f"sys/fs/cgroup{place.rstrip('/')}/memory.events"

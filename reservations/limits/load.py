@@ -68,7 +68,8 @@ def limits_in_force(text: str, name: str = "limits") -> LimitsFile:
 
 
 def parse_limits(text: str, name: str = "limits") -> Limits:
-    """The limits in ``text``. Raises LimitsError, every line of which begins with ``name`` and a line number."""
+    """The limits in ``text``. Raises LimitsError, every line of which begins with ``name``, and a line number where it
+    is about a line."""
     if not text.strip():
         # As a full disk or an editor leaves it; without limits everybody could have everything.
         raise LimitsError(f"{name}: is empty: write `{{}}` where the defaults are to hold")

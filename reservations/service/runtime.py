@@ -74,7 +74,8 @@ class Runtime:
             loop.call_soon_threadsafe(self._notify)
 
         self.pool.changed = changed
-        for step, period in ((self._time_step, 1.0), (self._engine_step, self.settings.engine_period_s)):
+        engine_s = self.settings.engine_period_s
+        for step, period in ((self._time_step, 1.0), (self._limits_step, 1.0), (self._engine_step, engine_s)):
             self._tasks.append(asyncio.create_task(self._every(step, period)))
 
     def _open(self) -> Pool:
@@ -200,10 +201,12 @@ class Runtime:
             await self.call(self.pool.pause)
         else:
             await self.call(self.pool.resume)
-        await self.call(self.administration.reload_if_changed)
         ending = await self.call(self.pool.tick)
         if ending:
             self.hurry()
+
+    async def _limits_step(self) -> None:
+        await self.call(self.administration.reload_if_changed)
 
     async def _engine_step(self) -> None:
         hello = await self.engine.hello()

@@ -49,16 +49,15 @@ class Watch:
 
     async def _readings(self, monitor: Monitor) -> dict[tuple[str, int], Reading]:
         found = self._elsewhere()
-        # Only of these: what begins to be kept while the node is asked is not in what it tells.
-        kept = await self._runtime.call(lambda: {r.id for r in self._runtime.pool.live() if r.kept_mib})
+        parking = self._runtime.parking
+        keeping = await self._runtime.call(parking.keeping)
         try:
             told = await self._runtime.engine.activity(monitor.period)
         except EngineUnknown as error:
             log.warning("nothing is known of what sessions use here: %s", error)
             return found
         for reading in told:
-            if reading.start[0] in kept:
-                await self._runtime.call(self._runtime.parking.kept, *reading.start, reading.kept_mib)
+            await self._runtime.call(parking.kept, keeping, *reading.start, reading.kept_mib)
         now = self._runtime.pool.clock()
         return found | {t.start: Reading(now, t.gpu, t.cpu, t.memory_mib) for t in told}
 
