@@ -47,15 +47,17 @@ def error(service: Service, method: str, path: str, status: int, **body: Any) ->
 
 
 def test_under_200_requests_at_once_no_limit_is_exceeded_at_any_commit(service: Service) -> None:
+    people = 6  # who may hold 9 GPUs together, of 8: both bounds are met, in whatever order the requests come
+
     def ask(number: int) -> int:
         share = {"memory_gib": 20} if number % 3 else {"gpus": 1}
-        body = {"share": share, "owner": f"owner{number % 20}", "server_name": f"s{number}", "time_limit_s": 3600}
+        body = {"share": share, "owner": f"owner{number % people}", "server_name": f"s{number}", "time_limit_s": 3600}
         return service.call("POST", "reservations", json=body).status_code
 
     with ThreadPoolExecutor(32) as threads:
         codes = list(threads.map(ask, range(200)))
     assert set(codes) == {201, 429}
-    assert codes.count(201) == 60, "three each, for twenty people"
+    assert codes.count(201) == 3 * people, "three each"
     for reservation in service.ask("GET", "reservations?limit=500&state=granted")["reservations"]:
         service.ask("POST", f"reservations/{reservation['id']}/end", json={})
     path = Path(service.deployment.state_dir) / "ledger.sqlite"
