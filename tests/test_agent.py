@@ -348,7 +348,8 @@ def test_stops_of_one_reservation_at_the_same_time_all_succeed(node: Node) -> No
     for _ in range(4):
         name = str(uuid.uuid4())
         answers = at_once(*[lambda n=n, name=name: node.stop(name, save=100 - n) for n in range(8)])
-        assert answers == ["exited"] * 8
+        assert set(answers) <= {"exited", "stopping"}, "who has to wait for the others is told that it is not over"
+        assert node.stop(name) == "exited"
 
 
 def test_launches_of_one_generation_at_the_same_time_start_one_session(node: Node) -> None:

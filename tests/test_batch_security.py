@@ -188,7 +188,9 @@ def test_no_secret_stands_in_words_environments_snapshots_or_logs(
 ) -> None:
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", SECRET)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    job = notebook.hand("import os, time\nprint(dict(os.environ), flush=True)\ntime.sleep(4)")
+    go = tmp_path / "go"
+    waits = f"while not os.path.exists({str(go)!r}):\n    time.sleep(.1)"
+    job = notebook.hand(f"import os, time\nprint(dict(os.environ), flush=True)\n{waits}")
     eventually(lambda: "PATH" in job.tasks[0].text(), 30)
     name = job.reservation_ids()[0]
     key = notebook.service.key(name)
@@ -200,7 +202,9 @@ def test_no_secret_stands_in_words_environments_snapshots_or_logs(
         for what in ("cmdline", "environ"):
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 seen.append(Path(f"/proc/{pid}/{what}").read_bytes())
+    go.touch()
     assert job.wait(60)
+    eventually(lambda: notebook.reservation(job)["state"] == "ended", 30)
     state = Path(notebook.server.deployment.state_dir)
     files = [*notebook.places.root.rglob("*"), *state.rglob("*")]
     ledger = re.compile(r"ledger\.sqlite.*")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hubs import Hub, running_hub
 from kernels import NotebookKernel, running_kernel
+from nodes import eventually
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(240)]
 
@@ -215,8 +216,8 @@ def test_flags_commands_and_jobs_are_completed(kernel: NotebookKernel) -> None:
     assert "--time" in matches("%%gpu_batch --t")
     assert "cancel" in matches("%gpu_batch c")
     assert "torchrun" in matches("%%gpu_batch --launch ")
-    assert "local" in matches("%%gpu_batch --engine ")
-    assert "local" in matches("%%gpu_batch --engine lo")
+    eventually(lambda: "local" in matches("%%gpu_batch --engine "))  # without an answer in 2 s there are none
+    eventually(lambda: "local" in matches("%%gpu_batch --engine lo"))
 
 
 def test_a_python_program_hands_over_calls(kernel: NotebookKernel) -> None:

@@ -167,6 +167,7 @@ def test_a_job_that_was_requeued_does_not_run_what_was_ordered_before(service: S
     run(service, name)
     first.process.kill()
     first.process.wait()
+    eventually(lambda: first.server_pids() == [])
     again = begin(name, SLURM_RESTART_COUNT="1")
     told = eventually(lambda: (found := run(service, name, wait_s=0))["state"] == "exited" and found)
     assert "started anew" in told["exit"]["message"]
@@ -349,7 +350,7 @@ def test_what_does_not_end_in_its_time_is_killed_and_nothing_is_left(service: Se
     name = begun(service)
     job = begin(name, TIMESHARE_SAVE_GRACE_S="0", TIMESHARE_TERM_GRACE_S="0.5")
     run(service, name, argv=program(STUBBORN))
-    assert len(job.server_pids()) == 2
+    eventually(lambda: len(job.server_pids()) == 2)
     job.send(signal.SIGINT)
     assert job.exit_code() == 128 + signal.SIGKILL
     assert job.server_pids() == []
@@ -485,12 +486,9 @@ async def test_what_the_server_uses_is_told(place: Deployment, tmp_path: Path) -
             started.append(job)
             await near.ask(f"reservations/{name}/order", an_order())
             assert meeting.arrival(name).said.devices == ("GPU-simulated-0000",)
-            await asyncio.sleep(3)  # some looks
-            meeting.stop(name, 1, Stop(False, 3600, 10))  # has it report at once
-            await until(lambda: meeting.arrival(name).said.state == "stopping")
-            reading = meeting.arrival(name).said.reading
+            meeting.stop(name, 1, Stop(False, 3600, 10))  # has it report every second
+            reading = await until(lambda: (r := meeting.arrival(name).said.reading) and r.cpu is not None and r)
             assert (reading.gpu, reading.memory_mib) == (80, 0)
-            assert reading.cpu is not None
 
 
 async def test_more_memory_than_the_part_is_warned_of_and_stopped_and_the_reason_is_told(

@@ -102,6 +102,7 @@ def test_while_the_hub_is_silent_the_last_known_groups_stand_even_after_a_restar
         assert unknown.status_code == 503
         assert "JupyterHub does not answer" in unknown.json()["error"]["message"]
     eventually(hub.is_healthy, 60)
+    eventually(lambda: told(hub, "nobody-yet").status_code == 200, 60)
     assert groups(hub, "nobody-yet") == []
 
 

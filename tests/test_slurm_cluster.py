@@ -128,11 +128,14 @@ def test_the_controller_started_again_has_lost_nothing(slurm: Cluster, end: str)
 
 def test_a_nodes_daemon_killed_and_started_again_loses_nothing(slurm: Cluster) -> None:
     node = slurm.node("v100").name
-    job = slurm.submit("sleep 4; echo done", "--gres=shard:1", user="tsalice")
+    go = slurm.work("tsalice") / "go-on"
+    job = slurm.submit(f"until test -e {go}; do sleep .2; done; echo done", "--gres=shard:1", user="tsalice")
     slurm.wait(job, "RUNNING")
     slurm.kill_node(node)
     slurm.start_node(node)
+    go.touch()
     slurm.wait(job, "COMPLETED")
+    go.unlink()
     assert slurm.output(job, "tsalice") == "done\n"
 
 

@@ -97,7 +97,7 @@ def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
     seconds = wish.time_limit_s or limits.default_time(wish.kind)
     least = pool.world().policy([wish.owner]).least_gpus(pool.slots, wish.request, tuple(limits.values["models"]))
     outlook = _outlook(pool, wish, seconds, refusal)
-    start = outlook.start
+    start, now = outlook.start, pool.clock()  # of a start at once, the time is that of the outlook
     return {
         "possible": outlook.possible,
         "why": outlook.why,
