@@ -63,17 +63,17 @@ class Session:
 
     def events(self) -> list[dict[str, Any]]:
         """What the ledger says happened to it."""
-        with closing(sqlite3.connect(Path(self.server.deployment.state_dir) / "ledger.sqlite")) as ledger:
-            rows = ledger.execute(
-                "select state, detail from events where reservation_id = ? order by id", (self.id,)
-            ).fetchall()
+        rows = self._ledger("select state, detail from events where reservation_id = ? order by id")
         return [{"state": state, "detail": detail} for state, detail in rows]
 
     def decided(self) -> list[tuple[str, float]]:
         """What was decided about it, and when, as the ledger has it."""
+        rows = self._ledger("select what, at from decisions where reservation_id = ? order by id")
+        return [(what, float(at)) for what, at in rows]
+
+    def _ledger(self, query: str) -> list[Any]:
         with closing(sqlite3.connect(Path(self.server.deployment.state_dir) / "ledger.sqlite")) as ledger:
-            query = "select what, at from decisions where reservation_id = ? order by id"
-            return [(what, float(at)) for what, at in ledger.execute(query, (self.id,))]
+            return ledger.execute(query, (self.id,)).fetchall()
 
     def what(self) -> list[str]:
         """What was decided about it, in order."""

@@ -57,6 +57,13 @@ def eventually(question: Callable[[], T], seconds: float = 15.0) -> T:
     return answer
 
 
+def driver_tells(faults: Path, **told: Any) -> None:
+    """What the simulated driver is to say from now on, by its file of ``faults``; never half of it."""
+    draft = faults.with_suffix(".new")
+    draft.write_text(json.dumps(told))
+    draft.replace(faults)
+
+
 class Node:
     """A running agent; ``kill`` and ``start`` it at will. Whatever its sessions left is ended at the end."""
 
@@ -80,10 +87,7 @@ class Node:
             )
 
     def driver_tells(self, **told: Any) -> None:
-        """What the simulated driver is to say from now on; never half of it."""
-        draft = self.faults.with_suffix(".new")
-        draft.write_text(json.dumps(told))
-        draft.replace(self.faults)
+        driver_tells(self.faults, **told)
 
     def answers(self) -> bool:
         assert self.process is not None

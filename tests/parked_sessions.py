@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nodes import driver_tells
+
 from timeshare.reservations.devices.simulated import SimulatedSource
 
 SPEC = "a100-40gb:3"
@@ -45,9 +47,7 @@ class Driver:
     def tell(self, **checkpoint: Any) -> None:
         """What is written in ``processes``, and these faults of checkpoints."""
         self.checkpoint = checkpoint
-        draft = self.place.with_suffix(".new")
-        draft.write_text(json.dumps({"processes": self.processes, "checkpoint": checkpoint}))
-        draft.replace(self.place)
+        driver_tells(self.place, processes=self.processes, checkpoint=checkpoint)
 
     def hold(self, pid: int, memory_mib: int | None, device: str = GPU[0], **more: Any) -> None:
         """``pid`` holds so much from now on."""

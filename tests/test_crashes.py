@@ -26,7 +26,7 @@ import pytest
 import requests
 from conftest import FULL_STRESS
 from hubs import PEOPLE, Hub, User, running_hub
-from nodes import eventually, marked
+from nodes import all_marked, eventually, marked
 
 from timeshare.reservations.agent.client import AgentClient, AgentError, AgentUnreachable
 
@@ -116,17 +116,7 @@ class Books:
 
 def processes() -> dict[str, set[int]]:
     """Living processes by reservation."""
-    found: dict[str, set[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            if b") Z " in (entry / "stat").read_bytes():
-                continue
-            for variable in (entry / "environ").read_bytes().split(b"\0"):
-                if variable.startswith(b"TIMESHARE_RESERVATION_ID="):
-                    found.setdefault(variable.partition(b"=")[2].decode(), set()).add(int(entry.name))
-    return found
+    return {name: set(pids) for name, pids in all_marked().items()}
 
 
 def leaks(books: Books, ours: set[str]) -> list[str]:

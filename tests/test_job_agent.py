@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import signal
@@ -19,7 +18,7 @@ import pytest
 import requests
 from databases import free_port
 from job_agents import Job, Relay, an_order, answers, begun, jobagent_environment, jobs
-from nodes import eventually
+from nodes import driver_tells, eventually
 from services import Service, running_service
 from tornado.httpserver import HTTPServer
 
@@ -477,7 +476,7 @@ async def test_the_job_that_the_ledger_knows_wins_over_the_one_that_came_first(
 
 async def test_what_the_server_uses_is_told(place: Deployment, tmp_path: Path) -> None:
     busy = tmp_path / "faults.json"
-    busy.write_text(json.dumps({"use": [{"device": "GPU-simulated-0000", "percent": 80}]}))
+    driver_tells(busy, use=[{"device": "GPU-simulated-0000", "percent": 80}])
     async with near_service(place) as near:
         with jobs(tmp_path) as started:
             name = await near.begun()
@@ -504,13 +503,8 @@ async def test_more_memory_than_the_part_is_warned_of_and_stopped_and_the_reason
             started.append(job)
             await near.ask(f"reservations/{name}/order", an_order())
             (pid,) = job.server_pids()
-            draft = tmp_path / "draft.json"
-            draft.write_text(
-                json.dumps(
-                    {"processes": [{"pid": p, "device": "GPU-simulated-0000", "memory_mib": 20480} for p in (pid, 1)]}
-                )
-            )
-            draft.replace(faults)
+            use = [{"pid": p, "device": "GPU-simulated-0000", "memory_mib": 20480} for p in (pid, 1)]
+            driver_tells(faults, processes=use)
             assert await asyncio.to_thread(job.exit_code) == 128 + signal.SIGTERM
             assert "the share is 10.0 GiB" in meeting.exits(name)[1].message
             assert meeting.arrival(name).said.events[-1].kind == "stopped_over_memory"

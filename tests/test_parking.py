@@ -295,6 +295,7 @@ def test_a_stop_comes_even_if_the_driver_refuses(session: Parkable) -> None:
     session.driver.tell(lock=session.kernels)
     session.node.stop(session.id)
     eventually(lambda: session.node.state(session.id) == "exited", 30)
+    assert not any(lives(pid) for pid in session.kernels)
 
 
 def test_a_stop_meanwhile_waits_for_what_the_driver_is_doing(session: Parkable) -> None:

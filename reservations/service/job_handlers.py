@@ -97,12 +97,12 @@ def estimate_view(pool: Pool, asked: job_bodies.Estimate) -> dict[str, Any]:
     seconds = wish.time_limit_s or limits.default_time(wish.kind)
     least = pool.world().policy([wish.owner]).least_gpus(pool.slots, wish.request, tuple(limits.values["models"]))
     outlook = _outlook(pool, wish, seconds, refusal)
-    start, now = outlook.start, pool.clock()  # of a start at once, the time is that of the outlook
+    start = outlook.start
     return {
         "possible": outlook.possible,
         "why": outlook.why,
         "latest_start": rfc3339(start),
-        "latest_start_in_s": None if start is None else max(0, round(start - now)),
+        "latest_start_in_s": None if start is None else max(0, round(start - pool.clock())),
         "firm": outlook.firm,
         "engine": wish.request.engine or "local",
         "engine_title": pool.engines[wish.request.engine].title if wish.request.engine in pool.engines else "",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 import secrets
-import socket
 import string
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from timeshare.hub_config.ports import free_port
 
 ACCOUNTS = {"lab": ("tsalice", "tsbob"), "other": ("tscarol",)}
 """Slurm account -> operating-system users in it."""
@@ -99,16 +99,8 @@ class Layout:
 
 
 def free_ports(count: int) -> list[int]:
-    """Below those that the kernel gives to connections: a daemon that a test starts again finds its port still free."""
-    candidates = random.sample(range(20000, 32000), 200)
-    free = [port for port in candidates if _is_free(port)]
-    return free[:count]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    """Those that a daemon which a test starts again finds still free."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port("127.0.0.1", found))
+    return list(found)
