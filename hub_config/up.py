@@ -26,6 +26,7 @@ from ..reservations.devices.sources import open_source
 from ..reservations.engines.slurm.config import CONFIG_FILE, ConfigError, read_pools
 from ..reservations.errors import PublicError
 from ..reservations.limits.load import LimitsError, load_limits
+from ..reservations.sockets import run_dir_of
 from . import proxy
 from .ports import PortError, free_port, port_is_free
 from .supervisor import Component, Supervisor, end_leftovers
@@ -178,6 +179,7 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
         culler_token=secrets.token_hex(32),
         simulate=options.simulate,
         local=not options.no_local,
+        run_dir=str(run_dir_of(state_dir)),
         multi_user=options.multi_user,
         password="" if options.multi_user else secrets.token_urlsafe(12),
         people=() if options.multi_user else people,

@@ -29,7 +29,8 @@ class Deployment:
     devices to simulate, such as ``a100-40gb:2,t4:1``; empty for the machine's own. ``multi_user``: sessions run as
     the users' own accounts, logins go through PAM; otherwise everything runs as the invoking user. ``password``: the
     login of a one-person deployment. ``people``: who may log in to a one-person deployment. ``admins``: who
-    administers timeshare. ``local``: whether sessions and batch may run on this machine itself.
+    administers timeshare. ``local``: whether sessions and batch may run on this machine itself. ``run_dir``: the
+    folder of the deployment's sockets, which nobody else may write to (see ``sockets``).
     """
 
     state_dir: str
@@ -51,6 +52,7 @@ class Deployment:
     people: tuple[str, ...] = ()
     admins: tuple[str, ...] = ()
     local: bool = True
+    run_dir: str = ""
 
     @property
     def path(self) -> Path:

@@ -1,0 +1,45 @@
+"""Unix sockets of a deployment: where they lie, and how their addresses are written.
+
+A port can be taken by any account of the machine while its owner restarts; a path in a folder that only its owner may
+write to cannot. So everything that runs on one machine speaks over sockets below ``Deployment.run_dir``. Their
+addresses are written as JupyterHub and its proxy write them: ``http+unix://`` with the path quoted as the host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+SCHEME = "http+unix"
+LONGEST_PATH = 107
+"""Bytes of a path that fit into ``sun_path`` (unix(7): 108 with the final zero)."""
+
+
+def unix_url(path: Path | str, prefix: str = "") -> str:
+    """Return the address of the socket ``path``; ``prefix``: a path below it, such as ``/services/timeshare``."""
+    return f"{SCHEME}://{quote(str(path), safe='')}{prefix}"
+
+
+def socket_path(url: str) -> str | None:
+    """Return the path of the socket that ``url`` names; None for an address of another kind."""
+    parts = urlsplit(url)
+    # Not .hostname, which is in lower case.
+    return unquote(parts.netloc) if parts.scheme == SCHEME else None
+
+
+def run_dir_of(state_dir: Path) -> Path:
+    """Return the folder for the sockets of the deployment that keeps its state in ``state_dir``.
+
+    Root's is below /run, where only root can make folders and where paths are short; everybody else's in the state
+    folder.
+    """
+    if os.geteuid() == 0:
+        return Path("/run/timeshare") / hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:10]
+    return state_dir / "run"
+
+
+def session_folder(run_dir: Path, reservation_id: str, generation: int) -> Path:
+    """Return the folder of one start of a session: its account's own, and in it the socket of its server."""
+    return run_dir / "sessions" / f"{reservation_id}.{generation}"
