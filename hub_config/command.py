@@ -7,6 +7,21 @@ from collections.abc import Sequence
 
 from . import doctor, limits_command, ls, reconcile, up, usage
 
+PORT = (
+    "port to open in the browser, such as 443; default: that of the last start, and 8000 at the first one, or any free "
+    "one if 8000 is taken; 0: any free one at each start"
+)
+LEDGER_PASSWORD_FILE = (
+    "file whose first line is the password of the database, readable by its owner only, such as "
+    "/etc/timeshare/ledger_password; default: TIMESHARE_LEDGER_PASSWORD in the environment, else what PostgreSQL's own "
+    "PGPASSFILE says"
+)
+KEEP_ENV = (
+    "further environment variables that hub and other parts get when root starts them, comma-separated, such as "
+    "MY_CLIENT_SECRET for jupyterhub_site.py; default: none but the usual ones (PATH, HOME, LANG, TZ, proxies, "
+    "TIMESHARE_*, OAUTH*)"
+)
+
 
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="timeshare", description="Interactive GPU sessions for JupyterHub.")
@@ -15,14 +30,18 @@ def parser() -> argparse.ArgumentParser:
     starts = commands.add_parser("up", help="start hub, proxy and services on this machine", description=up.__doc__)
     starts.set_defaults(run=up.run)
     _state(starts)
-    starts.add_argument("--port", type=int, default=8000, help="port to open in the browser; default 8000; 0: any")
+    starts.add_argument("--port", type=int, help=PORT)
     starts.add_argument("--ip", default="127.0.0.1", help="address to listen on; default 127.0.0.1, this machine only")
     starts.add_argument("--base-url", default="/", help="path below which everything is; default /")
     starts.add_argument("--simulate", default="", metavar="SPEC", help="simulated GPUs, such as a100-40gb:2,t4:1")
     starts.add_argument(
         "--limits", default="", metavar="FILE", help="the limits; default: limits.yaml in the state folder"
     )
-    starts.add_argument("--ledger", default="", metavar="URL", help="database; default: SQLite in the state folder")
+    starts.add_argument(
+        "--ledger", default="", metavar="URL", help="database, without password; default: SQLite in the state folder"
+    )
+    starts.add_argument("--ledger-password-file", default="", metavar="FILE", help=LEDGER_PASSWORD_FILE)
+    starts.add_argument("--keep-env", default="", metavar="NAMES", help=KEEP_ENV)
     starts.add_argument("--people", default="", metavar="NAMES", help="who may log in, by commas; default: you")
     starts.add_argument("--multi-user", action="store_true", help="accounts of this machine log in (needs root)")
     starts.add_argument(

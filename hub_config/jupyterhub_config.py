@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from timeshare.hub_config.authenticators import SystemGroupsAuthenticator
+from timeshare.hub_config.routes import ServiceRoutes, service_route, service_target
 from timeshare.reservations.client import ServiceClient
 from timeshare.reservations.deployment import current_deployment
 from timeshare.reservations.service.auth import ADMIN_SCOPE, READ_SCOPE, USE_SCOPE
@@ -23,11 +24,14 @@ logs.mkdir(mode=0o700, parents=True, exist_ok=True)
 # --- where things are
 c.JupyterHub.bind_url = deployment.public_url
 c.JupyterHub.hub_bind_url = deployment.hub_url
+c.JupyterHub.hub_connect_url = deployment.hub_url
 c.JupyterHub.db_url = f"sqlite:///{state}/hub.sqlite"
 c.JupyterHub.cookie_secret_file = str(state / "hub_cookie_secret")
 c.JupyterHub.pid_file = ""
 
 # The proxy is a process of its own, so that a crash of the hub interrupts nobody's work.
+c.JupyterHub.proxy_class = ServiceRoutes
+c.ServiceRoutes.extra_routes = {service_route(deployment): service_target(deployment)}
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = deployment.proxy_api_url
 c.ConfigurableHTTPProxy.auth_token = deployment.proxy_token
@@ -73,12 +77,7 @@ else:
 
 # --- who may ask the reservations service for what
 c.JupyterHub.services = [
-    {
-        "name": "timeshare",
-        "url": deployment.service_url.partition("/services/")[0],
-        "api_token": deployment.service_token,
-        "display": False,
-    },
+    {"name": "timeshare", "api_token": deployment.service_token, "display": False},
     {"name": "timeshare-starter", "api_token": deployment.starter_token},
 ]
 c.JupyterHub.custom_scopes = {

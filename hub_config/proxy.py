@@ -10,10 +10,11 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ..reservations.deployment import Deployment
+from .run.environment import for_components
 
+HERE = Path(__file__).parent
 VERSION = "5.3.0"
 INSTALL_TIMEOUT_S = 300
 
@@ -48,7 +49,8 @@ def install(state_dir: Path) -> None:
     draft.mkdir(parents=True)
     words = [str(node), str(npm), "install", f"configurable-http-proxy@{VERSION}", "--prefix", str(draft)]
     words += ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    env = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    kept = for_components(os.environ, os.geteuid() == 0)
+    env = {**kept, "PATH": f"{node.parent}{os.pathsep}{kept.get('PATH', os.defpath)}"}
     try:
         done = subprocess.run(
             words, env=env, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False, cwd=draft
@@ -68,12 +70,11 @@ def install(state_dir: Path) -> None:
 
 def command(deployment: Deployment) -> list[str]:
     """The words that start it; its token goes through the environment (``CONFIGPROXY_AUTH_TOKEN``)."""
-    public, api = urlsplit(deployment.public_url), urlsplit(deployment.proxy_api_url)
+    state_dir = Path(deployment.state_dir)
     return [
         str(node_path()),
-        str(script_path(Path(deployment.state_dir))),
-        *("--ip", public.hostname or "127.0.0.1", "--port", str(public.port)),
-        *("--api-ip", api.hostname or "127.0.0.1", "--api-port", str(api.port)),
-        *("--error-target", f"{deployment.hub_url.rstrip('/')}/hub/error"),
-        "--log-level=warn",
+        str(HERE / "run" / "proxy.mjs"),
+        str(script_path(state_dir).parent.parent),
+        str(state_dir / "proxy" / "routes.json"),
+        f"{deployment.hub_url.rstrip('/')}/hub/error",
     ]

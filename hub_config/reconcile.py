@@ -109,7 +109,7 @@ async def report(folder: Path, pool: SlurmPool, rows: Sequence[Json], period: Pe
     since = datetime.fromtimestamp(period.since, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
     told, nodes = await asyncio.gather(commands.run(accounting_argv(separator, [], since)), commands.run(NODES_ARGV))
     each = {node.name: shards_each(node) for node in parse_nodes(nodes.out)}
-    tag = engine_tag(load_deployment(folder / FILE_NAME).admin_token, pool.name)
+    tag = engine_tag(load_deployment(folder / FILE_NAME).signing_key, pool.name)
     ran = ran_of(parse_accounting(told.out, separator), tag, period, each)
     return compare([charged(row) for row in rows], ran, tolerance)
 

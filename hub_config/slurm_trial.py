@@ -151,5 +151,5 @@ class Trial:
                 here = load_deployment(self._state_dir / FILE_NAME)
             except DeploymentError as error:
                 raise ValueError(f"service_url or hub_api_url is empty, and {error}") from None
-            service, hub = service or here.service_url, hub or here.hub_api_url
+            service, hub = service or here.public_service_url, hub or here.public_hub_api_url
         return (self._pool.python, "-m", MODULE, service, f"{hub.rstrip('/')}/")

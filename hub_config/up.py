@@ -12,12 +12,11 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPClientError
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from ..reservations.client import ServiceClient, ServiceUnreachable
 from ..reservations.deployment import FILE_NAME, Deployment, DeploymentError, load_deployment
@@ -25,19 +24,33 @@ from ..reservations.devices.model import DeviceError
 from ..reservations.devices.sources import open_source
 from ..reservations.engines.slurm.config import CONFIG_FILE, ConfigError, read_pools
 from ..reservations.errors import PublicError
+from ..reservations.fetching import fetch
 from ..reservations.limits.load import LimitsError, load_limits
-from ..reservations.sockets import run_dir_of
+from ..reservations.listening import inherited
+from ..reservations.sockets import AGENT, HUB, PROXY_API, PUBLIC, SERVICE, run_dir_of, socket_file, unix_url
 from . import proxy
-from .ports import PortError, free_port, port_is_free
-from .supervisor import Component, Supervisor, end_leftovers
+from .ledger_url import LedgerUrlError, ledger_url
+from .run import ports
+from .run.environment import for_components
+from .run.folders import FolderError, prepare_run_dir, prepare_state_dir
+from .run.held import HeldSockets, SocketError
+from .run.leftovers import end_leftovers
+from .run.supervisor import Component, Place, Supervisor
 
 HERE = Path(__file__).parent
+DEFAULT_PORT = 8000
 READY_WAIT_S = 120.0
 END_WAIT_S = 20.0
 
 
 class UpError(Exception):
     """It cannot be started; the text says why and what to do."""
+
+
+ERRORS = (
+    *(UpError, ports.PortError, SocketError, FolderError, LedgerUrlError),
+    *(ConfigError, LimitsError, PublicError, DeploymentError, proxy.ProxyError),
+)
 
 
 def say(text: str) -> None:
@@ -53,12 +66,15 @@ def default_state_dir(multi_user: bool) -> Path:
 
 def run(options: Namespace) -> int:
     """Runs until it is told to stop. The exit code."""
+    os.umask(0o077)  # of what is written here, nothing is for others
     try:
         state_dir = (Path(options.state) if options.state else default_state_dir(options.multi_user)).absolute()
-        with exclusively(state_dir):
-            deployment = prepare(state_dir, options)
-            return asyncio.run(serve(deployment))
-    except (UpError, PortError, ConfigError, LimitsError, PublicError, DeploymentError, proxy.ProxyError) as error:
+        with exclusively(state_dir), contextlib.closing(HeldSockets()) as held:
+            deployment = prepare(state_dir, options, held)
+            keep = _names(options.keep_env)
+            env = for_components(os.environ, os.geteuid() == 0, keep)
+            return asyncio.run(serve(deployment, Place(state_dir, deployment.path, held, env, say)))
+    except ERRORS as error:
         print(f"timeshare up: {error}", file=sys.stderr)
         return 1
 
@@ -66,8 +82,8 @@ def run(options: Namespace) -> int:
 @contextlib.contextmanager
 def exclusively(state_dir: Path):  # type: ignore[no-untyped-def]
     """One ``up`` on a state folder at a time. Raises UpError naming the other."""
+    prepare_state_dir(state_dir, say)
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = open(state_dir / "up.lock", "a+")  # noqa: SIM115
     except OSError as error:
         raise UpError(
@@ -86,20 +102,26 @@ def exclusively(state_dir: Path):  # type: ignore[no-untyped-def]
         yield
 
 
-def prepare(state_dir: Path, options: Namespace) -> Deployment:
-    """Checks everything that can be wrong before anything starts, and writes the deployment file."""
+def prepare(state_dir: Path, options: Namespace, held: HeldSockets) -> Deployment:
+    """Checks everything that can be wrong before anything starts, listens, and writes the deployment file."""
     if options.multi_user and os.geteuid() != 0:
         raise UpError("--multi-user needs root, to start sessions as other accounts: use sudo, or leave it out")
     limits_path = Path(options.limits).absolute() if options.limits else own_limits(state_dir)
     load_limits(limits_path)
+    ledger = ledger_url(state_dir, options.ledger, options.ledger_password_file)
     if options.no_local:
         check_elsewhere(state_dir, options.simulate)
     else:
         describe_devices(options.simulate)
-    found = end_leftovers(state_dir / FILE_NAME)
+    last = earlier(state_dir)
+    found = end_leftovers(state_dir)
     if found:
         say(f"Ended what an earlier run left behind: {', '.join(found)}. Its sessions go on.")
-    deployment = build(state_dir, options, limits_path, earlier(state_dir))
+    run_dir = Path(os.path.realpath(run_dir_of(state_dir)))
+    prepare_run_dir(run_dir, options.multi_user)
+    held.listen(run_dir, options.multi_user)
+    port = listen_in_public(options, last, held)
+    deployment = build(state_dir, options, Settled(str(limits_path), ledger, run_dir, port), last)
     deployment.save()
     if not proxy.script_path(state_dir).exists():
         say("Installing the proxy (once) …")
@@ -153,25 +175,53 @@ def earlier(state_dir: Path) -> Deployment | None:
     return load_deployment(state_dir / FILE_NAME)
 
 
-def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployment | None) -> Deployment:
+def listen_in_public(options: Namespace, last: Deployment | None, held: HeldSockets) -> int:
+    """Listen on the public port, and return it. Raises PortError for one that was named, or that people know from the
+    last start, and that somebody else holds."""
+    given = inherited(PUBLIC)  # from a socket unit of systemd
+    if given is not None:
+        held.hold(PUBLIC, given)
+        return int(given.getsockname()[1])
+    port = options.port
+    if port is None and last is not None:
+        port = urlsplit(last.public_url).port or DEFAULT_PORT
+    elif port is None:
+        port = DEFAULT_PORT
+        if not ports.port_is_free(options.ip, port):
+            port = ports.free_port(options.ip, set())
+            say(f"Port {DEFAULT_PORT} is taken; using {port} instead, also at the next starts.")
+    port = port or ports.free_port(options.ip, set())
+    held.hold(PUBLIC, ports.listen(options.ip, port))
+    return port
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What was found out and opened before the deployment file is written. ``port``: the public one."""
+
+    limits_path: str
+    ledger_url: str
+    run_dir: Path
+    port: int
+
+
+def build(state_dir: Path, options: Namespace, settled: Settled, last: Deployment | None) -> Deployment:
+    """The deployment of this start. All tokens are new; what people and running sessions know is kept."""
     base = "/" + options.base_url.strip("/")
     base = base if base.endswith("/") else f"{base}/"
-    wanted = options.port
-    port = wanted if wanted and port_is_free(options.ip, wanted) else free_port(options.ip, set())
-    if port != wanted and wanted:
-        say(f"Port {wanted} is taken; using {port} instead.")
-    taken = {port}
-    inner = [_kept_port(last, name, taken) for name in ("proxy_api_url", "hub_url", "service_url")]
     people = _names(options.people) or (getpass.getuser(),)
+    host = f"[{options.ip}]" if ":" in options.ip else options.ip
+    run_dir = settled.run_dir
     made = Deployment(
         state_dir=str(state_dir),
-        public_url=f"http://{options.ip}:{port}{base}",
-        proxy_api_url=f"http://127.0.0.1:{inner[0]}",
-        hub_url=f"http://127.0.0.1:{inner[1]}{base}",
-        service_url=f"http://127.0.0.1:{inner[2]}{base}services/timeshare",
-        agent_socket=str(state_dir / "run" / "agent.sock"),
-        ledger_url=options.ledger or f"sqlite:///{state_dir}/ledger.sqlite",
-        limits_path=str(limits_path),
+        public_url=f"http://{host}:{settled.port}{base}",
+        proxy_api_url=unix_url(socket_file(run_dir, PROXY_API)),
+        hub_url=unix_url(socket_file(run_dir, HUB), base),
+        service_url=unix_url(socket_file(run_dir, SERVICE), f"{base}services/timeshare"),
+        agent_socket=str(socket_file(run_dir, AGENT)),
+        ledger_url=settled.ledger_url,
+        limits_path=settled.limits_path,
+        signing_key=last.signing_key if last is not None else secrets.token_hex(32),
         proxy_token=secrets.token_hex(32),
         service_token=secrets.token_hex(32),
         admin_token=secrets.token_hex(32),
@@ -179,57 +229,43 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
         culler_token=secrets.token_hex(32),
         simulate=options.simulate,
         local=not options.no_local,
-        run_dir=str(run_dir_of(state_dir)),
+        run_dir=str(run_dir),
         multi_user=options.multi_user,
         password="" if options.multi_user else secrets.token_urlsafe(12),
         people=() if options.multi_user else people,
         admins=_names(options.admins) or (people if not options.multi_user and len(people) == 1 else ()),
     )
-    if last is None:
-        return made
-    kept = ("proxy_token", "service_token", "admin_token", "starter_token")
-    made = replace(
-        made, **{name: getattr(last, name) for name in kept}, culler_token=last.culler_token or made.culler_token
-    )
-    return replace(made, password=last.password) if last.password and made.password else made
+    return replace(made, password=last.password) if last and last.password and made.password else made
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _kept_port(last: Deployment | None, name: str, taken: set[int]) -> int:
-    """The port of the last start, so that sessions that run find hub and service again; a free one if it is taken."""
-    port = urlsplit(getattr(last, name)).port if last is not None else None
-    if port is None or port in taken or not port_is_free("127.0.0.1", port):
-        port = free_port("127.0.0.1", taken)
-    taken.add(port)
-    return port
-
-
 def components(deployment: Deployment) -> list[Component]:
     config = str(HERE / "jupyterhub_config.py")
-    python = [sys.executable, "-m"]
-    agent = [Component("agent", [*python, "timeshare.reservations.agent"])] if deployment.local else []
+    token = {"CONFIGPROXY_AUTH_TOKEN": deployment.proxy_token}
+    agent = [Component("agent", ["timeshare.reservations.agent"], sockets=[AGENT])] if deployment.local else []
     return [
-        Component("proxy", proxy.command(deployment), {"CONFIGPROXY_AUTH_TOKEN": deployment.proxy_token}),
+        Component("proxy", proxy.command(deployment), token, sockets=[PUBLIC, PROXY_API]),
         *agent,
-        Component("service", [*python, "timeshare.reservations.service"]),
-        Component("hub", [*python, "jupyterhub", "-f", config]),
-        Component("culler", [*python, "timeshare.idle_culler"]),
-        Component("starter", [*python, "timeshare.spawners.starter"]),
+        Component("service", ["timeshare.reservations.service"], sockets=[SERVICE]),
+        Component("hub", ["timeshare.hub_config.run.hub", "-f", config], sockets=[HUB]),
+        Component("culler", ["timeshare.idle_culler"]),
+        Component("starter", ["timeshare.spawners.starter"]),
     ]
 
 
-async def serve(deployment: Deployment) -> int:
+async def serve(deployment: Deployment, place: Place) -> int:
     loop = asyncio.get_running_loop()
     asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.put_nowait, number)
-    supervisor = Supervisor(deployment.path, Path(deployment.state_dir) / "logs", say)
+    supervisor = Supervisor(place)
     began = time.monotonic()
     for component in components(deployment):
         supervisor.start(component)
+    logs = asyncio.create_task(supervisor.keep_logs_short())
     try:
         stop = asyncio.create_task(asked.get())
         ready = asyncio.create_task(until_ready(deployment))
@@ -245,6 +281,7 @@ async def serve(deployment: Deployment) -> int:
         else:
             say("Stopping; sessions go on, and the next `timeshare up` finds them again.")
     finally:
+        logs.cancel()
         await supervisor.stop()
     say("Stopped.")
     return 0
@@ -259,6 +296,10 @@ def greet(deployment: Deployment, seconds: float) -> None:
     else:
         say(f"  Log in    as {' or '.join(deployment.people)}")
         say(f"  Password  {deployment.password}")
+    port = urlsplit(deployment.public_url).port or 80
+    if advice := ports.public_port_advice(port, deployment.multi_user, ports.first_open_port()):
+        say("")
+        say(f"  Beware    {advice}.")
     say("")
     say("Ctrl-C stops everything, sessions too.")
 
@@ -277,7 +318,7 @@ async def until_ready(deployment: Deployment) -> bool:
 
 async def answers(address: str) -> bool:
     try:
-        await SimpleAsyncHTTPClient().fetch(address, request_timeout=5)
+        await fetch(address, request_timeout=5)
     except (OSError, HTTPClientError):
         return False
     return True

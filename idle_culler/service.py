@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass, field
 
 from tornado.httpclient import HTTPClientError
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from ..reservations.client import ServiceClient, ServiceUnreachable
 from ..reservations.errors import PublicError
+from ..reservations.fetching import fetch
 from .judging import Judgement, judge
 from .mail import Mailer
 
@@ -59,7 +59,7 @@ class Culler:
 
     async def _hub_answers(self) -> bool:
         try:
-            await SimpleAsyncHTTPClient().fetch(self.hub_health_url, request_timeout=5)
+            await fetch(self.hub_health_url, request_timeout=5)
         except (OSError, HTTPClientError):
             log.warning("the hub does not answer: nobody can read warnings, so they begin anew")
             return False

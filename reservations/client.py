@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from tornado.httpclient import HTTPClientError
 
 from .errors import PublicError
+from .fetching import fetch
 
 Json = dict[str, Any]
 
@@ -126,27 +126,21 @@ class ServiceClient:
 
     async def call(self, method: str, path: str, body: Json | None = None, waits_s: float = 0) -> Json:
         """One request. Raises PublicError when it is refused, ServiceUnreachable when there is no answer."""
-        request = HTTPRequest(
-            f"{self.url.rstrip('/')}/api/v1/{path}",
-            method=method,
-            headers=self._headers(),
-            body=None if body is None else json.dumps(body),
-            request_timeout=self.timeout_s + waits_s,
-            connect_timeout=self.timeout_s,
-        )
         try:
-            response = await _http().fetch(request)
+            response = await fetch(
+                f"{self.url.rstrip('/')}/api/v1/{path}",
+                method=method,
+                headers=self._headers(),
+                body=None if body is None else json.dumps(body),
+                request_timeout=self.timeout_s + waits_s,
+                connect_timeout=self.timeout_s,
+            )
         except HTTPClientError as error:
             raise _refusal(error) from None
         except OSError as error:
             raise ServiceUnreachable(f"the reservations service does not answer ({error})") from None
         answer: Json = json.loads(response.body)
         return answer
-
-
-def _http() -> AsyncHTTPClient:
-    # Not the hub's pycurl client, if any: many long polls run at once.
-    return SimpleAsyncHTTPClient(max_clients=1000)
 
 
 def _one(reservation_id: str) -> str:

@@ -19,11 +19,13 @@ class DeploymentError(Exception):
 
 @dataclass(frozen=True)
 class Deployment:
-    """One installation on one machine. All servers but the proxy's public side listen on loopback only.
+    """One installation on one machine. All servers but the proxy's public side listen on unix sockets (``sockets``).
 
     ``state_dir``: everything that must survive a restart. ``public_url``: what people open in the browser, with the
     base path. ``hub_url``: the hub behind the proxy, with the base path; ``hub_api_url``: its REST API.
-    ``service_url``: the reservations service, with its prefix. ``admin_token``: may act for any user at the service;
+    ``service_url``: the reservations service, with its prefix. ``signing_key``: what keys of sessions, job agents and
+    names of jobs are derived from; it is the same for the deployment's whole life, and sent to nobody. All tokens are
+    new at each start. ``admin_token``: may act for any user at the service;
     ``service_token`` and ``starter_token``: the hub's API tokens of service and starter. ``culler_token``: of the
     idle culler at the service; it may read what sessions do, and judge them, and nothing else. ``simulate``: the
     devices to simulate, such as ``a100-40gb:2,t4:1``; empty for the machine's own. ``multi_user``: sessions run as
@@ -45,6 +47,7 @@ class Deployment:
     service_token: str
     admin_token: str
     starter_token: str
+    signing_key: str
     culler_token: str = ""
     simulate: str = ""
     multi_user: bool = False
@@ -61,6 +64,16 @@ class Deployment:
     @property
     def hub_api_url(self) -> str:
         return self.hub_url.rstrip("/") + "/hub/api"
+
+    @property
+    def public_hub_api_url(self) -> str:
+        """As another machine reaches it."""
+        return self.public_url.rstrip("/") + "/hub/api"
+
+    @property
+    def public_service_url(self) -> str:
+        """As another machine reaches it."""
+        return self.public_url.rstrip("/") + "/services/timeshare"
 
     def save(self) -> None:
         """Writes the file, readable by its owner only, at once or not at all."""
@@ -79,12 +92,14 @@ def load_deployment(path: Path) -> Deployment:
         data = json.loads(path.read_text())
         known = {field.name for field in fields(Deployment)}
         values = {name: value for name, value in data.items() if name in known}
+        if "signing_key" not in values:  # before there was one, the admin's token was it, and sessions have its keys
+            values["signing_key"] = values["admin_token"]
         values["people"] = tuple(values.get("people", ()))
         values["admins"] = tuple(values.get("admins", ()))
         return Deployment(**values)
     except FileNotFoundError:
         raise DeploymentError(f"{path} does not exist: is timeshare started? Start it with `timeshare up`") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise DeploymentError(f"{path} cannot be read ({error}): stop timeshare and start it again") from None
 
 

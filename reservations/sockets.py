@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 SCHEME = "http+unix"
+PUBLIC, PROXY_API, HUB, SERVICE, AGENT = "public", "proxy-api", "hub", "service", "agent"
+"""Names of a deployment's listening sockets: what ``listening`` hands on, and all but the public one are files."""
 LONGEST_PATH = 107
 """Bytes of a path that fit into ``sun_path`` (unix(7): 108 with the final zero)."""
 
@@ -38,6 +40,11 @@ def run_dir_of(state_dir: Path) -> Path:
     if os.geteuid() == 0:
         return Path("/run/timeshare") / hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:10]
     return state_dir / "run"
+
+
+def socket_file(run_dir: Path, name: str) -> Path:
+    """Return where the unix socket called ``name`` lies."""
+    return run_dir / f"{name}.sock"
 
 
 def session_folder(run_dir: Path, reservation_id: str, generation: int) -> Path:

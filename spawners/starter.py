@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import quote
 
-from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from tornado.httpclient import HTTPClientError
 
 from ..reservations.client import Json, ServiceClient, ServiceUnreachable
 from ..reservations.deployment import DeploymentError, current_deployment
 from ..reservations.errors import PublicError
+from ..reservations.fetching import fetch
 
 log = logging.getLogger("timeshare.starter")
 PERIOD_S = 1.0
@@ -69,15 +69,15 @@ class Hub:
         return f"users/{user}/servers/{name}" if name else f"users/{user}/server"
 
     async def _ask(self, method: str, path: str, body: Json) -> str:
-        request = HTTPRequest(
-            f"{self.url.rstrip('/')}/{path}",
-            method=method,
-            headers={"Authorization": f"token {self.token}", "Content-Type": "application/json"},
-            body=json.dumps(body),
-            request_timeout=60,
-        )
+        headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
         try:
-            await SimpleAsyncHTTPClient(max_clients=200).fetch(request)
+            await fetch(
+                f"{self.url.rstrip('/')}/{path}",
+                method=method,
+                headers=headers,
+                body=json.dumps(body),
+                request_timeout=60,
+            )
         except HTTPClientError as error:
             if error.code in (502, 503, 599):
                 raise HubUnreachable(str(error)) from None
@@ -121,7 +121,7 @@ class Proxy:
         """True when it answers and knows no route at all."""
         headers = {"Authorization": f"token {self.token}"}
         try:
-            answer = await SimpleAsyncHTTPClient().fetch(f"{self.url}/api/routes", headers=headers, request_timeout=5)
+            answer = await fetch(f"{self.url}/api/routes", headers=headers, request_timeout=5)
         except (HTTPClientError, OSError):
             return False
         return bool(json.loads(answer.body) == {})

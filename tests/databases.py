@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from timeshare.hub_config import ports
+from timeshare.hub_config.run import ports
 
 POSTGRES_USERS = ("postgres", "nobody")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from typing import Any
 import requests
 from nodes import eventually, marked
 
-from timeshare.hub_config.supervisor import leftovers
-from timeshare.reservations.agent.launcher import parent_of
+from timeshare.hub_config.run.leftovers import leftovers
 from timeshare.reservations.deployment import FILE_NAME, Deployment, load_deployment
+from timeshare.reservations.sockets import run_dir_of
 
 PEOPLE = ("ada", "ben", "cleo", "dora")
 
@@ -41,7 +42,7 @@ class Hub:
         return self.deployment.public_url
 
     def start(self) -> None:
-        self.state_dir.mkdir(parents=True, exist_ok=True)
+        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         words = [self.command, "up", "--state", self.state_dir, "--port", "0", *self.words()]
         with open(self.output, "wb") as log:
             self.process = subprocess.Popen([*words, *self.options], stdout=log, stderr=log, env=self.environment())
@@ -69,11 +70,8 @@ class Hub:
             return False
 
     def components(self) -> dict[str, int]:
-        """What ``timeshare up`` keeps running, and its pid. A command that a component starts has the component's
-        environment until it is executed, and is not one."""
-        assert self.process is not None
-        parent = self.process.pid
-        return {name: pid for pid, name in leftovers(self.deployment.path).items() if parent_of(str(pid)) == parent}
+        """What ``timeshare up`` keeps running, and its pid."""
+        return {name: pid for pid, name in leftovers(self.state_dir).items()}
 
     def kill(self, component: str) -> None:
         """Until the supervisor has another in its place."""
@@ -100,19 +98,19 @@ class Hub:
             for pid in marked(reservation_id):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(run_dir_of(self.state_dir.absolute()), ignore_errors=True)
 
     # --- as the deployment itself
 
     def service(self, method: str, path: str, **more: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.deployment.admin_token}"}
-        return requests.request(
-            method, f"{self.deployment.service_url}/api/v1/{path}", headers=headers, timeout=60, **more
-        )
+        url = f"{self.deployment.public_service_url}/api/v1/{path}"
+        return requests.request(method, url, headers=headers, timeout=60, **more)
 
     def everybodys(self) -> list[dict[str, Any]]:
         try:
             return list(self.service("GET", "reservations?limit=500").json()["reservations"])
-        except (requests.ConnectionError, FileNotFoundError):
+        except (requests.ConnectionError, ValueError, KeyError, FileNotFoundError):
             return []
 
     def end_all_sessions(self) -> None:

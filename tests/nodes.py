@@ -40,6 +40,7 @@ def deployment(state_dir: Path, **changes: Any) -> Deployment:
         "service_token": "service-token",
         "admin_token": "admin-token",
         "starter_token": "starter-token",
+        "signing_key": "signing-key",
         "simulate": "a100-40gb:1",
         **changes,
     }

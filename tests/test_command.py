@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,8 @@ import yaml
 from hubs import command
 from nodes import deployment, gpus_here
 
-from timeshare.hub_config import ls, ports
-from timeshare.hub_config.supervisor import Component, Supervisor, end_leftovers, leftovers
+from timeshare.hub_config import ls
+from timeshare.hub_config.run import ports
 from timeshare.hub_config.up import HERE
 from timeshare.reservations.deployment import DeploymentError, load_deployment
 from timeshare.reservations.limits.effective import BUILT_IN, said
@@ -152,60 +149,6 @@ def test_the_deployment_file_is_private_and_a_broken_one_is_explained(tmp_path: 
     made.path.write_text("{")
     with pytest.raises(DeploymentError, match="stop timeshare and start it again"):
         load_deployment(made.path)
-
-
-SLEEPER = Component("sleeper", [sys.executable, "-c", "import time; time.sleep(300)"])
-
-
-async def until(question: Any) -> Any:
-    for _ in range(500):
-        if answer := question():
-            return answer
-        await asyncio.sleep(0.02)
-    raise AssertionError("it never became true")
-
-
-async def test_a_process_that_is_killed_is_started_again_at_once(tmp_path: Path) -> None:
-    said: list[str] = []
-    file = tmp_path / "deployment.json"
-    supervisor = Supervisor(file, tmp_path / "logs", said.append)
-    supervisor.start(SLEEPER)
-    (first,) = await until(lambda: leftovers(file))
-    os.kill(first, signal.SIGKILL)
-    await until(lambda: [pid for pid in leftovers(file) if pid != first])
-    assert "sleeper was ended by signal SIGKILL; it is started again" in said[0]
-    await supervisor.stop()
-    assert leftovers(file) == {}
-
-
-async def test_what_a_killed_supervisor_left_is_found_by_the_next_and_nothing_else(tmp_path: Path) -> None:
-    file, other = tmp_path / "deployment.json", tmp_path / "other.json"
-    supervisors = [Supervisor(place, tmp_path / "logs", lambda _: None) for place in (file, other)]
-    for supervisor in supervisors:
-        supervisor.start(SLEEPER)
-    await until(lambda: leftovers(file) and leftovers(other))
-    supervisors[0]._tasks["sleeper"].cancel()
-    assert await asyncio.to_thread(end_leftovers, file) == ["sleeper"]
-    assert leftovers(file) == {}
-    assert len(leftovers(other)) == 1
-    for supervisor in supervisors:
-        await supervisor.stop()
-
-
-def test_a_port_in_use_is_replaced_and_that_is_said(tmp_path: Path) -> None:
-    from timeshare.hub_config.command import parser
-    from timeshare.hub_config.up import build
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        options = parser().parse_args(["up", "--port", str(port)])
-        made = build(tmp_path, options, HERE / "limits.yaml", None)
-    assert f":{port}/" not in made.public_url
-    again = build(tmp_path, options, HERE / "limits.yaml", made)
-    assert (again.admin_token, again.password) == (made.admin_token, made.password)
-    assert again.hub_url == made.hub_url
 
 
 def test_ports_that_it_chooses_are_kept_free_by_linux_until_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import requests
 from hubs import Hub, command, plain, running_hub
 from nodes import core, eventually, marked
 
-from timeshare.hub_config.supervisor import leftovers
+from timeshare.hub_config.run.leftovers import leftovers
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(600)]
 
@@ -240,7 +240,7 @@ def test_a_restart_of_everything_finds_the_sessions_again(tmp_path: Path) -> Non
         (before,) = eventually(lambda: [r for r in ada.reservations() if r["state"] == "active"])
         pids = set(core(before["id"]))
         hub.end(signal.SIGTERM)
-        assert leftovers(hub.deployment.path) == {}
+        assert leftovers(hub.state_dir) == {}
         hub.start()
         eventually(hub.login("ada").is_ready, 60)
         assert pids <= set(marked(before["id"]))

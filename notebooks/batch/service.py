@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
-from urllib.request import ProxyHandler, Request, build_opener
+
+from ..transport import ask
 
 Json = dict[str, Any]
 URL_VARIABLE = "TIMESHARE_SERVICE_URL"
@@ -99,14 +100,10 @@ class Service:
         return {"owner": self.owner} if self.owner else {}
 
     def _ask(self, method: str, path: str, body: Json | None = None, more_s: float = 0) -> Json:
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
-        request = Request(f"{self.url.rstrip('/')}/api/v1/{path}", data, headers, method=method)
-        # Straight there: a proxy of the site's for web pages would see the token, and cannot reach the service.
-        opener = build_opener(ProxyHandler({}))
+        headers = {"Authorization": f"Bearer {self.token}"}
+        url = f"{self.url.rstrip('/')}/api/v1/{path}"
         try:
-            with opener.open(request, timeout=self.timeout_s + more_s) as response:
-                answer: Json = json.loads(response.read())
+            answer: Json = ask(url, method, headers, body, self.timeout_s + more_s)
         except HTTPError as error:
             raise _refusal(error) from None
         except (URLError, OSError, ValueError) as error:

@@ -4,14 +4,13 @@ work for idleness."""
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
-from urllib.request import ProxyHandler, Request, build_opener
 
+from ..transport import ask
 from .watcher import PROGRAMS_S, Activity, Watcher
 
 LOOK_S = 2.0
@@ -36,11 +35,8 @@ def send(target: Target, activity: Activity) -> float:
     """Reports; in how many seconds to report again. Raises OSError, ValueError."""
     body = {"generation": target.generation, **vars(activity)}
     address = f"{target.service_url.rstrip('/')}/api/v1/reservations/{target.reservation_id}/activity"
-    headers = {"Authorization": f"Bearer {target.key}", "Content-Type": "application/json"}
-    request = Request(address, json.dumps(body).encode(), headers, method="POST")
-    # Straight there: a proxy of the site's for web pages would see the key, and cannot reach the service.
-    with build_opener(ProxyHandler({})).open(request, timeout=10) as response:
-        return float(json.loads(response.read())["next_s"])
+    told = ask(address, "POST", {"Authorization": f"Bearer {target.key}"}, body, timeout_s=10)
+    return float(told["next_s"])
 
 
 class Reporter:

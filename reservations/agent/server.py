@@ -18,6 +18,8 @@ from typing import Any
 from ..clock import read_boot_id
 from ..devices.checkpoint import Checkpointer
 from ..devices.model import DeviceError, DeviceSource
+from ..listening import BACKLOG, inherited
+from ..sockets import AGENT
 from .events import Events
 from .exchange import Exchange, Graces, can_exchange, fixed
 from .guard import Guard
@@ -243,8 +245,7 @@ def make_room(path: Path) -> None:
 
 
 async def serve(agent: Agent, path: Path, stop: asyncio.Event) -> None:
-    """Serves on the socket ``path`` until ``stop`` is set. Raises Unsafe."""
-    make_room(path)
+    """Serves on the socket that this process inherits, else on ``path``, until ``stop`` is set. Raises Unsafe."""
     threads = ThreadPoolExecutor(THREADS, "request")
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -252,7 +253,13 @@ async def serve(agent: Agent, path: Path, stop: asyncio.Event) -> None:
             await _one_request(agent, threads, reader, writer)
         writer.close()
 
-    server = await asyncio.start_unix_server(connected, str(path), limit=MAX_REQUEST)
+    held = inherited(AGENT)
+    if held is not None:
+        # Not start_unix_server, which from Python 3.13 on removes the file of a socket that is not its own either.
+        server = await asyncio.start_server(connected, sock=held, limit=MAX_REQUEST, backlog=BACKLOG)
+    else:
+        make_room(path)
+        server = await asyncio.start_unix_server(connected, str(path), limit=MAX_REQUEST)
     async with server:
         await stop.wait()
     threads.shutdown(wait=False, cancel_futures=True)

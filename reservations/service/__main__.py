@@ -10,12 +10,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_unix_socket
 
 from ..deployment import Deployment, DeploymentError, current_deployment
 from ..engines.local import LocalEngine
 from ..engines.nowhere import NoEngine
 from ..engines.slurm.config import ConfigError
 from ..limits.load import LimitsError
+from ..listening import BACKLOG, inherited
+from ..sockets import SERVICE, socket_path
 from .auth import HubTokens, TokenChecker
 from .base import READ_AND_DROP, Context
 from .handlers import make_app
@@ -28,14 +31,13 @@ from .watch import Watch
 
 
 def settings_of(deployment: Deployment) -> Settings:
-    address = urlsplit(deployment.service_url)
-    assert address.port is not None
     return Settings(
-        port=address.port,
-        address=address.hostname or "127.0.0.1",
-        prefix=address.path.rstrip("/"),
+        url=deployment.service_url,
+        public_url=deployment.public_service_url,
+        public_hub_api_url=deployment.public_hub_api_url,
         ledger_url=deployment.ledger_url,
         admin_token=deployment.admin_token,
+        signing_key=deployment.signing_key,
         culler_token=deployment.culler_token,
         limits_path=Path(deployment.limits_path) if deployment.limits_path else None,
         agent_socket=Path(deployment.agent_socket),
@@ -46,6 +48,17 @@ def settings_of(deployment: Deployment) -> Settings:
         state_dir=Path(deployment.state_dir),
         local=deployment.local,
     )
+
+
+def listen(server: HTTPServer, url: str) -> None:
+    """Have ``server`` listen on the socket that this process inherits; without one, at the address of ``url``."""
+    held, path, address = inherited(SERVICE), socket_path(url), urlsplit(url)
+    if held is not None:
+        server.add_socket(held)
+    elif path is not None:
+        server.add_socket(bind_unix_socket(path, 0o600, BACKLOG))
+    else:
+        server.listen(address.port or 80, address.hostname or "127.0.0.1")
 
 
 async def serve(settings: Settings, tokens: TokenChecker | None, people: People | None = None) -> None:
@@ -59,7 +72,7 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
     loops = [loop.run() for loop in slurm_loops(runtime, settings)]
     steps = [asyncio.create_task(step) for step in (JobStarts(runtime).run(), watch.sample(), watch.exchange(), *loops)]
     server = HTTPServer(make_app(Context(settings, runtime, tokens)), max_body_size=READ_AND_DROP)
-    server.listen(settings.port, settings.address)
+    listen(server, settings.url)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -103,7 +103,7 @@ def is_job_agent(settings: Settings, reservation_id: str, header: str | None) ->
 
 def _key(settings: Settings, purpose: str, reservation_id: str) -> str:
     """For one purpose and one reservation; checking it asks nobody."""
-    return hmac.new(settings.admin_token.encode(), f"{purpose}:{reservation_id}".encode(), "sha256").hexdigest()
+    return hmac.new(settings.signing_key.encode(), f"{purpose}:{reservation_id}".encode(), "sha256").hexdigest()
 
 
 def _holds(header: str | None, key: str) -> bool:

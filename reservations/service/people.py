@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import quote
 
-from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from tornado.httpclient import HTTPClientError
+
+from ..fetching import fetch
 
 log = logging.getLogger("timeshare.service")
 Groups = tuple[str, ...]
@@ -46,14 +47,13 @@ class HubPeople:
         return await asyncio.shield(task)
 
     async def _ask(self, name: str) -> Groups | None:
-        request = HTTPRequest(
-            f"{self.hub_api_url}/users/{quote(name, safe='')}",
-            headers={"Authorization": f"Bearer {self.token}"},
-            request_timeout=self.timeout_s,
-            connect_timeout=self.timeout_s,
-        )
         try:
-            response = await SimpleAsyncHTTPClient(max_clients=100).fetch(request)
+            response = await fetch(
+                f"{self.hub_api_url}/users/{quote(name, safe='')}",
+                headers={"Authorization": f"Bearer {self.token}"},
+                request_timeout=self.timeout_s,
+                connect_timeout=self.timeout_s,
+            )
             groups = tuple(sorted(str(group) for group in json.loads(response.body).get("groups", ())))
         except HTTPClientError as error:
             if error.code != 404:

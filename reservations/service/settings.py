@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``prefix``: the path below which the API answers, such as ``/services/timeshare``.
+    """``url``: of the service itself with its prefix, such as ``http://127.0.0.1:8085/services/timeshare``; the API
+    answers below it, and there the service listens unless it inherits a socket.
 
+    ``public_url`` and ``public_hub_api_url``: of service and hub as nodes reach them that are not this machine.
+    ``signing_key``: what keys of sessions and job agents are derived from; it is kept over restarts and sent to nobody.
     ``admin_token``: the deployment's own token, which may act for any user. ``culler_token``: that of the idle culler,
     which may read what sessions do, and judge them; empty: there is none. ``hub_api_url`` and ``hub_token``: how
     other tokens are checked with JupyterHub; empty means that only the deployment's own token is known.
@@ -20,12 +24,13 @@ class Settings:
     anything runs on this machine itself.
     """
 
-    port: int
+    url: str
     ledger_url: str
     admin_token: str
+    signing_key: str
     culler_token: str = ""
-    address: str = "127.0.0.1"
-    prefix: str = "/services/timeshare"
+    public_url: str = ""
+    public_hub_api_url: str = ""
     limits_path: Path | None = None
     agent_socket: Path | None = None
     hub_api_url: str = ""
@@ -38,15 +43,15 @@ class Settings:
     local: bool = True
 
     @property
-    def url(self) -> str:
-        """As this machine reaches it."""
-        return f"http://{self.address}:{self.port}{self.prefix}"
+    def prefix(self) -> str:
+        """Path below which the API answers."""
+        return urlsplit(self.url).path.rstrip("/")
 
     def tag(self, engine: str) -> str:
-        """Short, of this deployment and ``engine`` alone, and the same for as long as its tokens are."""
-        return engine_tag(self.admin_token, engine)
+        """Short, of this deployment and ``engine`` alone, and the same for as long as its signing key is."""
+        return engine_tag(self.signing_key, engine)
 
 
-def engine_tag(admin_token: str, engine: str) -> str:
+def engine_tag(signing_key: str, engine: str) -> str:
     """See ``Settings.tag``."""
-    return hashlib.sha256(f"tag:{admin_token}:{engine}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"tag:{signing_key}:{engine}".encode()).hexdigest()[:8]

@@ -22,7 +22,8 @@ def slurm_loops(runtime: Runtime, settings: Settings) -> list[ExternalLoop]:
 
 def _loop(runtime: Runtime, settings: Settings, pool: SlurmPool, sources: Sources) -> ExternalLoop:
     ways = Ways(
-        service_url=pool.service_url or settings.url,
+        service_url=pool.service_url or settings.public_url,
+        hub_api_url=pool.hub_api_url or settings.public_hub_api_url,
         python=pool.python,
         log_folder=pool.log_folder,
         key=lambda reservation_id: jobagent_key(settings, reservation_id),

@@ -8,7 +8,7 @@ import string
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from timeshare.hub_config.ports import free_port
+from timeshare.hub_config.run.ports import free_port
 
 ACCOUNTS = {"lab": ("tsalice", "tsbob"), "other": ("tscarol",)}
 """Slurm account -> operating-system users in it."""

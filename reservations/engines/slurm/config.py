@@ -62,11 +62,11 @@ class SlurmPool(Configurable):
         "Example: '/shared/timeshare/bin/python'.",
     ).tag(config=True)
     service_url = Unicode(
-        help="The reservations service as nodes reach it. Default '': as this machine does, which is right only where "
-        "nodes are this machine. Example: 'https://hub.lab.example/services/timeshare'."
+        help="The reservations service as nodes reach it. Default '': by the hub's public address, which is right "
+        "where nodes can open it. Example: 'https://hub.lab.example/services/timeshare'."
     ).tag(config=True)
     hub_api_url = Unicode(
-        help="The hub's REST API as nodes reach it. Default '': as this machine does. "
+        help="The hub's REST API as nodes reach it. Default '': by the hub's public address. "
         "Example: 'https://hub.lab.example/hub/api'."
     ).tag(config=True)
     run_as = List(

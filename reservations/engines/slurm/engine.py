@@ -59,8 +59,8 @@ class SlurmEngine:
         self.name = pool.name
         self.title = pool.title or (f"Slurm, partition {pool.partition}" if pool.partition else "Slurm")
         self.nodes_environment: Mapping[str, str] = {"TIMESHARE_SERVICE_URL": ways.service_url}
-        if pool.hub_api_url:
-            self.nodes_environment = {**self.nodes_environment, "JUPYTERHUB_API_URL": pool.hub_api_url}
+        if hub_api_url := pool.hub_api_url or ways.hub_api_url:
+            self.nodes_environment = {**self.nodes_environment, "JUPYTERHUB_API_URL": hub_api_url}
         self._source, self._had_cluster, self._had_jobs, self._had_book = source, 0, 0, 0
         self._pool, self._commands, self._ways, self._tag, self._limits = pool, commands, ways, tag, limits
         self._addresses = addresses

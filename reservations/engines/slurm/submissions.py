@@ -33,8 +33,8 @@ class Account:
 @dataclass(frozen=True)
 class Ways:
     """How programs find each other on the nodes. ``python``: with timeshare. ``log_folder``: from each home. ``ports``:
-    for servers, empty: any. ``key``: of the job agent of a reservation. ``kill_wait_s``: that Slurm leaves between its
-    own SIGTERM and SIGKILL."""
+    for servers, empty: any. ``key``: of the job agent of a reservation. ``hub_api_url``: empty, and nodes are told
+    none. ``kill_wait_s``: that Slurm leaves between its own SIGTERM and SIGKILL."""
 
     service_url: str
     python: str
@@ -42,6 +42,7 @@ class Ways:
     key: Callable[[str], str]
     ports: str = ""
     simulated: bool = False
+    hub_api_url: str = ""
     kill_wait_s: float = Timing.kill_wait_s
 
 

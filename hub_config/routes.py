@@ -1,0 +1,34 @@
+"""The route to the reservations service, which the hub keeps in the proxy beside those of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from jupyterhub.proxy import ConfigurableHTTPProxy
+from traitlets import validate
+
+from ..reservations.deployment import Deployment
+
+
+class ServiceRoutes(ConfigurableHTTPProxy):  # type: ignore[misc]  # jupyterhub has no types
+    """The hub's client of the proxy, with ``extra_routes`` that may lead to unix sockets.
+
+    JupyterHub (6.1) takes neither a service nor an extra route there: both are checked to begin with ``http://`` or
+    ``https://``, though proxy and routes to servers know ``http+unix://``.
+    """
+
+    @validate("extra_routes")
+    def _validate_extra_routes(self, proposal: Any) -> Any:
+        return proposal.value
+
+
+def service_route(deployment: Deployment) -> str:
+    """Return where the proxy has the service, below the base path of the hub."""
+    return f"{urlsplit(deployment.public_service_url).path}/"
+
+
+def service_target(deployment: Deployment) -> str:
+    """Return where the proxy sends it: the address without the path, which requests have already."""
+    parts = urlsplit(deployment.service_url)
+    return f"{parts.scheme}://{parts.netloc}"

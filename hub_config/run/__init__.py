@@ -1,0 +1,1 @@
+"""What ``timeshare up`` runs, and how: the sockets that it holds, the processes that it keeps running, their logs."""

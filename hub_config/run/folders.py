@@ -1,0 +1,114 @@
+"""Folders that a deployment relies on: they are its own, and so is the way there.
+
+Who can write to a folder on the way can put another one in its place. So each belongs to root or to the deployment's
+user, and nobody else can write to it.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SESSIONS = "sessions"
+"""In the run folder: the sockets of session servers, one folder for each start."""
+
+
+class FolderError(Exception):
+    """A folder cannot be relied on; the text says why and what to do."""
+
+
+def prepare_state_dir(folder: Path, say: Callable[[str], None]) -> None:
+    """Make sure that ``folder`` is there and that only its owner, this process's user, can read and write it.
+
+    What an earlier version left open to others is closed, and ``say`` is told. Raises FolderError.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.geteuid():
+            raise FolderError(
+                f"{folder} belongs to {_name(status.st_uid)}, and timeshare runs as {_name(os.geteuid())}: "
+                "give it to that account (chown), or name another by --state"
+            )
+        check_way(folder)
+        if status.st_mode & 0o077:
+            folder.chmod(0o700)
+            say(f"{folder} had mode {status.st_mode & 0o777:o}; it holds secrets, so it is now 700.")
+        for path in _open_files(folder):
+            path.chmod(path.stat().st_mode & 0o700)
+            say(f"{path} could be read by others; now it is its owner's alone.")
+    except OSError as error:
+        raise FolderError(
+            f"{folder} cannot be used to keep state in: {error.strerror}; name another by --state"
+        ) from None
+
+
+def _open_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a deployment that others may read: ledger, hub's database, logs."""
+    for path in [*folder.iterdir(), *(folder / "logs").glob("*")]:
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            yield path
+
+
+def prepare_run_dir(folder: Path, shared: bool) -> None:
+    """Make the folder of the deployment's sockets. ``shared``: all accounts may go through it. Raises FolderError."""
+    mode = 0o755 if shared else 0o700
+    try:
+        if not folder.parent.exists():  # /run/timeshare, which all deployments of root share
+            folder.parent.mkdir()
+            folder.parent.chmod(0o755)  # whatever the umask is
+        for made in (folder, folder / SESSIONS):
+            made.mkdir(mode=0o700, exist_ok=True)
+        check_way(folder, sticky=not shared)
+        for made in (folder, folder / SESSIONS):
+            if made.is_symlink() or made.stat().st_uid != os.geteuid():
+                raise FolderError(f"{made} is not a folder of {_name(os.geteuid())}: remove it, and start again")
+            made.chmod(mode)
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be used for sockets: {error.strerror}") from None
+
+
+def check_way(folder: Path, sticky: bool = True) -> None:
+    """Raise FolderError when another account could put something else in the place of ``folder``.
+
+    ``sticky``: a folder such as /tmp on the way is good enough where what follows is ours already: there only the
+    owner of an entry can rename or remove it (inode(7)). It is not for what must live long, as cleaners of /tmp do
+    not ask.
+    """
+    end = Path(os.path.realpath(folder))
+    for above in [*reversed(end.parents), end]:
+        status = above.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            raise FolderError(
+                f"{above}, on the way to {folder}, belongs to {_name(status.st_uid)}, who can put something else in "
+                "its place: name another by --state, below folders of root or of your own"
+            )
+        open_to_others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _private(status))
+        if open_to_others and not (sticky and status.st_mode & stat.S_ISVTX) and above != end:
+            raise FolderError(
+                f"{above}, on the way to {folder}, can be written by others (mode {stat.S_IMODE(status.st_mode):o}), "
+                f"who can put something else in its place: `chmod go-w {above}`, or name another by --state"
+            )
+
+
+def _private(status: os.stat_result) -> bool:
+    """Whether the group of a folder is its owner's alone: root's, or one of the same name, as useradd(8) makes them."""
+    if status.st_gid == 0 and status.st_uid == 0:
+        return True
+    try:
+        group, owner = grp.getgrgid(status.st_gid), pwd.getpwuid(status.st_uid)
+    except KeyError:
+        return False
+    return group.gr_name == owner.pw_name and not set(group.gr_mem) - {owner.pw_name}
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

@@ -1,0 +1,88 @@
+// configurable-http-proxy on sockets that it inherits: node proxy.mjs PACKAGE ROUTES ERROR_TARGET
+//
+// Its own command can only open ports and sockets itself, which leaves a gap at each restart. PACKAGE is the folder of
+// the installed proxy; ROUTES the file in which routes are kept, so that a proxy that is started again knows them
+// before it takes the first connection; ERROR_TARGET where pages for errors come from. The token of its API comes in
+// CONFIGPROXY_AUTH_TOKEN, the sockets as sd_listen_fds(3) has them, under the names "public" and "proxy-api".
+
+import fs from "node:fs";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+
+const FIRST = 3;
+const BACKLOG = 4096;
+const [folder, routesFile, errorTarget] = process.argv.slice(2);
+
+const load = (name) => import(pathToFileURL(path.join(folder, "lib", name)));
+const { default: ConfigurableProxy } = await load("configproxy.js");
+const { MemoryStore } = await load("store.js");
+const { defaultLogger } = await load("log.js");
+const log = defaultLogger({ level: "warn" });
+
+/** Keeps routes in a file too. When one was last used (`update`) is not worth writing down. */
+class KeptRoutes extends MemoryStore {
+  constructor(file) {
+    super();
+    this.file = file;
+    for (const [route, data] of Object.entries(this.read())) {
+      super.add(route, { ...data, last_activity: new Date(data.last_activity) });
+    }
+  }
+
+  read() {
+    try {
+      return JSON.parse(fs.readFileSync(this.file, "utf8"));
+    } catch (error) {
+      if (error.code !== "ENOENT") log.warn("routes are asked for anew: %s", error.message);
+      return {};
+    }
+  }
+
+  write() {
+    try {
+      fs.writeFileSync(`${this.file}.new`, JSON.stringify(this.routes), { mode: 0o600 });
+      fs.renameSync(`${this.file}.new`, this.file);
+    } catch (error) {
+      log.error("routes cannot be kept: %s", error.message);
+    }
+  }
+
+  async add(route, data) {
+    await super.add(route, data);
+    this.write();
+  }
+
+  async remove(route) {
+    const removed = await super.remove(route);
+    this.write();
+    return removed;
+  }
+
+  update(route, data) {
+    // One that was removed meanwhile has nothing to update.
+    if (this.routes[this.cleanPath(route)]) super.update(route, data);
+  }
+}
+
+function inherited(name) {
+  const names = (process.env.LISTEN_FDNAMES ?? "").split(":");
+  const place = process.env.LISTEN_PID === String(process.pid) ? names.indexOf(name) : -1;
+  if (place < 0) {
+    console.error(`no listening socket called ${name} was handed on: start the proxy by \`timeshare up\``);
+    process.exit(1);
+  }
+  return FIRST + place;
+}
+
+const authToken = process.env.CONFIGPROXY_AUTH_TOKEN;
+if (!authToken) {
+  console.error("CONFIGPROXY_AUTH_TOKEN is not set: whoever reaches the proxy's API could send people anywhere");
+  process.exit(1);
+}
+const proxy = new ConfigurableProxy({ log, authToken, errorTarget, xfwd: true, prependPath: true, includePrefix: true });
+proxy._routes = new KeptRoutes(routesFile);
+proxy.apiServer.listen({ fd: inherited("proxy-api"), backlog: BACKLOG });
+proxy.proxyServer.listen({ fd: inherited("public"), backlog: BACKLOG });
+
+process.on("SIGTERM", () => process.exit(0));
+process.on("uncaughtException", (error) => log.error("%s", error.stack ?? error.message));
