@@ -42,18 +42,17 @@ c.GpuSpawner.service_token = deployment.admin_token
 c.LocalGpuSpawner.agent_socket = deployment.agent_socket
 c.GpuSpawner.multi_user = deployment.multi_user
 c.LocalGpuSpawner.log_dir = str(logs)
+c.LocalGpuSpawner.run_dir = deployment.run_dir
 c.Spawner.cmd = [str(BIN / "jupyterhub-singleuser")]
 c.Spawner.default_url = "/lab"
 c.Spawner.poll_interval = 3
 c.Spawner.start_timeout = 120
 c.Spawner.http_timeout = 120
 c.Spawner.consecutive_failure_limit = 0
-# Kernels speak over files that only their owner can open, not over ports that every account can.
-c.Spawner.args = ["--KernelManager.transport=ipc"] if deployment.multi_user else []
 if deployment.multi_user and os.geteuid() != 0:
     raise SystemExit("a multi-user deployment needs root: it starts sessions as other accounts")
 if os.geteuid() == 0 and not deployment.multi_user:
-    c.Spawner.args = [*c.Spawner.args, "--allow-root"]
+    c.Spawner.args = ["--allow-root"]
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.named_server_limit_per_user = 5
 c.JupyterHub.implicit_spawn_seconds = 0

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import string
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 SCHEME = "http+unix"
 LONGEST_PATH = 107
 """Bytes of a path that fit into ``sun_path`` (unix(7): 108 with the final zero)."""
+SERVER_SOCKET = "server.sock"
+"""In the folder of a session: where its server listens."""
+_PLAIN = frozenset(f"{string.ascii_lowercase}{string.digits}-._~".encode())
 
 
 def unix_url(path: Path | str, prefix: str = "") -> str:
-    """Return the address of the socket ``path``; ``prefix``: a path below it, such as ``/services/timeshare``."""
-    return f"{SCHEME}://{quote(str(path), safe='')}{prefix}"
+    """Return the address of the socket ``path``; ``prefix``: a path below it, such as ``/services/timeshare``.
+
+    Capitals are quoted too: JupyterHub keeps the host of an address in lower case (``urlsplit(...).hostname``).
+    """
+    host = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in os.fsencode(path))
+    return f"{SCHEME}://{host}{prefix}"
 
 
 def socket_path(url: str) -> str | None:
@@ -41,5 +49,9 @@ def run_dir_of(state_dir: Path) -> Path:
 
 
 def session_folder(run_dir: Path, reservation_id: str, generation: int) -> Path:
-    """Return the folder of one start of a session: its account's own, and in it the socket of its server."""
-    return run_dir / "sessions" / f"{reservation_id}.{generation}"
+    """Return the folder of one start of a session: its account's own, with the sockets of its server and kernels.
+
+    Short, because a kernel adds 50 bytes of its own, and without the id, which /proc/net/unix would show to everybody.
+    """
+    digest = hashlib.sha256(f"{reservation_id}.{generation}".encode()).hexdigest()[:10]
+    return run_dir / "s" / digest
