@@ -5,12 +5,18 @@ import os
 import sys
 from pathlib import Path
 
+from jupyterhub.apihandlers.base import APIHandler
+from jupyterhub.handlers import default_handlers
+from jupyterhub.handlers.base import BaseHandler, PrefixRedirectHandler
+
 from timeshare.hub_config.authenticators import SystemGroupsAuthenticator
+from timeshare.hub_config.origins import HEADERS, XSRF_COOKIE, keep_scripts_out
 from timeshare.reservations.client import ServiceClient
 from timeshare.reservations.deployment import current_deployment
 from timeshare.reservations.service.auth import ADMIN_SCOPE, READ_SCOPE, USE_SCOPE
 from timeshare.spawners.desk import Desk
-from timeshare.spawners.relay import handlers
+from timeshare.spawners.pages import ForScripts
+from timeshare.spawners.relay import fill_in_forms, handlers
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821
 HERE = Path(__file__).parent
@@ -103,6 +109,12 @@ c.JupyterHub.load_roles = [
 c.JupyterHub.template_paths = [str(HERE / "templates")]
 c.JupyterHub.template_vars = {"timeshare": desk, "timeshare_simulated": bool(deployment.simulate)}
 c.JupyterHub.extra_handlers = handlers(desk)
+fill_in_forms(default_handlers)
+
+# --- what keeps pages of people's servers away from the hub's
+c.JupyterHub.subdomain_host = deployment.subdomain_host
+c.JupyterHub.tornado_settings = {"headers": HEADERS, "xsrf_cookie_kwargs": dict(XSRF_COOKIE)}
+keep_scripts_out(BaseHandler, (APIHandler, PrefixRedirectHandler, ForScripts))
 
 site = state / "jupyterhub_site.py"
 if site.exists():

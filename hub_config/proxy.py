@@ -75,5 +75,6 @@ def command(deployment: Deployment) -> list[str]:
         *("--ip", public.hostname or "127.0.0.1", "--port", str(public.port)),
         *("--api-ip", api.hostname or "127.0.0.1", "--api-port", str(api.port)),
         *("--error-target", f"{deployment.hub_url.rstrip('/')}/hub/error"),
+        *(["--host-routing"] if deployment.subdomain_host else []),
         "--log-level=warn",
     ]

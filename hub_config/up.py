@@ -28,6 +28,7 @@ from ..reservations.errors import PublicError
 from ..reservations.limits.load import LimitsError, load_limits
 from ..reservations.sockets import run_dir_of
 from . import proxy
+from .origins import host_of, shared_origin_advice
 from .ports import PortError, free_port, port_is_free
 from .supervisor import Component, Supervisor, end_leftovers
 
@@ -180,6 +181,7 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
         simulate=options.simulate,
         local=not options.no_local,
         run_dir=str(run_dir_of(state_dir)),
+        subdomain_host=_subdomains(options.subdomains, f"http://{options.ip}:{port}{base}"),
         multi_user=options.multi_user,
         password="" if options.multi_user else secrets.token_urlsafe(12),
         people=() if options.multi_user else people,
@@ -192,6 +194,13 @@ def build(state_dir: Path, options: Namespace, limits_path: Path, last: Deployme
         made, **{name: getattr(last, name) for name in kept}, culler_token=last.culler_token or made.culler_token
     )
     return replace(made, password=last.password) if last.password and made.password else made
+
+
+def _subdomains(named: str, public_url: str) -> str:
+    try:
+        return host_of(named, public_url)
+    except ValueError as error:
+        raise UpError(str(error)) from None
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -253,13 +262,17 @@ async def serve(deployment: Deployment) -> int:
 def greet(deployment: Deployment, seconds: float) -> None:
     say(f"Ready after {seconds:.1f} s.")
     say("")
-    say(f"  Open      {deployment.public_url}")
+    say(f"  Open      {deployment.address}")
     if deployment.multi_user:
         say("  Log in    with your account on this machine")
     else:
         say(f"  Log in    as {' or '.join(deployment.people)}")
         say(f"  Password  {deployment.password}")
     say("")
+    advice = shared_origin_advice(deployment.multi_user or len(deployment.people) > 1, deployment.subdomain_host)
+    if advice:
+        say(f"{advice}.")
+        say("")
     say("Ctrl-C stops everything, sessions too.")
 
 
@@ -268,16 +281,17 @@ async def until_ready(deployment: Deployment) -> bool:
     addresses = [*hubs, f"{deployment.service_url}/api/v1/health"]
     until = time.monotonic() + READY_WAIT_S
     for address in addresses:
-        while not await answers(address):
+        while not await answers(address, deployment.subdomain_host):
             if time.monotonic() > until:
                 return False
             await asyncio.sleep(0.1)
     return True
 
 
-async def answers(address: str) -> bool:
+async def answers(address: str, subdomain_host: str = "") -> bool:
+    headers = {"Host": urlsplit(subdomain_host).netloc} if subdomain_host else {}  # by which the proxy finds the hub
     try:
-        await SimpleAsyncHTTPClient().fetch(address, request_timeout=5)
+        await SimpleAsyncHTTPClient().fetch(address, headers=headers, request_timeout=5)
     except (OSError, HTTPClientError):
         return False
     return True

@@ -108,7 +108,8 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         return options
 
     def options_from_query(self, query_data: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-        return self.options_from_form(query_data)
+        """Refuse: JupyterHub would start what a link says, whoever wrote it. ``relay.FormPage`` fills in the form."""
+        raise SpawnException("a link starts nothing: pick an offer of the form", reason="link", status_code=400)
 
     # --- life
 

@@ -6,6 +6,7 @@ import os
 import pwd
 import secrets
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,7 +127,8 @@ def test_what_is_in_its_place_gives_way_and_no_link_is_followed(run_dir: Path, t
         (place / "link").symlink_to(kept)
     else:
         place.mkdir()
-        os.system(f"cd {place} && for i in $(seq 1500); do mkdir d && cd -P d; done")
+        deep = "for _ in $(seq 1500); do mkdir d && cd -P d; done"
+        subprocess.run(["bash", "-c", deep], cwd=place, check=True)
     folders = SessionFolders(run_dir)
     folders.make(KEY, None)
     assert (place.is_symlink(), list(place.iterdir())) == (False, [])
@@ -151,7 +153,7 @@ def test_an_account_that_does_not_exist_is_named(run_dir: Path) -> None:
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_refused_with_what_would_work(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="at most 107 bytes.*use a shorter --state folder"):
+    with pytest.raises(Refused, match=r"at most 107 bytes.*use a shorter --state folder"):
         SessionFolders(tmp_path / ("deep" * 30)).make(KEY, None)
 
 
