@@ -33,6 +33,13 @@ def parser() -> argparse.ArgumentParser:
     starts.add_argument("--port", type=int, help=PORT)
     starts.add_argument("--ip", default="127.0.0.1", help="address to listen on; default 127.0.0.1, this machine only")
     starts.add_argument("--base-url", default="/", help="path below which everything is; default /")
+    starts.add_argument(
+        "--subdomains",
+        default="",
+        metavar="HOST",
+        help="give each person's server a host of its own below HOST, such as hub.lab.example (*.HOST must resolve to "
+        "this machine); with a server in front its address, such as https://hub.lab.example; default: all share one",
+    )
     starts.add_argument("--simulate", default="", metavar="SPEC", help="simulated GPUs, such as a100-40gb:2,t4:1")
     starts.add_argument(
         "--limits", default="", metavar="FILE", help="the limits; default: limits.yaml in the state folder"

@@ -5,13 +5,19 @@ import os
 import sys
 from pathlib import Path
 
+from jupyterhub.apihandlers.base import APIHandler
+from jupyterhub.handlers import default_handlers
+from jupyterhub.handlers.base import BaseHandler, PrefixRedirectHandler
+
 from timeshare.hub_config.authenticators import SystemGroupsAuthenticator
+from timeshare.hub_config.origins import HEADERS, XSRF_COOKIE, keep_scripts_out
 from timeshare.hub_config.routes import ServiceRoutes, service_route, service_target
 from timeshare.reservations.client import ServiceClient
 from timeshare.reservations.deployment import current_deployment
 from timeshare.reservations.service.auth import ADMIN_SCOPE, READ_SCOPE, USE_SCOPE
 from timeshare.spawners.desk import Desk
-from timeshare.spawners.relay import handlers
+from timeshare.spawners.pages import ForScripts
+from timeshare.spawners.relay import fill_in_forms, handlers
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821
 HERE = Path(__file__).parent
@@ -46,18 +52,17 @@ c.GpuSpawner.service_token = deployment.admin_token
 c.LocalGpuSpawner.agent_socket = deployment.agent_socket
 c.GpuSpawner.multi_user = deployment.multi_user
 c.LocalGpuSpawner.log_dir = str(logs)
+c.LocalGpuSpawner.run_dir = deployment.run_dir
 c.Spawner.cmd = [str(BIN / "jupyterhub-singleuser")]
 c.Spawner.default_url = "/lab"
 c.Spawner.poll_interval = 3
 c.Spawner.start_timeout = 120
 c.Spawner.http_timeout = 120
 c.Spawner.consecutive_failure_limit = 0
-# Kernels speak over files that only their owner can open, not over ports that every account can.
-c.Spawner.args = ["--KernelManager.transport=ipc"] if deployment.multi_user else []
 if deployment.multi_user and os.geteuid() != 0:
     raise SystemExit("a multi-user deployment needs root: it starts sessions as other accounts")
 if os.geteuid() == 0 and not deployment.multi_user:
-    c.Spawner.args = [*c.Spawner.args, "--allow-root"]
+    c.Spawner.args = ["--allow-root"]
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.named_server_limit_per_user = 5
 c.JupyterHub.implicit_spawn_seconds = 0
@@ -103,6 +108,12 @@ c.JupyterHub.load_roles = [
 c.JupyterHub.template_paths = [str(HERE / "templates")]
 c.JupyterHub.template_vars = {"timeshare": desk, "timeshare_simulated": bool(deployment.simulate)}
 c.JupyterHub.extra_handlers = handlers(desk)
+fill_in_forms(default_handlers)
+
+# --- what keeps pages of people's servers away from the hub's
+c.JupyterHub.subdomain_host = deployment.subdomain_host
+c.JupyterHub.tornado_settings = {"headers": HEADERS, "xsrf_cookie_kwargs": dict(XSRF_COOKIE)}
+keep_scripts_out(BaseHandler, (APIHandler, PrefixRedirectHandler, ForScripts))
 
 site = state / "jupyterhub_site.py"
 if site.exists():

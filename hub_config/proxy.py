@@ -77,4 +77,5 @@ def command(deployment: Deployment) -> list[str]:
         str(script_path(state_dir).parent.parent),
         str(state_dir / "proxy" / "routes.json"),
         f"{deployment.hub_url.rstrip('/')}/hub/error",
+        *(["host-routing"] if deployment.subdomain_host else []),
     ]

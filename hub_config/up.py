@@ -30,6 +30,7 @@ from ..reservations.listening import inherited
 from ..reservations.sockets import AGENT, HUB, PROXY_API, PUBLIC, SERVICE, run_dir_of, socket_file, unix_url
 from . import proxy
 from .ledger_url import LedgerUrlError, ledger_url
+from .origins import host_of, shared_origin_advice
 from .run import ports
 from .run.environment import for_components
 from .run.folders import FolderError, prepare_run_dir, prepare_state_dir
@@ -230,12 +231,20 @@ def build(state_dir: Path, options: Namespace, settled: Settled, last: Deploymen
         simulate=options.simulate,
         local=not options.no_local,
         run_dir=str(run_dir),
+        subdomain_host=_subdomains(options.subdomains, f"http://{host}:{settled.port}{base}"),
         multi_user=options.multi_user,
         password="" if options.multi_user else secrets.token_urlsafe(12),
         people=() if options.multi_user else people,
         admins=_names(options.admins) or (people if not options.multi_user and len(people) == 1 else ()),
     )
     return replace(made, password=last.password) if last and last.password and made.password else made
+
+
+def _subdomains(named: str, public_url: str) -> str:
+    try:
+        return host_of(named, public_url)
+    except ValueError as error:
+        raise UpError(str(error)) from None
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -290,7 +299,7 @@ async def serve(deployment: Deployment, place: Place) -> int:
 def greet(deployment: Deployment, seconds: float) -> None:
     say(f"Ready after {seconds:.1f} s.")
     say("")
-    say(f"  Open      {deployment.public_url}")
+    say(f"  Open      {deployment.address}")
     if deployment.multi_user:
         say("  Log in    with your account on this machine")
     else:
@@ -301,6 +310,10 @@ def greet(deployment: Deployment, seconds: float) -> None:
         say("")
         say(f"  Beware    {advice}.")
     say("")
+    advice = shared_origin_advice(deployment.multi_user or len(deployment.people) > 1, deployment.subdomain_host)
+    if advice:
+        say(f"{advice}.")
+        say("")
     say("Ctrl-C stops everything, sessions too.")
 
 
@@ -309,16 +322,17 @@ async def until_ready(deployment: Deployment) -> bool:
     addresses = [*hubs, f"{deployment.service_url}/api/v1/health"]
     until = time.monotonic() + READY_WAIT_S
     for address in addresses:
-        while not await answers(address):
+        while not await answers(address, deployment.subdomain_host):
             if time.monotonic() > until:
                 return False
             await asyncio.sleep(0.1)
     return True
 
 
-async def answers(address: str) -> bool:
+async def answers(address: str, subdomain_host: str = "") -> bool:
+    headers = {"Host": urlsplit(subdomain_host).netloc} if subdomain_host else {}  # by which the proxy finds the hub
     try:
-        await fetch(address, request_timeout=5)
+        await fetch(address, headers=headers, request_timeout=5)
     except (OSError, HTTPClientError):
         return False
     return True

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 VARIABLE = "TIMESHARE_DEPLOYMENT"
 """Environment variable with the path of the deployment file."""
@@ -32,7 +33,8 @@ class Deployment:
     the users' own accounts, logins go through PAM; otherwise everything runs as the invoking user. ``password``: the
     login of a one-person deployment. ``people``: who may log in to a one-person deployment. ``admins``: who
     administers timeshare. ``local``: whether sessions and batch may run on this machine itself. ``run_dir``: the
-    folder of the deployment's sockets, which nobody else may write to (see ``sockets``).
+    folder of the deployment's sockets, which nobody else may write to (see ``sockets``). ``subdomain_host``: below
+    whose host each person's server has one of its own, such as ``https://hub.lab.example``; empty: all share one.
     """
 
     state_dir: str
@@ -56,6 +58,7 @@ class Deployment:
     admins: tuple[str, ...] = ()
     local: bool = True
     run_dir: str = ""
+    subdomain_host: str = ""
 
     @property
     def path(self) -> Path:
@@ -66,14 +69,19 @@ class Deployment:
         return self.hub_url.rstrip("/") + "/hub/api"
 
     @property
+    def address(self) -> str:
+        """What people open, with the base path."""
+        return f"{self.subdomain_host}{urlsplit(self.public_url).path}" if self.subdomain_host else self.public_url
+
+    @property
     def public_hub_api_url(self) -> str:
         """As another machine reaches it."""
-        return self.public_url.rstrip("/") + "/hub/api"
+        return self.address.rstrip("/") + "/hub/api"
 
     @property
     def public_service_url(self) -> str:
         """As another machine reaches it."""
-        return self.public_url.rstrip("/") + "/services/timeshare"
+        return self.address.rstrip("/") + "/services/timeshare"
 
     def save(self) -> None:
         """Writes the file, readable by its owner only, at once or not at all."""

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import string
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 SCHEME = "http+unix"
 PUBLIC, PROXY_API, HUB, SERVICE, AGENT = "public", "proxy-api", "hub", "service", "agent"
 """Names of a deployment's listening sockets: what ``listening`` hands on, and all but the public one are files."""
 LONGEST_PATH = 107
 """Bytes of a path that fit into ``sun_path`` (unix(7): 108 with the final zero)."""
+SERVER_SOCKET = "server.sock"
+"""In the folder of a session: where its server listens."""
+_PLAIN = frozenset(f"{string.ascii_lowercase}{string.digits}-._~".encode())
 
 
 def unix_url(path: Path | str, prefix: str = "") -> str:
-    """Return the address of the socket ``path``; ``prefix``: a path below it, such as ``/services/timeshare``."""
-    return f"{SCHEME}://{quote(str(path), safe='')}{prefix}"
+    """Return the address of the socket ``path``; ``prefix``: a path below it, such as ``/services/timeshare``.
+
+    Capitals are quoted too: JupyterHub keeps the host of an address in lower case (``urlsplit(...).hostname``).
+    """
+    host = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in os.fsencode(path))
+    return f"{SCHEME}://{host}{prefix}"
 
 
 def socket_path(url: str) -> str | None:
@@ -48,5 +56,9 @@ def socket_file(run_dir: Path, name: str) -> Path:
 
 
 def session_folder(run_dir: Path, reservation_id: str, generation: int) -> Path:
-    """Return the folder of one start of a session: its account's own, and in it the socket of its server."""
-    return run_dir / "sessions" / f"{reservation_id}.{generation}"
+    """Return the folder of one start of a session: its account's own, with the sockets of its server and kernels.
+
+    Short, because a kernel adds 50 bytes of its own, and without the id, which /proc/net/unix would show to everybody.
+    """
+    digest = hashlib.sha256(f"{reservation_id}.{generation}".encode()).hexdigest()[:10]
+    return run_dir / "s" / digest

@@ -12,12 +12,18 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from jupyterhub.objects import Server
 from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.utils import fmt_ip_url
 from traitlets import Bool, Integer, Unicode
 
 from ..reservations.client import ORDER_WAIT_S, Json, ServiceClient, ServiceUnreachable
 from ..reservations.errors import PublicError
+from ..reservations.jobagent.talk import SOCKET_HERE
+from ..reservations.sockets import SCHEME, unix_url
+from .environment import search_path
 from .options import SessionOptions, options_from_form, parse_options
 from .reach import reached
 
@@ -30,6 +36,8 @@ UNREACHABLE = "the reservations service does not answer, so no GPU can be given 
 
 ASK_EVERY_S = 1.0
 """Between two questions to the service whether the session still lives."""
+NO_PORT = 8888
+"""Jupyter's default, which it takes for none: with any other port it refuses to listen on a socket."""
 
 
 class LaunchError(Exception):
@@ -68,8 +76,6 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     ).tag(config=True)
 
     reservation_id = ""
-    host = "127.0.0.1"
-    """Where its server listens."""
     generation = 0
     enforcement = ""
     activity_key = ""
@@ -82,6 +88,15 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         self.apply_user_options = _check_options
         self._report: asyncio.Task[None] | None = None
 
+    def _located(self) -> Server | None:
+        """The hub's record of the server. It keeps the host of an address alone, and would add a port to a socket."""
+        server = Spawner.server.fget(self)
+        if server is not None and server.proto == SCHEME:
+            server.connect_url = unix_url(unquote(server.ip))
+        return server
+
+    server = Spawner.server.getter(_located)
+
     @property
     def service(self) -> ServiceClient:
         return ServiceClient(self.service_url, self.service_token)
@@ -93,7 +108,8 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         return options
 
     def options_from_query(self, query_data: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-        return self.options_from_form(query_data)
+        """Refuse: JupyterHub would start what a link says, whoever wrote it. ``relay.FormPage`` fills in the form."""
+        raise SpawnException("a link starts nothing: pick an offer of the form", reason="link", status_code=400)
 
     # --- life
 
@@ -111,13 +127,14 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             ) from None
         self.reservation_id, self.generation = begun["id"], begun["generation"]
         self.activity_key = begun["activity_key"]
+        self.ip, self.port = "127.0.0.1", NO_PORT
         self.log.info("%s: reservation %s, start %d", self._log_name, self.reservation_id, self.generation)
         try:
             url = await (self.launch(begun) if begun["engine"] == "local" else self._launch_elsewhere(begun))
         except LaunchError as error:
             await self._give_up(str(error))
             raise SpawnException(str(error), reason="launch-failed", status_code=500) from None
-        await self._until_it_listens()
+        await self._until_it_listens(url)
         self._report = asyncio.create_task(self._report_active())
         return url
 
@@ -147,14 +164,11 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
 
     async def _launch_elsewhere(self, reservation: Json) -> str:
         """Hands the server's words to the job that has begun. Raises LaunchError."""
-        # The node puts in the port that it finds free there, and listens where the hub reaches it.
-        self.ip, self.port = "0.0.0.0", 1
         order = {
             "generation": reservation["generation"],
-            "argv": [*self.cmd, *self.get_args()],
+            "argv": self.words(SOCKET_HERE),
             "env": self.get_env(),
             "cwd": self.notebook_dir or None,
-            "port_in": ["JUPYTERHUB_SERVICE_URL"],
             "ends_at": reservation["ends_at"],
         }
         try:
@@ -167,14 +181,21 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         if told["state"] != "running":
             why = told["exit"]["message"] if told["exit"] else f"it does not answer on {told['node']}"
             raise LaunchError(f"the server did not start: {why or 'it ended at once; the log of its job says why'}")
-        self.enforcement, self.host = told["enforcement"], told["address"]
-        self.ip, self.port = told["address"], told["port"]
-        if not await reached(self.ip, self.port, self.reach_wait):
+        self.enforcement = told["enforcement"]
+        address, port = told["address"], told["port"]
+        url = f"http://{fmt_ip_url(address)}:{port}"
+        if not await reached(url, self.reach_wait):
             raise LaunchError(
-                f"the hub does not reach the server on {told['node']}, at {self.ip} port {self.port}: tell an "
+                f"the hub does not reach the server on {told['node']}, at {address} port {port}: tell an "
                 "administrator to look at the node's firewall and address"
             )
-        return f"http://{self.ip}:{self.port}"
+        return url
+
+    def words(self, socket: str, transport: str = "ipc") -> list[str]:
+        """What starts the server, listening on ``socket``. ``transport``: its kernels' way to it; over TCP every
+        account of the machine could connect to them."""
+        sockets = [f"--ServerApp.sock={socket}", f"--KernelManager.transport={transport}"]
+        return [*self.cmd, *sockets, *self.get_args()]
 
     async def poll(self) -> int | None:
         """None while it runs, and while nobody can say: only the service's word ends a session."""
@@ -217,16 +238,12 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
                 status_code=503,
             ) from None
 
-    async def get_url(self) -> str:
-        """Where the server is, from the state that was stored when it started: after a hub restart this is adoption."""
-        return f"http://{self.host}:{self.port}" if self.port else str(self.server.url)
-
     # --- state over hub restarts
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()
         if self.reservation_id:
-            kept = ("reservation_id", "generation", "host", "port", "enforcement")
+            kept = ("reservation_id", "generation", "enforcement")
             state.update({name: getattr(self, name) for name in kept})
         return state
 
@@ -234,13 +251,11 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         super().load_state(state)
         self.reservation_id = str(state.get("reservation_id", ""))
         self.generation = int(state.get("generation", 0))
-        self.host, self.port = str(state.get("host", "127.0.0.1")), int(state.get("port", 0))
         self.enforcement = str(state.get("enforcement", ""))
 
     def clear_state(self) -> None:
         super().clear_state()
         self.reservation_id, self.generation, self.enforcement = "", 0, ""
-        self.host, self.port = "127.0.0.1", 0
 
     # --- what the person who waits sees
 
@@ -270,20 +285,20 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             # The extensions of server and Lab, found as Jupyter finds those of any package.
             for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH"):
                 env[name] = os.pathsep.join(filter(None, (str(JUPYTER), env.get(name))))
-        env.setdefault("PATH", os.environ.get("PATH", os.defpath))
+        env.setdefault("PATH", search_path(self.cmd[0], self.multi_user, os.environ))
         if not self.multi_user and "HOME" in os.environ:
             env.setdefault("HOME", os.environ["HOME"])
         return env
 
     # --- inside
 
-    async def _until_it_listens(self) -> None:
+    async def _until_it_listens(self, url: str) -> None:
         """Returns when the server takes connections. The hub's own wait asks less and less often, up to seconds apart;
         so that nobody waits for that, it is asked only once there is something to ask.
 
         Raises SpawnException with the reason when the session ends instead.
         """
-        while not await reached(self.ip, self.port, ASK_EVERY_S):
+        while not await reached(url, ASK_EVERY_S):
             try:
                 reservation = await self.service.get(self.reservation_id)
             except (PublicError, ServiceUnreachable):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from jupyterhub.utils import random_port
 from traitlets import Unicode
 
 from ..reservations.agent.client import AgentClient, AgentError, AgentUnreachable
 from ..reservations.client import Json
+from ..reservations.sockets import LONGEST_PATH, SERVER_SOCKET, session_folder, unix_url
 from .base import GpuSpawner, LaunchError
+
+LONGEST_KERNEL = len("/kernel-00000000-0000-0000-0000-000000000000-ipc-5")
+"""What jupyter_client adds to its folder for each channel of a kernel (``KernelManager.transport``)."""
 
 
 class LocalGpuSpawner(GpuSpawner):
@@ -25,12 +29,16 @@ class LocalGpuSpawner(GpuSpawner):
         "Example: /var/lib/timeshare/logs/sessions."
     ).tag(config=True)
 
+    run_dir = Unicode(
+        help="Folder of the deployment's sockets; each session gets one of its own below it, where its server listens. "
+        "It must belong to the agent's account alone. Example: /run/timeshare/0123456789."
+    ).tag(config=True)
+
     async def launch(self, reservation: Json) -> str:
-        # What the hub tells the server to listen on; all sessions are on this machine, behind the proxy.
-        self.ip, self.port = "127.0.0.1", random_port()
+        folder = session_folder(Path(self.run_dir), reservation["id"], reservation["generation"])
         agent = AgentClient(Path(self.agent_socket))
         try:
-            launched = await agent.call("launch", **self._order(reservation))
+            launched = await agent.call("launch", **self._order(reservation, folder))
         except AgentError as error:
             raise LaunchError(f"the server could not be started: {error}") from None
         except AgentUnreachable as error:
@@ -38,16 +46,20 @@ class LocalGpuSpawner(GpuSpawner):
             message = "the server could not be started: the node that holds the GPUs does not answer; try again later"
             raise LaunchError(message) from None
         self.enforcement = launched["enforcement"]
-        return f"http://127.0.0.1:{self.port}"
+        return unix_url(folder / SERVER_SOCKET)
 
-    def _order(self, reservation: Json) -> dict[str, Any]:
+    def _order(self, reservation: Json, folder: Path) -> dict[str, Any]:
+        env = self.get_env()
+        kernels = _kernel_folder(folder, env.get("HOME", ""))
+        if kernels is None:
+            self.log.warning("%s: its kernels listen on ports, as %s is too deep for sockets", self._log_name, folder)
         return {
             "reservation_id": reservation["id"],
             "generation": reservation["generation"],
             "owner": self.user.name,
             "user": self.user.name if self.multi_user else None,
-            "argv": [*self.cmd, *self.get_args()],
-            "env": self.get_env(),
+            "argv": self.words(str(folder / SERVER_SOCKET), "ipc" if kernels is not None else "tcp"),
+            "env": {**env, "JUPYTER_RUNTIME_DIR": str(kernels or folder)},
             "cwd": self.notebook_dir or None,
             "log_path": str(Path(self.log_dir) / f"{reservation['id']}.log") if self.log_dir else None,
             "share": [
@@ -56,4 +68,14 @@ class LocalGpuSpawner(GpuSpawner):
             ],
             "share_text": reservation["share_text"],
             "ends_at": reservation["ends_at"],
+            "server_socket": True,
         }
+
+
+def _kernel_folder(folder: Path, home: str) -> Path | None:
+    """Where kernels listen: in the session's folder, on a local disk and gone with it; else, where that lies too deep
+    for them, in the home folder, as Jupyter has it. None: both do."""
+    for found in (folder, Path(home, ".local/share/jupyter/runtime")):
+        if len(os.fsencode(found)) + LONGEST_KERNEL <= LONGEST_PATH:
+            return found
+    return None

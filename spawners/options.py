@@ -12,6 +12,10 @@ from ..reservations.shares import SHARE_FIELDS, ShareRequest, parse_share
 OPTION_FIELDS = (*SHARE_FIELDS, "time_limit_s", "reservation_id", "client_key")
 
 
+FORM_FIELDS = ("offer", "memory_gib", "compute_percent", "model", "hours")
+"""Of the spawn form. A link may fill them in, and nothing else."""
+
+
 @dataclass(frozen=True)
 class SessionOptions:
     """``share`` None: the reservation exists already. ``time_limit_s`` None: the default of the limits, in seconds."""
@@ -63,6 +67,35 @@ def options_from_form(form: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         fields["time_limit_s"] = round(_number("hours", given.pop("hours")) * 3600)
     fields.update(given)
     return parse_options(_typed(fields)).as_options()
+
+
+def filled_in(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return what a link says of the form's fields, by their own names or the API's; what it cannot be is left out.
+
+    ``hours`` is a number as the form writes it. The form shows it, and the person decides: nothing here is a request.
+    """
+    given = {name.removeprefix("opt-"): values[-1].strip() for name, values in query.items() if values}
+    engine = f"@{given['engine']}" if given.get("engine") else ""
+    for name in ("gpus", "mig_profile"):
+        if given.get(name):
+            given.setdefault("offer", f"{name}:{given[name]}:{given.get('model', '')}{engine}")
+    if given.get("cpu_only"):
+        given.setdefault("offer", f"cpu_only{engine}")
+    if given.get("memory_gib"):
+        given.setdefault("offer", f"memory_gib:{given['memory_gib']}:{given.get('model', '')}{engine}")
+    hours = _hours(given)
+    found = {name: given[name][:80] for name in FORM_FIELDS if given.get(name) and given[name].isprintable()}
+    return {**found, "hours": hours} if hours else {name: text for name, text in found.items() if name != "hours"}
+
+
+def _hours(given: Mapping[str, str]) -> str:
+    """As an option of the form has it; empty where none is asked for."""
+    try:
+        if given.get("hours"):
+            return str(_number("hours", given["hours"]))
+        return str(_number("time_limit_s", given["time_limit_s"]) / 3600) if given.get("time_limit_s") else ""
+    except PublicError:
+        return ""
 
 
 def _offer(offer: str, given: dict[str, str]) -> dict[str, Any]:

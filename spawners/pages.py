@@ -50,3 +50,14 @@ class Page(BaseHandler):  # type: ignore[misc]
     async def refused(self, message: str, status: int) -> None:
         self.set_status(status)
         self.finish(await self.render_template("timeshare_refused.html", message=message))
+
+
+class ForScripts(Page):
+    """What the pages' own scripts read. They show that they are the hub's by its token, as for a form: a script in a
+    page of somebody's server has the hub's origin too, unless there are subdomains."""
+
+    _xsrf_safe_methods = frozenset({"HEAD", "OPTIONS"})
+
+    def check_xsrf_cookie(self) -> None:
+        if "Sec-Fetch-Mode" in self.request.headers:  # browsers say so of https and localhost only
+            super().check_xsrf_cookie()

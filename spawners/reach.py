@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import urlsplit
+
+from ..reservations.sockets import socket_path
 
 LOOK_EVERY_S = 0.05
 CONNECT_S = 3.0
 """For one try: what is sent to another machine may get lost without a word."""
 
 
-async def listens(ip: str, port: int) -> bool:
-    """Whether it takes connections there."""
+async def listens(url: str) -> bool:
+    """Whether something takes connections at ``url``, a unix socket or an address with a port."""
+    path, parts = socket_path(url), urlsplit(url)
+    if path is not None:
+        connection = asyncio.open_unix_connection(path)
+    else:
+        connection = asyncio.open_connection(parts.hostname, parts.port)
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), CONNECT_S)
+        _, writer = await asyncio.wait_for(connection, CONNECT_S)
     except (OSError, asyncio.TimeoutError):
         return False
     writer.close()
     return True
 
 
-async def reached(ip: str, port: int, seconds: float) -> bool:
+async def reached(url: str, seconds: float) -> bool:
     """True as soon as it takes connections; False when it takes none in so many seconds."""
     until = asyncio.get_running_loop().time() + seconds
-    while not await listens(ip, port):
+    while not await listens(url):
         if asyncio.get_running_loop().time() >= until:
             return False
         await asyncio.sleep(LOOK_EVERY_S)

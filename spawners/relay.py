@@ -4,6 +4,8 @@ is hers; the hub's cross-site protection covers every form."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jupyterhub.handlers.base import BaseHandler
@@ -12,20 +14,41 @@ from jupyterhub.scopes import needs_scope
 from jupyterhub.spawner import SpawnException
 from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import iostream, web
+from tornado.httputil import url_concat
 
 from ..reservations.client import Json, ServiceUnreachable
 from ..reservations.errors import PublicError
 from . import admin
 from .base import UNREACHABLE
 from .desk import Desk
-from .options import parse_options
-from .pages import Page
+from .options import filled_in, parse_options
+from .pages import ForScripts, Page
 
 MAX_WHY = 200
+KEPT_OF_LINKS = ("next", "display_name")
+"""What JupyterHub itself reads of a link to the form; neither starts anything."""
 MOST_LISTED = 500
 """As many reservations as the service lists at once."""
 POLL_S = 3
 """A waiting page hears of its place in the queue at least this often (seconds)."""
+
+
+class FormPage(SpawnHandler):  # type: ignore[misc]
+    """The spawn form. JupyterHub starts a server when a link has options; here they only fill in the form."""
+
+    filled_in: Mapping[str, str] = MappingProxyType({})
+
+    async def _get(self, user_name: str, server_name: str, display_name: str) -> None:
+        query = self.request.query_arguments
+        self.filled_in = filled_in({key: [v.decode("utf-8", "replace") for v in query[key]] for key in query})
+        self.request.query_arguments = {name: query[name] for name in KEPT_OF_LINKS if name in query}
+        kept = {name: query[name][-1].decode("utf-8", "replace") for name in self.request.query_arguments}
+        self.request.uri = url_concat(self.request.path, kept)  # which the form is sent to
+        await super()._get(user_name=user_name, server_name=server_name, display_name=display_name)
+
+    @property
+    def template_namespace(self) -> dict[str, Any]:
+        return {**super().template_namespace, "filled_in": self.filled_in}
 
 
 class StartHandler(SpawnHandler):  # type: ignore[misc]
@@ -48,7 +71,8 @@ class StartHandler(SpawnHandler):  # type: ignore[misc]
         if spawner.active:
             self.redirect(self._get_pending_url(user, server_name))
             return
-        form = {key: [v.decode("utf-8", "replace") for v in values] for key, values in self.request.arguments.items()}
+        sent = self.request.body_arguments  # not what its address says, which may be a link's
+        form = {key: [v.decode("utf-8", "replace") for v in values] for key, values in sent.items()}
         form.pop("_xsrf", None)
         form.pop("next", None)
         try:
@@ -191,7 +215,7 @@ class EndJob(Page):
         return [one for one in found if one["job"] and one["job"]["array"] == array]
 
 
-class JsonPage(Page):
+class JsonPage(ForScripts):
     """Facts for the pages' scripts."""
 
     def answer(self, facts: Json) -> None:
@@ -212,7 +236,7 @@ class Sessions(JsonPage):
         self.answer(await self.desk.sessions(self.current_user.name))
 
 
-class Events(Page):
+class Events(ForScripts):
     """Server-sent events about one reservation, until it has ended."""
 
     @web.authenticated
@@ -230,6 +254,11 @@ class Events(Page):
                 reservation = await self.desk.service.wait(reservation_id, reservation["state"], POLL_S)
         except (iostream.StreamClosedError, PublicError, ServiceUnreachable):
             return  # the browser asks again by itself
+
+
+def fill_in_forms(routes: list[tuple[Any, ...]]) -> None:
+    """Put ``FormPage`` in the place of the hub's own page in its ``routes``, which win over extra ones."""
+    routes[:] = [(route[0], FormPage, *route[2:]) if route[1] is SpawnHandler else route for route in routes]
 
 
 def handlers(desk: Desk) -> list[tuple[str, type[BaseHandler], dict[str, Any]]]:

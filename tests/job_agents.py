@@ -20,10 +20,11 @@ from services import Service
 
 from timeshare.reservations.deployment import Deployment
 from timeshare.reservations.jobagent.setting import KEY
+from timeshare.reservations.jobagent.talk import SOCKET_HERE
 from timeshare.reservations.service.__main__ import settings_of
 from timeshare.reservations.service.auth import jobagent_key
 
-TINY = (sys.executable, str(Path(__file__).parent / "tiny_server.py"))
+TINY = (sys.executable, str(Path(__file__).parent / "tiny_server.py"), f"--ServerApp.sock={SOCKET_HERE}")
 
 
 def jobagent_environment(deployment: Deployment, reservation_id: str, **changes: str) -> dict[str, str]:
@@ -101,15 +102,7 @@ def begun(service: Service, **share: Any) -> str:
 
 
 def an_order(generation: int = 1, argv: tuple[str, ...] = TINY, **changes: Any) -> dict[str, Any]:
-    env = {"JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:0/user/ada/", **changes.pop("env", {})}
-    return {
-        "generation": generation,
-        "argv": list(argv),
-        "env": env,
-        "port_in": ["JUPYTERHUB_SERVICE_URL"],
-        "wait_s": 30,
-        **changes,
-    }
+    return {"generation": generation, "argv": list(argv), "env": {}, "wait_s": 30, **changes}
 
 
 class Relay:

@@ -26,7 +26,7 @@ from timeshare.reservations.deployment import Deployment
 from timeshare.reservations.devices.simulated import FAULTS_VARIABLE
 from timeshare.reservations.engines.local import LocalEngine
 from timeshare.reservations.jobagent.setting import KEY
-from timeshare.reservations.jobagent.talk import Stop
+from timeshare.reservations.jobagent.talk import SOCKET_HERE, Stop
 from timeshare.reservations.service.__main__ import settings_of
 from timeshare.reservations.service.base import Context
 from timeshare.reservations.service.handlers import make_app
@@ -303,17 +303,16 @@ def test_a_server_dies_with_its_agent(service: Service, begin: Begin) -> None:
 # --- the end
 
 SAVES = """
-import http.server, os, pathlib, sys, time, urllib.parse, signal
+import http.server, pathlib, socketserver, sys, time, signal
 signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(sys.argv[1]).write_text("terminated") and sys.exit(0))
 try:
-    address = urllib.parse.urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
-    http.server.HTTPServer(("127.0.0.1", address.port), http.server.BaseHTTPRequestHandler).serve_forever()
+    socketserver.UnixStreamServer(sys.argv[2], http.server.BaseHTTPRequestHandler).serve_forever()
 except KeyboardInterrupt:
     time.sleep(0.5)
     pathlib.Path(sys.argv[1]).write_text("saved")
 """
 STUBBORN = """
-import http.server, os, signal, time, urllib.parse
+import http.server, os, signal, socketserver, sys, time
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
 if os.fork() == 0:
@@ -321,14 +320,13 @@ if os.fork() == 0:
     if os.fork() == 0:
         time.sleep(300)
     os._exit(0)
-address = urllib.parse.urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
-http.server.HTTPServer(("127.0.0.1", address.port), http.server.BaseHTTPRequestHandler).serve_forever()
+socketserver.UnixStreamServer(sys.argv[1], http.server.BaseHTTPRequestHandler).serve_forever()
 """
 
 
 def program(text: str, *arguments: object) -> tuple[str, ...]:
     """``ipykernel_launcher`` among its words makes it a kernel for whoever interrupts kernels."""
-    return (sys.executable, "-c", text, *map(str, arguments), "ipykernel_launcher")
+    return (sys.executable, "-c", text, *map(str, arguments), SOCKET_HERE, "ipykernel_launcher")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -606,19 +604,19 @@ def test_a_folder_that_is_missing_costs_nobody_the_session(service: Service, beg
 
 
 JUPYTER = """
-import os, sys, urllib.parse
+import sys
 from jupyter_server.serverapp import main
-address = urllib.parse.urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
-main(["--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={address.port}", "--ServerApp.open_browser=False",
-      f"--ServerApp.base_url={address.path}", "--IdentityProvider.token=abc", "--ServerApp.port_retries=0"])
+main(["--allow-root", f"--ServerApp.sock={sys.argv[1]}", "--ServerApp.open_browser=False",
+      "--KernelManager.transport=ipc", "--ServerApp.allow_remote_access=True",
+      "--ServerApp.base_url=/user/ada/", "--IdentityProvider.token=abc"])
 """
 
 
 def test_a_jupyter_server_with_a_kernel_runs_and_ends_in_order(service: Service, begin: Begin, tmp_path: Path) -> None:
     name = begun(service)
     job = begin(name)
-    home = {"JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
-    told = run(service, name, argv=(sys.executable, "-c", JUPYTER), env=home, cwd=str(tmp_path), wait_s=60)
+    home = {"JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    told = run(service, name, argv=(sys.executable, "-c", JUPYTER, SOCKET_HERE), env=home, cwd=str(tmp_path), wait_s=60)
     assert told["state"] == "running"
     url = f"http://{told['address']}:{told['port']}/user/ada/api"
     headers = {"Authorization": "token abc"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from nodes import deployment
 
 from timeshare.reservations.devices.model import Device, Inventory, MigInstance
 from timeshare.reservations.devices.simulated import SimulatedSource
-from timeshare.reservations.jobagent.ports import free_port, listens, with_port
 from timeshare.reservations.jobagent.seat import Places, nothing_else_opens, take_seat
 from timeshare.reservations.jobagent.setting import KEY, OWN, Setting, SettingError, numbers, read_setting
 from timeshare.reservations.jobagent.talk import Leave, Order, Stop, Wait, told, understood
@@ -201,38 +199,7 @@ def test_numbers_of_gpus_are_read_as_slurm_writes_them() -> None:
     assert numbers("") == numbers("(null)") == ()
 
 
-# --- ports and processes
-
-
-def test_only_a_port_on_which_this_user_listens_counts() -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-        assert not listens(port)
-        server.listen()
-        assert listens(port)
-        assert not listens(port, uid=os.getuid() + 1)
-
-
-def test_a_range_without_a_free_port_is_named() -> None:
-    with socket.socket() as server:
-        server.bind(("", 0))
-        port = server.getsockname()[1]
-        with pytest.raises(OSError, match=f"no port from {port} to {port} is free"):
-            free_port((port, port))
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("http://0.0.0.0:0/user/ada/", "http://0.0.0.0:41000/user/ada/"),
-        ("https://node/user/{port}/?a=b", "https://node:41000/user/{port}/?a=b"),
-        ("http://[::]:0/", "http://[::]:41000/"),
-        ("no url", "no url"),
-    ],
-)
-def test_only_the_port_of_a_url_is_replaced(url: str, expected: str) -> None:
-    assert with_port(url, 41000) == expected
+# --- processes
 
 
 def test_processes_below_are_those_of_children_too() -> None:
@@ -256,7 +223,7 @@ def test_processes_below_are_those_of_children_too() -> None:
         Wait(),
         Leave("why"),
         Stop(True, 30.0, 10.0),
-        Order(1, ("a", "b"), {"A": "\udcff\n"}, "/tmp", None, ("A",), "2030-01-01T00:00:00Z"),
+        Order(1, ("a", "b"), {"A": "\udcff\n"}, "/tmp", None, "2030-01-01T00:00:00Z"),
     ],
 )
 def test_what_is_told_is_understood(wanted: Wait | Leave | Stop | Order) -> None:
@@ -271,7 +238,7 @@ def test_what_is_told_is_understood(wanted: Wait | Leave | Stop | Order) -> None
         {"want": "dance"},
         {"want": "run", "argv": ["token"], "env": {}},
         {"want": "stop"},
-        {"want": "run", "generation": 1, "argv": [], "env": "token", "port_in": []},
+        {"want": "run", "generation": 1, "argv": [], "env": "token"},
     ],
 )
 def test_an_answer_without_sense_is_refused_without_its_values(answer: object) -> None:

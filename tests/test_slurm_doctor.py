@@ -149,7 +149,7 @@ def test_a_server_on_a_node_gets_all_addresses_as_nodes_reach_them() -> None:
     here = {
         "JUPYTERHUB_API_URL": "http://127.0.0.1:81/hub/api",
         "JUPYTERHUB_ACTIVITY_URL": "http://127.0.0.1:81/hub/api/users/ada/activity",
-        "JUPYTERHUB_SERVICE_URL": "http://0.0.0.0:1/user/ada/",
+        "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:8888/user/ada/",
         "OTHER": "http://127.0.0.1:81/hub/apis",
     }
     there = {"JUPYTERHUB_API_URL": "https://hub.example/hub/api", "TIMESHARE_SERVICE_URL": "https://hub.example/s"}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+import sys
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingUnixStreamServer
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -19,5 +20,6 @@ class Answer(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    address = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
-    ThreadingHTTPServer((address.hostname or "127.0.0.1", address.port or 80), Answer).serve_forever()
+    (path,) = (word.partition("=")[2] for word in sys.argv if word.startswith("--ServerApp.sock="))
+    ThreadingUnixStreamServer.request_queue_size = 128
+    ThreadingUnixStreamServer(path, Answer).serve_forever()

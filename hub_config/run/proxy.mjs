@@ -1,8 +1,9 @@
-// configurable-http-proxy on sockets that it inherits: node proxy.mjs PACKAGE ROUTES ERROR_TARGET
+// configurable-http-proxy on sockets that it inherits: node proxy.mjs PACKAGE ROUTES ERROR_TARGET [host-routing]
 //
 // Its own command can only open ports and sockets itself, which leaves a gap at each restart. PACKAGE is the folder of
 // the installed proxy; ROUTES the file in which routes are kept, so that a proxy that is started again knows them
-// before it takes the first connection; ERROR_TARGET where pages for errors come from. The token of its API comes in
+// before it takes the first connection; ERROR_TARGET where pages for errors come from; host-routing: each person's
+// server has a host name of its own. The token of its API comes in
 // CONFIGPROXY_AUTH_TOKEN, the sockets as sd_listen_fds(3) has them, under the names "public" and "proxy-api".
 
 import fs from "node:fs";
@@ -11,7 +12,7 @@ import { pathToFileURL } from "node:url";
 
 const FIRST = 3;
 const BACKLOG = 4096;
-const [folder, routesFile, errorTarget] = process.argv.slice(2);
+const [folder, routesFile, errorTarget, routing] = process.argv.slice(2);
 
 const load = (name) => import(pathToFileURL(path.join(folder, "lib", name)));
 const { default: ConfigurableProxy } = await load("configproxy.js");
@@ -79,7 +80,9 @@ if (!authToken) {
   console.error("CONFIGPROXY_AUTH_TOKEN is not set: whoever reaches the proxy's API could send people anywhere");
   process.exit(1);
 }
-const proxy = new ConfigurableProxy({ log, authToken, errorTarget, xfwd: true, prependPath: true, includePrefix: true });
+const hostRouting = routing === "host-routing";
+const passing = { xfwd: true, prependPath: true, includePrefix: true };
+const proxy = new ConfigurableProxy({ log, authToken, errorTarget, hostRouting, ...passing });
 proxy._routes = new KeptRoutes(routesFile);
 proxy.apiServer.listen({ fd: inherited("proxy-api"), backlog: BACKLOG });
 proxy.proxyServer.listen({ fd: inherited("public"), backlog: BACKLOG });

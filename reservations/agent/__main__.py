@@ -68,7 +68,8 @@ def main() -> None:
         source = open_source(deployment.simulate)
     except (DeploymentError, PublicError) as error:
         sys.exit(f"timeshare agent: {error}")
-    sessions = Sessions(root, choose(), bool(deployment.simulate))
+    run_dir = Path(deployment.run_dir) if deployment.run_dir else None
+    sessions = Sessions(root, choose(), bool(deployment.simulate), run_dir=run_dir)
     agent = Agent(sessions, source, open_checkpointer(source), deployment.multi_user)
     log.info("device filter: %s", sessions.way.name if sessions.way else "none")
     try:

@@ -37,7 +37,8 @@ class SharePart:
 @dataclass(frozen=True)
 class Order:
     """One start as the hub asked for it. ``user``: account to run as; None for the agent's own. ``cwd`` None: home.
-    ``ends_at``: RFC 3339 text for the session's environment, or None."""
+    ``ends_at``: RFC 3339 text for the session's environment, or None. ``server_socket``: it gets a folder of its own
+    for its server's socket."""
 
     reservation_id: str
     generation: int
@@ -49,6 +50,7 @@ class Order:
     share: tuple[SharePart, ...]
     share_text: str = ""
     ends_at: str | None = None
+    server_socket: bool = False
     enforcement: str = ""
     started_at: float = 0.0
     filter: dict[str, Any] = field(default_factory=dict)

@@ -204,6 +204,7 @@ def parse_order(params: dict[str, Any], multi_user: bool) -> Order:
         share=tuple(SharePart(**part) for part in params["share"]),
         share_text=str(params.get("share_text", "")),
         ends_at=params.get("ends_at"),
+        server_socket=params.get("server_socket", False) is True,
     )
 
 

@@ -20,6 +20,7 @@ from .isolation import Way, group_pids
 from .processes import Process, read_processes, send, session_pids
 from .records import Order, Record, Records
 from .refusals import Refused
+from .session_folder import SessionFolders
 from .sight import sight_of
 
 log = logging.getLogger("timeshare.agent")
@@ -45,10 +46,20 @@ class Session:
 
 
 class Sessions:
-    """``way`` is the device filter, None when this machine has none. ``device_root``: where device files are."""
+    """``way`` is the device filter, None when this machine has none. ``device_root``: where device files are.
+    ``run_dir``: where sessions get the folders of their sockets, None: they get none."""
 
-    def __init__(self, root: Path, way: Way | None, simulated: bool, device_root: Path = Path("/dev")) -> None:
+    def __init__(
+        self,
+        root: Path,
+        way: Way | None,
+        simulated: bool,
+        device_root: Path = Path("/dev"),
+        run_dir: Path | None = None,
+    ) -> None:
         self.records = Records(root)
+        self.folders = SessionFolders(run_dir)
+        self.folders.sweep(record.key for record in self.records.all())
         self.way = way
         self.simulated = simulated
         self.boot_id = read_boot_id()
@@ -114,6 +125,8 @@ class Sessions:
         self._launching.add(under_way)
         try:
             record = self.records.create(order)
+            if order.server_socket:
+                self._make_folder(record, order.user)
             told = self._run_launcher(record, packed, filter_.get("launcher_prefix", ()))
         finally:
             self._launching.discard(under_way)
@@ -136,6 +149,13 @@ class Sessions:
             return Report(failed=f"the launcher could not be started: {error.strerror}")
         self._launchers.append(started.process)
         return started.report()
+
+    def _make_folder(self, record: Record, user: str | None) -> None:
+        try:
+            self.folders.make(record.key, user)
+        except Refused:
+            record.abandon_unless_started()
+            raise
 
     def _end(self, record: Record) -> None:
         """Ends what an older or broken start left. Raises Refused when it cannot be ended."""
@@ -233,6 +253,7 @@ class Sessions:
         return found
 
     def _clean(self, record: Record) -> None:
+        self.folders.remove(record.key)
         if self.way is not None:
             key = f"{record.reservation_id}.{record.generation}"
             for name in (key, *(f"{key}.{turn}" for turn in range(1, record.gate().turn + 1))):

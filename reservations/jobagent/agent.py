@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from signal import SIGTERM, Signals
 
+from .front import Front
 from .line import Line, NoAnswer, Outcome
 from .meter import Meter
-from .ports import free_port, listens
 from .seat import Seat
 from .server import CannotStart, Command, Server, reap
 from .setting import Setting
@@ -34,7 +34,7 @@ from .talk import (
     Report,
     Stop,
 )
-from .variables import server_environment
+from .variables import server_environment, with_socket
 
 log = logging.getLogger("timeshare.jobagent")
 TICK_S = 0.1
@@ -97,6 +97,7 @@ class Agent:
         self._meter = meter
         self._environment = environment
         self._server: Server | None = None
+        self._front: Front | None = None
         self._ordered: Order | None = None
         self._leaving: Leaving | None = None
         self._past = Past()
@@ -153,9 +154,10 @@ class Agent:
             self._over(server)
             return
         server.advance(now)
-        if not server.listens and server.code is None and listens(server.port):
+        front = self._front
+        if not server.listens and server.code is None and front is not None and front.answers():
             server.listens = True
-            log.info("start %d listens on port %d", server.generation, server.port)
+            log.info("start %d listens; it is reached by port %d", server.generation, front.port)
             self._news()
 
     def _over(self, server: Server) -> None:
@@ -236,10 +238,12 @@ class Agent:
     def _begin(self, order: Order) -> None:
         self._past.newest = order.generation
         try:
-            port = free_port(self._setting.ports)
+            # From the first server on the port is the job's own, as long as it lives.
+            self._front = self._front or Front(self._setting.ports, self._environment)
+            argv = with_socket(order.argv, self._front.lead_to(order.generation))
             account = pwd.getpwuid(os.getuid())
-            env = server_environment(order, port, self._setting, self._seat, self._environment, account)
-            self._server = Server(order.generation, port, Command(order.argv, env, order.cwd or "", order.log_path))
+            env = server_environment(order, self._front.folder, self._setting, self._seat, self._environment, account)
+            self._server = Server(order.generation, Command(argv, env, order.cwd or "", order.log_path))
         except (CannotStart, OSError, KeyError) as error:
             log.error("start %d failed: %s", order.generation, error)
             self._past.exit(order.generation, None, f"the server could not be started: {error}")
@@ -268,7 +272,7 @@ class Agent:
             restarts=setting.restarts,
             node=setting.node,
             address=setting.address,
-            port=server.port if server is not None and server.listens else 0,
+            port=self._front.port if self._front is not None and server is not None and server.listens else 0,
             devices=self._seat.devices,
             level=self._seat.level,
             state=state or now_state,
@@ -281,6 +285,8 @@ class Agent:
     def _leave(self, leaving: Leaving) -> int:
         """The last report, so that nobody has to wait for the batch system to notice."""
         log.info("leaving: %s", leaving.why)
+        if self._front is not None:
+            self._front.close()
         self._line.interrupt()
         until = time.monotonic() + LAST_WORD_S
         pause, told = LEAST_GAP_S, False

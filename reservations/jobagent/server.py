@@ -47,10 +47,9 @@ class Ending:
 class Server:
     """``code``: how its main process ended, None while it runs. ``gone``: nothing that it started is left."""
 
-    def __init__(self, generation: int, port: int, command: Command) -> None:
+    def __init__(self, generation: int, command: Command) -> None:
         """Starts it. Raises CannotStart."""
         self.generation = generation
-        self.port = port
         self.listens = False
         self.code: int | None = None
         self.gone = False

@@ -14,6 +14,8 @@ STATES = (WAITING, RUNNING, STOPPING, ENDED)
 """Of an agent: no server runs; one does; it is being ended; all is over, and this was its last report."""
 LONGEST_WAIT_S = 20.0
 """A question is held back at most this long until something else is wanted."""
+SOCKET_HERE = "{server_socket}"
+"""In the words of an order: stands for the path of the socket that the server is to listen on."""
 MOST_TOLD = 20
 """Exits and events in one report at most, the newest."""
 
@@ -80,8 +82,8 @@ class Report:
 class Order:
     """Run this, once for each generation. Words and variables hold tokens: they are never shown nor written.
 
-    ``cwd`` None: home. ``log_path`` None: the job's own output. ``port_in``: variables that hold a URL; its port is
-    replaced by the one that the server gets. ``ends_at``: RFC 3339 text for the session's environment.
+    ``cwd`` None: home. ``log_path`` None: the job's own output. ``SOCKET_HERE`` in ``argv``: the server's
+    socket, which the agent chooses. ``ends_at``: RFC 3339 text for the session's environment.
     """
 
     generation: int
@@ -89,7 +91,6 @@ class Order:
     env: Mapping[str, str] = field(repr=False)
     cwd: str | None = None
     log_path: str | None = None
-    port_in: tuple[str, ...] = ()
     ends_at: str | None = None
 
 
@@ -132,9 +133,9 @@ def understood(answer: object) -> Wanted:
     try:
         want = answer.get("want")
         if want == "run":
-            argv, ports = tuple(map(str, fields.pop("argv"))), tuple(map(str, fields.pop("port_in")))
+            argv = tuple(map(str, fields.pop("argv")))
             env = {str(name): str(value) for name, value in fields.pop("env").items()}
-            return Order(int(fields.pop("generation")), argv, env, port_in=ports, **fields)
+            return Order(int(fields.pop("generation")), argv, env, **fields)
         if want == "stop":
             return Stop(bool(fields["interrupt"]), float(fields["save_grace_s"]), float(fields["term_grace_s"]))
         if want == "leave":

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..agent.environment import share_environment, uuids_of
 from ..agent.records import SharePart
-from .ports import with_port
 from .seat import Seat
 from .setting import OWN, Setting
-from .talk import Order
+from .talk import SOCKET_HERE, Order
 
 _OF_THE_BATCH_SYSTEM = ("SLURM_", "SLURMD_", "CUDA_", "NVIDIA_", "ROCR_", "ZE_", "GPU_DEVICE_ORDINAL")
 
@@ -27,16 +27,21 @@ class _Held:
     ends_at: str | None
 
 
+def with_socket(argv: Sequence[str], socket: str) -> tuple[str, ...]:
+    """Return the words of an order with the path of the server's socket in its place."""
+    return tuple(word.replace(SOCKET_HERE, socket) for word in argv)
+
+
 def server_environment(
-    order: Order, port: int, setting: Setting, seat: Seat, job: Mapping[str, str], account: pwd.struct_passwd
+    order: Order, folder: Path, setting: Setting, seat: Seat, job: Mapping[str, str], account: pwd.struct_passwd
 ) -> dict[str, str]:
     """The job's own environment (``job``: what modules set in its script counts), then the order's; what the batch
-    system says of devices, the account, and what timeshare says of the share win."""
+    system says of devices, the account, the ``folder`` for sockets and what timeshare says of the share win."""
     wins = {name: value for name, value in job.items() if name.startswith(_OF_THE_BATCH_SYSTEM)}
     wins |= {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "SHELL": account.pw_shell}
-    asked = {**order.env, **{name: with_port(order.env[name], port) for name in order.port_in if name in order.env}}
+    wins["JUPYTER_RUNTIME_DIR"] = str(folder)
     path = {"PATH": job.get("PATH") or os.defpath}
-    told = {**job, **path, **asked, **wins, **_share(order, setting, seat, job)}
+    told = {**job, **path, **order.env, **wins, **_share(order, setting, seat, job)}
     return {name: value for name, value in told.items() if name not in OWN}
 
 

@@ -18,7 +18,7 @@ ORDER_FIELDS = (*(field.name for field in fields(talk.Order)), "wait_s")
 ADDRESS = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 VARIABLE = re.compile(r"[^=\x00]{1,255}")
 MAX_JOB_ID, MAX_DEVICE, MAX_DEVICES, MAX_MESSAGE, MAX_KIND = 64, 128, 1024, 500, 32
-MAX_WORDS, MAX_VARIABLES, MAX_PORTS_IN = 1000, 2000, 10
+MAX_WORDS, MAX_VARIABLES = 1000, 2000
 MAX_NUMBER = 2**31 - 1
 MAX_PATH = 4096
 FIRST_PORT, LAST_PORT = 1024, 65535
@@ -58,7 +58,6 @@ def parse_order(body: Mapping[str, Any]) -> tuple[talk.Order, float]:
     argv = tuple(_word("argv", word) for word in _list("argv", body["argv"], MAX_WORDS))
     if not argv or not argv[0]:
         raise _hidden("argv", "must name a program first")
-    ports = _list("port_in", body.get("port_in", []), MAX_PORTS_IN)
     ends_at = body.get("ends_at")
     order = talk.Order(
         generation=_count("generation", body["generation"], 1),
@@ -66,7 +65,6 @@ def parse_order(body: Mapping[str, Any]) -> tuple[talk.Order, float]:
         env=_variables(body["env"]),
         cwd=_path("cwd", body.get("cwd")),
         log_path=_path("log_path", body.get("log_path")),
-        port_in=tuple(_name("port_in", name) for name in ports),
         ends_at=None if ends_at is None else bodies.text("ends_at", ends_at, longest=40),
     )
     return order, _wait("wait_s", body.get("wait_s", 0), MOST_ORDER_WAIT_S)

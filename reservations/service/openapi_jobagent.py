@@ -97,12 +97,6 @@ def _order() -> Schema:
         "env": env,
         "cwd": {**place, "description": "null: home"},
         "log_path": {**place, "description": "null: the job's own output"},
-        "port_in": {
-            "type": "array",
-            "maxItems": rules.MAX_PORTS_IN,
-            "items": name,
-            "description": "variables that hold a URL: its port becomes the one that the server gets",
-        },
         "ends_at": _text(40, null=True, description="for the session's environment"),
     }
 
