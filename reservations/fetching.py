@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.netutil import DefaultLoopResolver, Resolver
@@ -12,7 +12,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from .sockets import SCHEME
 
-_ROOT = quote("/", safe="")
+_ROOT = "%2f"
 """How the path of a socket begins where the name of a host would be; no name of a host begins so."""
 MOST_REQUESTS = 1000
 """At a time, of one process: many long polls run at once."""
@@ -27,7 +27,7 @@ class _Places(Resolver):
     async def resolve(
         self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[tuple[int, Any]]:
-        if host.startswith(_ROOT):
+        if host.lower().startswith(_ROOT):
             return [(socket.AF_UNIX, unquote(host))]
         found: list[tuple[int, Any]] = await self._names.resolve(host, port, family)
         return found

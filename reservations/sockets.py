@@ -18,6 +18,8 @@ PUBLIC, PROXY_API, HUB, SERVICE, AGENT = "public", "proxy-api", "hub", "service"
 """Names of a deployment's listening sockets: what ``listening`` hands on, and all but the public one are files."""
 LONGEST_PATH = 107
 """Bytes of a path that fit into ``sun_path`` (unix(7): 108 with the final zero)."""
+SESSIONS = "s"
+"""In the run folder: where the folders of sessions are."""
 SERVER_SOCKET = "server.sock"
 """In the folder of a session: where its server listens."""
 _PLAIN = frozenset(f"{string.ascii_lowercase}{string.digits}-._~".encode())
@@ -61,4 +63,4 @@ def session_folder(run_dir: Path, reservation_id: str, generation: int) -> Path:
     Short, because a kernel adds 50 bytes of its own, and without the id, which /proc/net/unix would show to everybody.
     """
     digest = hashlib.sha256(f"{reservation_id}.{generation}".encode()).hexdigest()[:10]
-    return run_dir / "s" / digest
+    return run_dir / SESSIONS / digest

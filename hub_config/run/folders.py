@@ -13,8 +13,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-SESSIONS = "sessions"
-"""In the run folder: the sockets of session servers, one folder for each start."""
+from ...reservations.sockets import SESSIONS
 
 
 class FolderError(Exception):
