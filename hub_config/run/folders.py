@@ -64,8 +64,7 @@ def prepare_run_dir(folder: Path, shared: bool) -> None:
             folder.parent.chmod(0o755)  # whatever the umask is
         for made in (folder, folder / SESSIONS):
             made.mkdir(mode=0o700, exist_ok=True)
-        check_way(folder, sticky=not shared)
-        for made in (folder, folder / SESSIONS):
+            check_way(made, sticky=not shared)
             if made.is_symlink() or made.stat().st_uid != os.geteuid():
                 raise FolderError(f"{made} is not a folder of {_name(os.geteuid())}: remove it, and start again")
             made.chmod(mode)
