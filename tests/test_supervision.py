@@ -272,6 +272,19 @@ def test_a_run_folder_that_somebody_made_before_is_refused(tmp_path: Path) -> No
 
 
 @needs_root
+def test_the_folder_of_all_run_folders_is_open_whatever_the_umask_was(tmp_path: Path) -> None:
+    above = Path(f"/run/timeshare-test-{os.getpid()}")
+    above.mkdir(mode=0o700)
+    try:
+        prepare_run_dir(above / "run", shared=False)
+        assert stat.S_IMODE(above.stat().st_mode) == 0o700
+        prepare_run_dir(above / "run", shared=True)
+        assert stat.S_IMODE(above.stat().st_mode) == 0o755
+    finally:
+        subprocess.run(["rm", "-r", str(above)], check=True)
+
+
+@needs_root
 def test_accounts_may_go_through_a_shared_run_folder_and_write_nothing_there() -> None:
     made, held = Path(f"/run/timeshare-test-{os.getpid()}"), HeldSockets()
     try:
@@ -286,10 +299,16 @@ def test_accounts_may_go_through_a_shared_run_folder_and_write_nothing_there() -
             "proxy-api.sock": 0o600,
             "agent.sock": 0o600,
         }
-        attack = Path(__file__).with_name("socket_attack.py").read_text()
-        words = ["/usr/bin/python3", "-I", "-c", attack, str(made)]
-        done = subprocess.run(words, user=NOBODY, capture_output=True, text=True, check=True, cwd="/")
-        assert done.stdout.splitlines() == ["reached hub", "reached service"]
+        words = [
+            "/usr/bin/python3",
+            "-I",
+            str(Path(__file__).with_name("socket_attack.py")),
+            str(made),
+            "127.0.0.1",
+            "1",
+        ]
+        done = subprocess.run(words, user=NOBODY, input="", capture_output=True, text=True, check=True, cwd="/")
+        assert done.stdout.splitlines()[:-1] == ["reached hub", "reached service"]
     finally:
         held.close()
         subprocess.run(["rm", "-rf", str(made)], check=True)

@@ -59,9 +59,9 @@ def prepare_run_dir(folder: Path, shared: bool) -> None:
     """Make the folder of the deployment's sockets. ``shared``: all accounts may go through it. Raises FolderError."""
     mode = 0o755 if shared else 0o700
     try:
-        if not folder.parent.exists():  # /run/timeshare, which all deployments of root share
-            folder.parent.mkdir()
-            folder.parent.chmod(0o755)  # whatever the umask is
+        folder.parent.mkdir(exist_ok=True)  # /run/timeshare, which all deployments of root share
+        if shared and not folder.parent.stat().st_mode & stat.S_IXOTH:  # made under a umask
+            folder.parent.chmod(0o755)
         for made in (folder, folder / SESSIONS):
             made.mkdir(mode=0o700, exist_ok=True)
             check_way(made, sticky=not shared)
