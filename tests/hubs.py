@@ -32,6 +32,7 @@ class Hub:
         self.options = options or ("--simulate", "a100-40gb:2,t4:1")
         self.output = state_dir / "up.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.cwd, self.port = Path.cwd(), 0
 
     @property
     def deployment(self) -> Deployment:
@@ -43,9 +44,11 @@ class Hub:
 
     def start(self) -> None:
         self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        words = [self.command, "up", "--state", self.state_dir, "--port", "0", *self.words()]
+        words = [self.command, "up", "--state", self.state_dir, "--port", str(self.port), *self.words()]
         with open(self.output, "wb") as log:
-            self.process = subprocess.Popen([*words, *self.options], stdout=log, stderr=log, env=self.environment())
+            self.process = subprocess.Popen(
+                [*words, *self.options], stdout=log, stderr=log, env=self.environment(), cwd=self.cwd
+            )
         eventually(self.is_ready, 180)
 
     def words(self) -> list[str]:

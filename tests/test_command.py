@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pwd
+import re
 import socket
 import subprocess
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +19,13 @@ import yaml
 from hubs import command
 from nodes import deployment, gpus_here
 
-from timeshare.hub_config import ls
+from timeshare.hub_config import ls, up
+from timeshare.hub_config.command import parser
+from timeshare.hub_config.ledger_url import LedgerUrlError, ledger_url
 from timeshare.hub_config.run import ports
-from timeshare.hub_config.up import HERE
-from timeshare.reservations.deployment import DeploymentError, load_deployment
+from timeshare.hub_config.run.held import HeldSockets
+from timeshare.hub_config.up import HERE, Settled, build, listen_in_public
+from timeshare.reservations.deployment import Deployment, DeploymentError, load_deployment
 from timeshare.reservations.limits.effective import BUILT_IN, said
 from timeshare.reservations.limits.load import load_limits
 from timeshare.reservations.limits.schema import Limits
@@ -149,6 +157,140 @@ def test_the_deployment_file_is_private_and_a_broken_one_is_explained(tmp_path: 
     made.path.write_text("{")
     with pytest.raises(DeploymentError, match="stop timeshare and start it again"):
         load_deployment(made.path)
+
+
+@contextlib.contextmanager
+def listening(ip: str = "127.0.0.1") -> Iterator[int]:
+    """A port that somebody else holds."""
+    with socket.socket() as taken:
+        taken.bind((ip, 0))
+        taken.listen()
+        yield int(taken.getsockname()[1])
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_an_error_that_names_the_holder(tmp_path: Path) -> None:
+    """It was replaced without a question: whoever took the port that people know got their passwords."""
+    with listening() as port:
+        done = run("up", "--state", str(tmp_path / "state"), "--port", str(port))
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        assert done.returncode == 1
+        assert f"port {port} of 127.0.0.1 is held by process {os.getpid()} (" in done.stderr
+        assert f"of {me}: stop that, or name another port by --port" in done.stderr
+        assert not (tmp_path / "state" / "deployment.json").exists()
+
+
+def chosen(options: Namespace, last: Deployment | None) -> int:
+    with contextlib.closing(HeldSockets()) as held:
+        return listen_in_public(options, last, held)
+
+
+def test_the_port_of_the_last_start_is_kept_and_only_a_first_start_takes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports.listen, "__defaults__", (0.1,))
+    plain = parser().parse_args(["up"])
+    with listening() as port:
+        monkeypatch.setattr(up, "DEFAULT_PORT", port)
+        assert chosen(plain, None) != port, "nobody knows it yet"
+        last = deployment(tmp_path, public_url=f"http://127.0.0.1:{port}/")
+        with pytest.raises(ports.PortError, match=f"port {port} of 127.0.0.1 is held by process"):
+            chosen(plain, last)
+        assert chosen(parser().parse_args(["up", "--port", "0"]), last) != port
+    assert chosen(plain, last) == port
+    assert chosen(plain, None) == port
+
+
+def test_a_start_has_new_tokens_and_what_sessions_and_people_have_is_kept(tmp_path: Path) -> None:
+    options = parser().parse_args(["up"])
+    settled = Settled("limits.yaml", "sqlite://", tmp_path / "run", 8000)
+    made = build(tmp_path, options, settled, None)
+    again = build(tmp_path, options, settled, made)
+    tokens = ("proxy_token", "service_token", "admin_token", "starter_token", "culler_token")
+    assert not {getattr(made, name) for name in tokens} & {getattr(again, name) for name in tokens}
+    kept = ("signing_key", "password", "hub_url", "service_url", "proxy_api_url", "agent_socket", "public_url")
+    assert [getattr(again, name) for name in kept] == [getattr(made, name) for name in kept]
+    assert made.signing_key not in [getattr(made, name) for name in tokens]
+
+
+def test_what_was_signed_by_the_admins_token_before_there_was_a_key_stays_good(tmp_path: Path) -> None:
+    made = deployment(tmp_path)
+    old = json.loads(made.path.read_text())
+    del old["signing_key"]
+    made.path.write_text(json.dumps(old))
+    again = build(tmp_path, parser().parse_args(["up"]), Settled("", "", tmp_path, 1), load_deployment(made.path))
+    assert again.signing_key == made.admin_token
+    assert again.admin_token != made.admin_token
+
+
+@pytest.mark.parametrize(
+    ("port", "multi_user", "first_open", "said"),
+    [
+        (8000, True, 1024, "any account of this machine can listen on port 8000 and collect the passwords"),
+        (443, True, 1024, ""),
+        (8000, False, 1024, ""),
+        (443, True, 0, "a web server with TLS in front"),
+        (1023, True, 1024, ""),
+        (1024, True, 1024, "use a port below 1024, or a web server with TLS in front"),
+    ],
+)
+def test_several_people_are_warned_of_a_port_that_anybody_can_take(
+    port: int, multi_user: bool, first_open: int, said: str
+) -> None:
+    text = ports.public_port_advice(port, multi_user, first_open)
+    assert said in text
+    assert bool(text) == bool(said)
+
+
+# --- the password of the ledger
+
+POSTGRES = "postgresql+psycopg://timeshare@db.lab.example/timeshare"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [POSTGRES.replace("@", ":s3cret@"), POSTGRES.replace("@", ":@"), f"{POSTGRES}?password=s3cret"],
+    ids=["in front", "empty", "as a parameter"],
+)
+def test_a_password_on_the_command_line_is_refused_and_the_cure_is_named(tmp_path: Path, url: str) -> None:
+    done = run("up", "--state", str(tmp_path / "state"), "--simulate", "t4:1", "--ledger", url)
+    assert done.returncode == 1
+    assert "give it by --ledger-password-file FILE" in done.stderr
+    assert "s3cret" not in done.stderr + done.stdout
+
+
+def test_the_password_of_the_ledger_comes_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("p@ss:w/rd\n")
+    secret.chmod(0o600)
+    whole = "postgresql+psycopg://timeshare:p%40ss%3Aw%2Frd@db.lab.example/timeshare"
+    assert ledger_url(tmp_path, POSTGRES, str(secret)) == whole
+    assert ledger_url(tmp_path, POSTGRES, "") == POSTGRES
+    monkeypatch.setenv("TIMESHARE_LEDGER_PASSWORD", "p@ss:w/rd")
+    assert ledger_url(tmp_path, POSTGRES, "") == whole
+    assert ledger_url(tmp_path, "", "") == f"sqlite:///{tmp_path}/ledger.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("url", "content", "mode", "said"),
+    [
+        (POSTGRES, "secret", 0o640, "can be read by others: `chmod 600"),
+        (POSTGRES, "", 0o600, "is empty: its first line must be the password"),
+        (POSTGRES, None, 0, "cannot be read from"),
+        ("", "secret", 0o600, "without --ledger"),
+        ("nonsense", "secret", 0o600, "is not the address of a database: it must be such as postgresql+psycopg://"),
+    ],
+)
+def test_a_password_that_cannot_be_used_is_told_why(
+    tmp_path: Path, url: str, content: str | None, mode: int, said: str
+) -> None:
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_text(content)
+        secret.chmod(mode)
+    with pytest.raises(LedgerUrlError, match=re.escape(said)):
+        ledger_url(tmp_path, url, str(secret))
 
 
 def test_ports_that_it_chooses_are_kept_free_by_linux_until_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,13 +58,12 @@ def prepare_run_dir(folder: Path, shared: bool) -> None:
     """Make the folder of the deployment's sockets. ``shared``: all accounts may go through it. Raises FolderError."""
     mode = 0o755 if shared else 0o700
     try:
-        if not folder.parent.exists():  # /run/timeshare, which all deployments of root share
-            folder.parent.mkdir()
-            folder.parent.chmod(0o755)  # whatever the umask is
+        folder.parent.mkdir(exist_ok=True)  # /run/timeshare, which all deployments of root share
+        if shared and not folder.parent.stat().st_mode & stat.S_IXOTH:  # made under a umask
+            folder.parent.chmod(0o755)
         for made in (folder, folder / SESSIONS):
             made.mkdir(mode=0o700, exist_ok=True)
-        check_way(folder, sticky=not shared)
-        for made in (folder, folder / SESSIONS):
+            check_way(made, sticky=not shared)
             if made.is_symlink() or made.stat().st_uid != os.geteuid():
                 raise FolderError(f"{made} is not a folder of {_name(os.geteuid())}: remove it, and start again")
             made.chmod(mode)

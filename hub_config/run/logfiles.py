@@ -31,7 +31,10 @@ def rotate(path: Path, longest: int = MAX_LOG) -> bool:
             return False
         draft, old = path.with_suffix(".log.new"), path.with_suffix(".log.1")
         with open(path, "rb+") as log, open_private(draft) as copy:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - longest))  # of one that grew faster than it was looked at
+            beyond = os.fstat(log.fileno()).st_size - longest
+            if beyond > longest:  # it grew faster than it was looked at: the newest lines
+                log.seek(beyond)
+                log.readline()
             shutil.copyfileobj(log, copy)
             log.truncate(0)
         draft.replace(old)
