@@ -20,7 +20,7 @@ HEADERS = {
 XSRF_COOKIE = {"httponly": True}
 """Its path does not keep it from scripts: history.pushState gives their page any path."""
 READABLE = ("document", "report")
-"""Sec-Fetch-Dest of what the hub's pages are sent to: a window, and the browser's own reports. No script can choose it."""
+"""Sec-Fetch-Dest of what hub pages are sent to: a window, and the browser's own reports. No script can choose it."""
 
 
 def shared_origin_advice(people_or_multi_user: bool, subdomain_host: str) -> str:
