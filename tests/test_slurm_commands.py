@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import pwd
+import secrets
+import subprocess
 import time
 from pathlib import Path
 
@@ -140,10 +142,40 @@ async def test_bytes_that_are_no_text_are_no_traceback(folder: Path) -> None:
 async def test_the_owner_is_put_into_the_prefix_as_one_word(folder: Path) -> None:
     program(folder, "become", 'printf "%s|" "$@"')
     slurm = Commands(("become", "--user={user}", "--"), path=f"{folder}:{commands.PATH}")
-    assert (await slurm.run(["sbatch", "{user}"], "ada b;id")).out == "--user=ada b;id|--|sbatch|{user}|"
-    for wrong in ("-x", "--help", "a\nb", "a\0b"):
-        with pytest.raises(ValueError, match="no user has such a name"):
-            await slurm.run(["sbatch"], wrong)
+    assert (await slurm.run(["sbatch", "{user}"], "nobody")).out == "--user=nobody|--|sbatch|{user}|"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["-x", "--help", "a\nb", "a\0b", "#0", "#1", "+0", "0", "%wheel", "ada b;id", "\udcff"]
+)
+async def test_what_is_no_account_reaches_no_program_that_could_read_it_in_its_own_way(
+    folder: Path, wrong: str
+) -> None:
+    program(folder, "become", "touch ran")
+    slurm = Commands(("become", "{user}"), path=f"{folder}:{commands.PATH}")
+    with pytest.raises(SchedulerSilent, match="knows no account"):
+        await slurm.run(["sbatch"], wrong)
+
+
+@pytest.mark.parametrize("prefix", [("become", "{user}"), ("become",), commands.AS_ROOT])
+async def test_nothing_runs_as_an_account_with_all_rights(folder: Path, prefix: tuple[str, ...]) -> None:
+    program(folder, "become", "echo became")
+    slurm = Commands(prefix, path=f"{folder}:{commands.PATH}")
+    with pytest.raises(SchedulerRefused) as refused:
+        await slurm.run(["id", "-u"], "root")
+    assert "account 'root' has all rights (user id 0)" in refused.value.text
+
+
+@needs_root
+def test_an_account_with_all_rights_is_refused_whatever_its_name() -> None:
+    name = f"ts-{secrets.token_hex(3)}"
+    subprocess.run(["useradd", "--non-unique", "--uid", "0", "--no-create-home", name], check=True)
+    try:
+        with pytest.raises(SchedulerRefused) as refused:
+            asyncio.run(Commands().run(["id", "-u"], name))
+        assert f"account '{name}' has all rights" in refused.value.text
+    finally:
+        subprocess.run(["userdel", "--force", name], check=False, capture_output=True)
 
 
 @needs_root

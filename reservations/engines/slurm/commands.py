@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
 import secrets
 import signal
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ SETTINGS = {
     "SLURM_TIME_FORMAT": "standard",
     "SLURM_BITSTR_LEN": "0",  # the tasks of an array as a whole, however many ranges they are
 }
+ALL_RIGHTS = "has all rights (user id 0): nothing runs on Slurm as root; log in with another account"
 MAX_OUTPUT = 64 * 1024 * 1024
 KILL_WAIT_S = 5.0
 # What commands say when they did not reach the controller or the accounting, or lost it while it was answering.
@@ -75,8 +77,8 @@ class Commands:
     async def run(self, argv: Sequence[str], user: str = "", stdin: str = "", timeout_s: float = 0.0) -> Answer:
         """``user``: as whom; empty: the service's own. ``timeout_s``: another than the usual one.
 
-        Raises SchedulerRefused with what Slurm said, SchedulerSilent when it did not answer: then it may have been done
-        all the same. ValueError: no user has such a name.
+        Raises SchedulerRefused with what Slurm said, and for an account with all rights; SchedulerSilent when it did
+        not answer: then it may have been done all the same.
         """
         words = [*_prefix(self.prefix, user), *argv]
         wait_s = timeout_s or self.timeout_s
@@ -97,10 +99,16 @@ class Commands:
 
 
 def _prefix(prefix: Sequence[str], user: str) -> list[str]:
+    """Only with names of accounts: sudo takes ``#0`` for root, and others have signs of their own."""
     if not user:
         return []
-    if user.startswith("-") or not user.isprintable():
-        raise ValueError(f"user is {user!r}: no user has such a name")
+    try:
+        account = pwd.getpwnam(user)
+    except (KeyError, ValueError, UnicodeError):
+        # A directory of accounts that does not answer looks the same, so this is no refusal.
+        raise SchedulerSilent(f"this machine knows no account {user!r}, to run a command of Slurm as") from None
+    if account.pw_uid == 0:
+        raise SchedulerRefused(f"account {user!r} {ALL_RIGHTS}")
     return [word.replace("{user}", user) for word in prefix]
 
 

@@ -23,10 +23,11 @@ from ..base import LaunchRefused
 from ..external import ExternalJob, Life, Looked, Order, job_prefix
 from . import allowances, cluster, explain, words
 from .allowances import Book, Place
-from .commands import Commands
+from .commands import ALL_RIGHTS, Commands
 from .config import SlurmPool
 from .errors import SchedulerRefused, SchedulerSilent
 from .jobs import ended, external_jobs
+from .log_folders import below, status_argv, unsafe
 from .outlook import Ask, announced, outlook_of
 from .queue import SlurmJob
 from .request import sbatch_options
@@ -149,8 +150,7 @@ class SlurmEngine:
         except PublicError as error:
             raise LaunchRefused(error.message) from None
         try:
-            folder = log_folder(self._ways, account)
-            await self._commands.run(["mkdir", "-p", "-m", "0700", "--", folder], self._user(order.owner))
+            await self._make_log_folder(account, self._user(order.owner))
             answer = await self._commands.run(sbatch_argv(submission), self._user(order.owner), script(submission))
         except SchedulerRefused as error:
             value = explain.value_for(order.owner, self._known)
@@ -202,7 +202,18 @@ class SlurmEngine:
             entry = pwd.getpwnam(owner) if self._pool.run_as else pwd.getpwuid(os.geteuid())
         except KeyError:
             raise LaunchRefused(f"there is no account {owner!r} on the hub's machine, so none to submit as") from None
-        return Account(entry.pw_name, entry.pw_dir)
+        if self._pool.run_as and entry.pw_uid == 0:
+            raise LaunchRefused(f"account {owner!r} {ALL_RIGHTS}")
+        return Account(entry.pw_name, entry.pw_dir, entry.pw_uid)
+
+    async def _make_log_folder(self, account: Account, user: str) -> None:
+        folder = log_folder(self._ways, account)
+        await self._commands.run(["mkdir", "-p", "-m", "0700", "--", folder], user)
+        if not below(folder, account.home):
+            told = await self._commands.run(status_argv(folder), user)
+            why = unsafe(told.out, account.uid)
+            if why:
+                raise LaunchRefused(f"logs cannot be kept in {folder}: {why}; an administrator can name another place")
 
     async def _ends(self, job_ids: Sequence[str], listed: Mapping[str, ExternalJob]) -> dict[str, ExternalJob]:
         """How these ended: by accounting, which knows better; by the list, while accounting does not answer."""

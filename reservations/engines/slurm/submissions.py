@@ -28,6 +28,7 @@ class Account:
 
     name: str
     home: str
+    uid: int = -1
 
 
 @dataclass(frozen=True)
