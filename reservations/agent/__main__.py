@@ -15,6 +15,7 @@ from pathlib import Path
 from ..deployment import DeploymentError, current_deployment
 from ..devices.sources import open_checkpointer, open_source
 from ..errors import PublicError
+from .grouptrial import bounds_of, choose_groups
 from .isolation import choose
 from .server import Agent, Unsafe, serve
 from .sessions import Sessions
@@ -68,9 +69,12 @@ def main() -> None:
         source = open_source(deployment.simulate)
     except (DeploymentError, PublicError) as error:
         sys.exit(f"timeshare agent: {error}")
-    sessions = Sessions(root, choose(), bool(deployment.simulate))
+    way = choose()
+    groups = choose_groups(way.name if way else None)
+    sessions = Sessions(root, way, bool(deployment.simulate), groups=groups)
     agent = Agent(sessions, source, open_checkpointer(source), deployment.multi_user)
-    log.info("device filter: %s", sessions.way.name if sessions.way else "none")
+    log.info("device filter: %s", way.name if way else "none")
+    log.info("control groups: %s, bounds: %s", groups.name if groups else "none", bounds_of(groups))
     try:
         asyncio.run(run(agent, Path(deployment.agent_socket)))
     except (Unsafe, OSError) as error:

@@ -20,6 +20,7 @@ from ..devices.checkpoint import Checkpointer
 from ..devices.model import DeviceError, DeviceSource
 from .events import Events
 from .exchange import Exchange, Graces, can_exchange, fixed
+from .grouptrial import bounds_of
 from .guard import Guard
 from .handover import Hidden
 from .park import Parker
@@ -94,6 +95,7 @@ class Agent:
             "device_filter": way.name if way is not None else None,
             "can_exchange": can_exchange(way, self._sessions.simulated),
             "cannot_park": self._cannot_park(),
+            "session_bounds": bounds_of(self._sessions.groups),
         }
 
     def _cannot_park(self) -> str:

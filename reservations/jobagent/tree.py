@@ -23,7 +23,7 @@ def processes_below(root: int) -> dict[int, Process]:
         for pid in children:
             ticks = start_ticks(pid)
             if pid not in found and ticks is not None:
-                found[pid] = Process(pid, parent, ticks, None)
+                found[pid] = Process(pid, parent, ticks)
                 todo.append(pid)
     return found
 
