@@ -53,6 +53,7 @@ async def run(agent: Agent, socket_path: Path) -> None:
         asyncio.create_task(repeat(agent.stops.advance, 0.2)),
         asyncio.create_task(repeat(agent.guard.check, 1.0)),
         asyncio.create_task(repeat(agent.sampler.look, 1.0)),
+        asyncio.create_task(repeat(agent.oom_watch.look, 1.0)),
     ]
     await serve(agent, socket_path, stop)
     for step in steps:

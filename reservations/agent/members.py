@@ -27,7 +27,7 @@ class Members:
     def owned(self) -> Owned:
         """Return whose every process is, in one look at the machine."""
         # In this order: a start that begins after the records were listed is in the next look.
-        known = list(self._known())
+        known = list(self.known())
         table = read_processes()
         return assign(table, [self._claim(record, order) for record, order in known], READER)
 
@@ -61,7 +61,7 @@ class Members:
     def thaw_all(self) -> list[str]:
         """Do so for every start. Return the folders of all their control groups."""
         folders: list[str] = []
-        for record, order in self._known():
+        for record, order in self.known():
             self.thaw(record)
             folders += [*order.group, *order.filter.get("cgroups", ())]
         return folders
@@ -70,7 +70,8 @@ class Members:
         """Drop what is kept of it."""
         self._orders.pop(record.key, None)
 
-    def _known(self) -> Iterator[tuple[Record, Order]]:
+    def known(self) -> Iterator[tuple[Record, Order]]:
+        """Yield the starts that are not known to have ended; one that cannot be read takes no other along."""
         for record in self._live():
             try:
                 yield record, self._order(record)

@@ -115,20 +115,6 @@ def mark_of(pid: int) -> tuple[str, int] | None:
     return reservation.decode(), int(generation)
 
 
-def descendants(table: Mapping[int, Process], root: int) -> set[int]:
-    """Return the pids of everything in ``table`` below ``root``."""
-    children: dict[int, list[int]] = {}
-    for process in table.values():
-        children.setdefault(process.parent, []).append(process.pid)
-    found, todo = set(), [root]
-    while todo:
-        for pid in children.get(todo.pop(), ()):
-            if pid not in found:
-                found.add(pid)
-                todo.append(pid)
-    return found
-
-
 def kernels(pids: Iterable[int]) -> set[int]:
     """Return those of ``pids`` that call themselves Jupyter kernels: an interrupt means something to them."""
     found = set()
