@@ -65,6 +65,17 @@ def driver_tells(faults: Path, **told: Any) -> None:
     draft.replace(faults)
 
 
+@contextlib.contextmanager
+def spawned(argv: list[str], **how: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process for the time of a test."""
+    process = subprocess.Popen(argv, **how)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 class Node:
     """A running agent; ``kill`` and ``start`` it at will. Whatever its sessions left is ended at the end."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -382,75 +385,84 @@ def launcher_of(node: Node, name: str) -> int:
     return int(json.loads(path.read_text())["pid"]) if path.exists() else 0
 
 
-def slow_start(node: Node, log: Path) -> tuple[str, threading.Thread]:
-    """A launch that hangs before the server's program runs: its log is a pipe that nobody reads."""
-    os.mkfifo(log)
+@dataclass(frozen=True)
+class SlowStart:
+    """A launch that hangs before the server's program runs: this process has a lease on the program, so who opens it is
+    kept waiting until ``go_on``. See fcntl(2), F_SETLEASE."""
+
+    name: str
+    thread: threading.Thread
+    program: Path
+    lease: int
+
+    def go_on(self) -> None:
+        os.close(self.lease)
+
+
+def slow_start(node: Node, program: Path) -> SlowStart:
+    shutil.copy2(shutil.which("sleep") or "", program)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # it says that somebody waits
+    lease = os.open(program, os.O_RDWR)
+    fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     name = str(uuid.uuid4())
     node.ids.append(name)
-    wanted = order(name, list(SLEEP), log_path=str(log))
+    wanted = order(name, [str(program), "300"])
     thread = threading.Thread(target=at_once, args=(lambda: node.ask("launch", **wanted),))
     thread.start()
     eventually(lambda: len(marked(name)) == 2)
-    return name, thread
+    return SlowStart(name, thread, program, lease)
 
 
 def test_a_start_that_a_dead_agent_began_is_never_called_failed_while_it_may_succeed(
     node: Node, tmp_path: Path
 ) -> None:
-    name, thread = slow_start(node, tmp_path / "log")
+    slow = slow_start(node, tmp_path / "program")
     node.kill()
-    thread.join()
+    slow.thread.join()
     node.start()
     retry: list[object] = []
     again = threading.Thread(
-        target=lambda: retry.extend(
-            at_once(lambda: node.ask("launch", **order(name, list(SLEEP), log_path=str(tmp_path / "log"))))
-        )
+        target=lambda: retry.extend(at_once(lambda: node.ask("launch", **order(slow.name, list(SLEEP)))))
     )
     again.start()
     time.sleep(0.3)  # the request must be waiting before the start can go on
-    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        again.join()
-        (told,) = retry
-        assert isinstance(told, dict), told
-        assert told["pid"] == node.session(name)["pid"]
-        assert node.state(name) == "running"
-    finally:
-        os.close(reader)
+    slow.go_on()
+    again.join()
+    (told,) = retry
+    assert isinstance(told, dict), told
+    assert told["pid"] == node.session(slow.name)["pid"]
+    assert node.state(slow.name) == "running"
 
 
 def test_a_start_whose_launcher_is_killed_leaves_no_server_behind_the_failure(node: Node, tmp_path: Path) -> None:
-    name, thread = slow_start(node, tmp_path / "log")
+    slow = slow_start(node, tmp_path / "program")
     node.kill()
-    thread.join()
-    os.kill(launcher_of(node, name), signal.SIGKILL)
+    slow.thread.join()
+    os.kill(launcher_of(node, slow.name), signal.SIGKILL)
     node.start()
     with pytest.raises(AgentError) as refused:
-        node.ask("launch", **order(name, list(SLEEP), log_path=str(tmp_path / "log")))
+        node.ask("launch", **order(slow.name, list(SLEEP)))
     assert refused.value.reason == "failed"
-    assert marked(name) == []
+    assert marked(slow.name) == []
 
 
 def test_a_start_that_hangs_can_be_stopped(node: Node, tmp_path: Path) -> None:
-    name, thread = slow_start(node, tmp_path / "log")
-    eventually(lambda: node.stop(name, term=0) == "exited")  # at the first question where that took a while
-    assert marked(name) == []
-    thread.join()
+    slow = slow_start(node, tmp_path / "program")
+    eventually(lambda: node.stop(slow.name, term=0) == "exited")  # at the first question where that took a while
+    assert marked(slow.name) == []
+    slow.thread.join()
 
 
 def test_many_slow_requests_do_not_keep_others_waiting(node: Node, tmp_path: Path) -> None:
-    threads = []
-    for number in range(10):
-        threads.append(slow_start(node, tmp_path / f"log-{number}"))
+    starts = [slow_start(node, tmp_path / f"program-{number}") for number in range(10)]
     name = node.launch(*SLEEP)
     node.stop(name)
     eventually(lambda: node.state(name) == "exited")
-    for slow, _ in threads:
-        node.stop(slow, term=0)
-    for _, thread in threads:
-        thread.join()
-    eventually(lambda: not [slow for slow, _ in threads if marked(slow)])
+    for slow in starts:
+        node.stop(slow.name, term=0)
+    for slow in starts:
+        slow.thread.join()
+    eventually(lambda: not [slow for slow in starts if marked(slow.name)])
 
 
 def test_a_record_that_cannot_be_read_is_unknown_and_holds_up_nobody(node: Node, tmp_path: Path) -> None:

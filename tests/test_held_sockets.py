@@ -94,7 +94,7 @@ def test_it_listens_on_no_port_but_the_public_one(hub: Machine) -> None:
     assert hub.process is not None
     found = {name: listened_to(pid) for name, pid in {**hub.components(), "up": hub.process.pid}.items()}
     public = {("0100007F", urlsplit(hub.url).port)}
-    assert found == {**dict.fromkeys(COMPONENTS, set()), "proxy": public, "up": public}
+    assert found == {**{name: set() for name in COMPONENTS}, "proxy": public, "up": public}
 
 
 def test_who_can_log_in_is_warned_of_a_port_that_anybody_can_take(hub: Machine) -> None:

@@ -23,7 +23,6 @@ from timeshare.reservations.agent.exchange import Exchange, Graces, can_exchange
 from timeshare.reservations.agent.handover import Hidden
 from timeshare.reservations.agent.isolation import Rule, Way, gpu_majors, probe, ways
 from timeshare.reservations.agent.park import Parker
-from timeshare.reservations.agent.processes import read_processes
 from timeshare.reservations.agent.records import SharePart
 from timeshare.reservations.agent.refusals import Refused
 from timeshare.reservations.agent.server import parse_order
@@ -299,7 +298,7 @@ def test_devices_are_taken_from_a_running_session_and_others_given_to_it(
         return
     assert exchange.release(record, Graces(1, 1)) is True
     eventually(lambda: sees(False, False))
-    assert len(sessions.pids(record, read_processes())) == 2  # they are still known, in their new cgroup too
+    assert len(sessions.members.of(record)) == 2  # they are still known, in their new cgroup too
     exchange.resume(record, (SharePart("GPU-0", "", 40960, 1000, True),))
     eventually(lambda: sees(True, False))
     exchange.resume(record, (SharePart("GPU-0", "", 40960, 1000, True),))  # asked twice, done once
@@ -316,7 +315,7 @@ def test_what_still_uses_a_device_is_ended_before_it_counts_as_free(
     (record,) = sessions.records.of(name)
 
     def own() -> set[int]:
-        return sessions.pids(record, read_processes())
+        return sessions.members.of(record)
 
     eventually(lambda: len(own()) == 2)
     user = max(own())

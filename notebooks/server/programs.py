@@ -36,6 +36,8 @@ LEAST_BYTES = 1024 * 1024
 KERNELS = (b"ipykernel_launcher", b"ipykernel")
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 MARK = b"TIMESHARE_RESERVATION_ID="
+MOST_ENVIRON, MOST_ARGUMENTS = 128 * 1024, 16 * 1024
+"""Bytes that are read of what a process says about itself."""
 
 
 @dataclass(frozen=True)
@@ -118,23 +120,29 @@ def read_programs(reservation_id: str) -> dict[int, Program] | None:
 def _read(pid: int, mark: bytes) -> Program | None:
     place = Path(f"/proc/{pid}")
     try:
-        if mark not in (place / "environ").read_bytes().split(b"\0"):
+        if mark not in _start_of(place / "environ", MOST_ENVIRON).split(b"\0"):
             return None
         name, _, rest = (place / "stat").read_bytes().partition(b"(")[2].rpartition(b")")
         fields = rest.split()
-        words = (place / "cmdline").read_bytes().split(b"\0")
+        words = _start_of(place / "cmdline", MOST_ARGUMENTS).split(b"\0")
     except OSError:
         return None  # it has ended, or belongs to somebody else
-    if fields[0] in (b"Z", b"X"):
+    if len(fields) < 20 or fields[0] in (b"Z", b"X"):
         return None
     ticks = sum(int(field) for field in fields[11:15])
     kernel = any(word in KERNELS for word in words)
     return Program(pid, int(fields[1]), name.decode(errors="replace"), int(fields[19]), ticks, _moved(place), kernel)
 
 
+def _start_of(path: Path, most: int) -> bytes:
+    """A process may have an environment of megabytes, and a person may have many such processes."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(most)
+
+
 def _moved(place: Path) -> int | None:
     try:
         rows = dict(line.split(b": ") for line in (place / "io").read_bytes().splitlines())
-    except (OSError, ValueError):
+        return int(rows[b"rchar"]) + int(rows[b"wchar"])
+    except (OSError, ValueError, KeyError):
         return None
-    return int(rows[b"rchar"]) + int(rows[b"wchar"])

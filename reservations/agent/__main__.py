@@ -15,6 +15,7 @@ from pathlib import Path
 from ..deployment import DeploymentError, current_deployment
 from ..devices.sources import open_checkpointer, open_source
 from ..errors import PublicError
+from .grouptrial import bounds_of, choose_groups
 from .isolation import choose
 from .server import Agent, Unsafe, serve
 from .sessions import Sessions
@@ -52,6 +53,7 @@ async def run(agent: Agent, socket_path: Path) -> None:
         asyncio.create_task(repeat(agent.stops.advance, 0.2)),
         asyncio.create_task(repeat(agent.guard.check, 1.0)),
         asyncio.create_task(repeat(agent.sampler.look, 1.0)),
+        asyncio.create_task(repeat(agent.oom_watch.look, 1.0)),
     ]
     await serve(agent, socket_path, stop)
     for step in steps:
@@ -69,9 +71,12 @@ def main() -> None:
     except (DeploymentError, PublicError) as error:
         sys.exit(f"timeshare agent: {error}")
     run_dir = Path(deployment.run_dir) if deployment.run_dir else None
-    sessions = Sessions(root, choose(), bool(deployment.simulate), run_dir=run_dir)
+    way = choose()
+    groups = choose_groups(way.name if way else None)
+    sessions = Sessions(root, way, bool(deployment.simulate), run_dir=run_dir, groups=groups)
     agent = Agent(sessions, source, open_checkpointer(source), deployment.multi_user)
-    log.info("device filter: %s", sessions.way.name if sessions.way else "none")
+    log.info("device filter: %s", way.name if way else "none")
+    log.info("control groups: %s, bounds: %s", groups.name if groups else "none", bounds_of(groups))
     try:
         asyncio.run(run(agent, Path(deployment.agent_socket)))
     except (Unsafe, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 
 from ..devices.checkpoint import CheckpointError
 from ..devices.model import DeviceSource, Inventory
+from .cgroups import group_name
 from .isolation import Way
 from .park import NOT_SUPPORTED, Parker
 from .parkplan import PARKED, Impossible, NotYet
-from .processes import Process, kernels, read_processes, send
+from .processes import Process, kernels, send
 from .records import Record, SharePart, durable_write, read_json
 from .refusals import Refused
 from .sessions import Sessions
@@ -140,7 +141,7 @@ class Exchange:
             raise Refused("failed", fixed(way))
         now = record.gate()
         if now.share != share:
-            key = f"{record.reservation_id}.{record.generation}.{now.turn + 1}"
+            key = f"{group_name(sessions.records.root, *record.key)}/{now.turn + 1}"
             order = record.order_with(share)
             filter_ = sight_of(order, inventory(), sessions.device_root, sessions.simulated).filter(way, key)
             record.write_gate(share, filter_, now.turn + 1)
@@ -150,8 +151,8 @@ class Exchange:
                 _move(old, target[0])
 
     def _emptied(self, record: Record, graces: Graces) -> bool:
-        table = read_processes()
-        pids = self._sessions.pids(record, table)
+        owned = self._sessions.members.owned()
+        table, pids = owned.table, owned.of(record.key)
         times = read_json(record.path / "releasing.json")
         if times is not None and times["boot_id"] != self._sessions.boot_id:
             times = None
@@ -173,7 +174,9 @@ class Exchange:
             send(table, users - restored, SIGKILL if now >= times["kill_at"] else SIGTERM)
         return False
 
-    def _end_restored(self, record: Record, table: dict[int, Process], pids: set[int], times: dict[str, Any]) -> None:
+    def _end_restored(
+        self, record: Record, table: Mapping[int, Process], pids: set[int], times: dict[str, Any]
+    ) -> None:
         """What was ever restored is taken off its device before it is killed. It is written down first: once it is off
         the device, nothing else would show that it must still be ended."""
         durable_write(record.path / "releasing.json", {**times, "doomed": sorted(pids)})

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import signal
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from ..devices.model import DeviceError, DeviceProcess, DeviceSource
 from .events import Events
-from .processes import names_of, start_ticks
+from .processes import Process, names_of, signal_one, start_ticks
 from .records import Record
 from .sessions import Sessions
 from .watchdog import Key, Use, Verdict, judge
@@ -38,6 +36,7 @@ class Guard:
         self.holders: dict[tuple[str, int], set[int]] = {}
         """Processes of each session that hold GPU memory, as far as that is known."""
         self._known = False
+        self._table: Mapping[int, Process] = {}
 
     def check(self) -> None:
         """Unknown is never over: without an answer of the driver nothing happens."""
@@ -73,11 +72,12 @@ class Guard:
         if not processes:
             self.memory_mib, self.holders = {}, {}
             return {}
-        owners = {pid: key for key, pids in self._sessions.pids_by_session().items() for pid in pids}
+        owned = self._sessions.members.owned()
+        self._table = owned.table
         by_key: dict[Key, dict[int, int | None]] = {}
         total: dict[tuple[str, int], int] = {}
         for process in processes:
-            owner = owners.get(process.pid)
+            owner = owned.owners.get(process.pid)
             if owner is None:
                 continue
             by_key.setdefault((*owner, process.device_uuid), {})[process.pid] = process.memory_mib
@@ -100,7 +100,9 @@ class Guard:
     def _carry_out(self, verdict: Verdict) -> None:
         reservation_id, generation, device_uuid = verdict.key
         pid = verdict.stop
-        ticks = start_ticks(pid) if pid is not None else None
+        # That of the process that was judged, not of another one which has got its pid.
+        judged = self._table.get(pid) if pid is not None else None
+        ticks = judged.ticks if judged is not None else None
         if pid is not None and (ticks is None or self._stopping.get(pid) == ticks):
             return  # it is on its way out already
         kind = "over_memory" if pid is None else "stopped_over_memory"
@@ -115,14 +117,7 @@ class Guard:
             record.write_note(verdict.message)  # only then is it what ended the session, not just one kernel of it
         if record is not None:
             self._quiet(record, {pid})
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGTERM)
-        timer = threading.Timer(KILL_AFTER_S, _kill, (pid, ticks))
+        signal_one(pid, ticks, signal.SIGTERM)
+        timer = threading.Timer(KILL_AFTER_S, signal_one, (pid, ticks, signal.SIGKILL))
         timer.daemon = True
         timer.start()
-
-
-def _kill(pid: int, ticks: int) -> None:
-    if start_ticks(pid) == ticks:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)

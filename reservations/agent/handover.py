@@ -14,6 +14,7 @@ from pathlib import Path
 from .records import Order, Record
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
+BESIDE = (LAUNCHER.with_name("ending.py"), LAUNCHER.with_name("output.py"))
 REPORT_WAIT_S = 30.0
 
 
@@ -40,11 +41,12 @@ class Report:
 
 
 def pack(order: Order, hidden: Hidden) -> bytes:
-    """The order as the launcher reads it: fields with a NUL between. Raises ValueError for text that no process can
-    be given."""
-    groups = [order.filter.get("cgroups", ()), order.filter.get("prefix", ()), order.argv]
+    """The order as the launcher reads it, behind the paths of its record and tombstone: fields with a NUL between.
+    Raises ValueError for text that no process can be given."""
+    groups = [order.group, order.filter.get("cgroups", ()), order.filter.get("prefix", ()), order.argv]
     env = hidden.env
-    fields = [order.log_path or "", order.user or "", order.cwd or "", hidden.stdin]
+    bound = f"{order.memory_mib / 1024:g} GiB" if order.memory_mib else ""
+    fields = [order.log_path or "", order.user or "", order.cwd or "", hidden.stdin, bound]
     fields += [str(len(group)) for group in groups]
     fields += [word for group in groups for word in group]
     fields += [f"{name}={value}" for name, value in env.items()]
@@ -76,11 +78,13 @@ class Started:
 
 
 def compiled_launcher(folder: Path) -> Path:
-    """The launcher's program, ready to run, in ``folder``. An upgrade of the package while the agent runs does not
-    change it, and no start has to compile it."""
-    program = folder / "launcher.pyc"
-    py_compile.compile(str(LAUNCHER), cfile=str(program), doraise=True)
-    return program
+    """The launcher's program, ready to run, in a folder below ``folder``, with what it imports beside it. An upgrade of
+    the package while the agent runs does not change it, and no start has to compile it."""
+    programs = folder / "launcher"
+    programs.mkdir(mode=0o700, exist_ok=True)
+    for source in (*BESIDE, LAUNCHER):
+        py_compile.compile(str(source), cfile=str(programs / f"{source.stem}.pyc"), doraise=True)
+    return programs / f"{LAUNCHER.stem}.pyc"
 
 
 def start_launcher(program: Path, record: Record, tombstone: Path, packed: bytes, prefix: Sequence[str]) -> Started:
@@ -89,16 +93,15 @@ def start_launcher(program: Path, record: Record, tombstone: Path, packed: bytes
     reader, writer = os.pipe()
     try:
         with open(order_fd, "wb", closefd=False) as file:
-            file.write(packed)
+            file.write(os.fsencode(f"{record.path}\0{tombstone}\0") + packed)
         os.lseek(order_fd, 0, os.SEEK_SET)
-        files = [str(record.path), str(tombstone), str(order_fd), str(writer)]
         marks = {
             "TIMESHARE_RESERVATION_ID": record.reservation_id,
             "TIMESHARE_GENERATION": str(record.generation),
             "PATH": os.environ.get("PATH", os.defpath),
         }
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-I", "-S", str(program), *files],
+            [*prefix, sys.executable, "-I", "-S", str(program), str(order_fd), str(writer)],
             env=marks,
             pass_fds=(order_fd, writer),
             start_new_session=True,

@@ -1,7 +1,7 @@
 """Hides the GPUs that a session does not hold. The strongest way that this machine allows is chosen once.
 
-Each way takes a rule and gives a *filter*: cgroups that the launcher enters before it starts the server, words put
-before the server's command, or before the launcher's.
+Each way takes a rule and gives a *filter*: cgroups that the server enters before its program runs, words put before its
+command, or properties of the scope in which the launcher runs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 from ..devices.nodes import Node, node_of
 from .bpf import attach_filter, device_program
+from .cgroups import GROUP, Mounts, manages_this_machine, remove, scope_command
+from .ending import group_pids
 
-GROUP = "timeshare"
 TIMEOUT_S = 10
 MINORS = 256
 """Minor numbers that a kind of GPU file is taken to have at most."""
@@ -51,14 +52,9 @@ def gpu_majors(listing: str) -> frozenset[int]:
     return frozenset(int(row[0]) for row in rows if len(row) == 2 and row[0].isdigit() and row[1] in GPU_KINDS)
 
 
-def group_pids(filter_: dict[str, Any]) -> set[int]:
-    """Pids in the cgroups of a filter; none where it has none."""
-    found = set()
-    for folder in filter_.get("cgroups", ()):
-        for listing in Path(folder).rglob("cgroup.procs"):
-            with contextlib.suppress(OSError):
-                found |= {int(pid) for pid in listing.read_text().split()}
-    return found
+def filtered_pids(filter_: dict[str, Any]) -> set[int]:
+    """Return the pids in the cgroups of a filter; none where it has none."""
+    return set().union(*(group_pids(folder) for folder in filter_.get("cgroups", ())))
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,8 @@ class Way(Protocol):
     name: str
 
     def prepare(self, key: str, rule: Rule) -> dict[str, Any]:
-        """The filter for the session ``key``. Raises FilterError."""
+        """The filter ``key``: a session's name, or that, a slash and how often its filter has changed. Raises
+        FilterError."""
 
     def clean(self, key: str) -> None:
         """Removes what ``prepare`` made, once nothing runs in it."""
@@ -87,7 +84,7 @@ class Systemd:
     name = "systemd"
 
     def prepare(self, key: str, rule: Rule) -> dict[str, Any]:
-        if not Path("/run/systemd/system").is_dir() or os.geteuid() != 0 or shutil.which("systemd-run") is None:
+        if not manages_this_machine():
             raise FilterError("systemd does not manage this machine, or timeshare is not run by root")
         properties = ["-p", "DevicePolicy=closed"]
         for kind in device_kinds(Path("/proc/devices").read_text()):
@@ -96,8 +93,7 @@ class Systemd:
         for path in sorted(Path("/dev").glob("nvidia*")) + sorted(Path("/dev/nvidia-caps").glob("*")):
             if str(path) not in concealed and node_of(path) is not None:
                 properties += ["-p", f"DeviceAllow={path} rw"]
-        scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={GROUP}-{key}", *properties, "--"]
-        return {"launcher_prefix": scope}
+        return {"properties": properties}
 
     def clean(self, key: str) -> None:
         """systemd removes the scope with its last process."""
@@ -121,7 +117,7 @@ class CgroupV2:
     name = "cgroup-v2"
 
     def __init__(self) -> None:
-        self._root = mount_of("cgroup2")
+        self._root = Mounts.here().unified
 
     def prepare(self, key: str, rule: Rule) -> dict[str, Any]:
         if self._root is None:
@@ -136,8 +132,7 @@ class CgroupV2:
 
     def clean(self, key: str) -> None:
         if self._root is not None:
-            with contextlib.suppress(OSError):
-                (self._root / GROUP / key).rmdir()
+            _clean(self._root / GROUP, key)
 
 
 class CgroupV1:
@@ -146,7 +141,7 @@ class CgroupV1:
     name = "cgroup-v1"
 
     def __init__(self) -> None:
-        self._root = mount_of("cgroup", "devices")
+        self._root = Mounts.here().v1.get("devices")
 
     def prepare(self, key: str, rule: Rule) -> dict[str, Any]:
         if self._root is None:
@@ -173,8 +168,15 @@ class CgroupV1:
 
     def clean(self, key: str) -> None:
         if self._root is not None:
-            with contextlib.suppress(OSError):
-                (self._root / GROUP / key).rmdir()
+            _clean(self._root / GROUP, key)
+
+
+def _clean(top: Path, key: str) -> None:
+    """Removes the filter's group and, with the last filter of a session, the folder of that session."""
+    remove([str(top / key)])
+    if "/" in key:
+        with contextlib.suppress(OSError):
+            (top / key).parent.rmdir()
 
 
 def _numbers(nodes: Sequence[Node]) -> list[tuple[int, int]]:
@@ -212,15 +214,6 @@ def ways() -> list[Way]:
     return [Systemd(), CgroupV2(), CgroupV1(), Bubblewrap()]
 
 
-def mount_of(kind: str, option: str | None = None) -> Path | None:
-    """Where a file system of ``kind`` (with a mount option) is mounted; None when it is not."""
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, place, found, options, *_ = line.split()
-        if found == kind and (option is None or option in options.split(",")):
-            return Path(place)
-    return None
-
-
 def probe() -> list[Probe]:
     """Tries every way for real: a program under the filter must fail to open /dev/full, and still open /dev/zero."""
     return [_probe(way) for way in ways()]
@@ -232,7 +225,7 @@ def _probe(way: Way) -> Probe:
     assert node is not None
     try:
         filter_ = way.prepare(key, Rule([node]))
-        works, detail = _try(filter_)
+        works, detail = _try(key, filter_)
     except (FilterError, OSError, subprocess.SubprocessError) as error:
         works, detail = False, str(error)
     finally:
@@ -257,11 +250,11 @@ print("hidden" if opened == b"" else "open")
 """
 
 
-def _try(filter_: dict[str, Any]) -> tuple[bool, str]:
+def _try(key: str, filter_: dict[str, Any]) -> tuple[bool, str]:
     inner = [*filter_.get("prefix", ()), sys.executable, "-I", "-S", "-c", _OPEN]
     enter = f"{_ATTEMPT}\nos.execvp({inner[0]!r}, {inner!r})"
     command = [
-        *filter_.get("launcher_prefix", ()),
+        *scope_command(key, filter_.get("properties", ())),
         sys.executable,
         "-I",
         "-S",

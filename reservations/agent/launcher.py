@@ -1,19 +1,33 @@
 """The small process above every session: starts the server, outlives the agent, records how everything ended.
 
-Run as a script with ``python -I -S launcher.py RECORD_DIR TOMBSTONE ORDER_FD REPORT_FD``; it imports nothing of
-timeshare, so that it starts fast and a new version of the package does not touch sessions that run. ORDER_FD is a file
-in memory (see ``handover.pack``), so the token in the environment never reaches a disk. What went well or wrong is told
-on REPORT_FD: the server's pid, or ``!`` and the reason, or ``stopped``.
+Run as a script with ``python -I -S launcher.pyc ORDER_FD REPORT_FD``; it imports nothing of timeshare but two files
+that lie beside it, so that it starts fast and a new version of the package does not touch sessions that run. ORDER_FD
+is a file in memory (see ``handover.pack``), so the token in the environment never reaches a disk, nor the reservation's
+id a list of processes. What went well or wrong is told on REPORT_FD: the server's pid, or ``!`` and the reason, or
+``stopped``.
+
+It stays outside of the session's control group, which it has to outlive.
 """
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import fcntl
 import os
 import pwd
 import sys
 import time
+
+TYPE_CHECKING = False  # importing typing would take longer than everything here
+if TYPE_CHECKING:
+    from . import ending, output
+else:
+    sys.path.insert(0, os.path.dirname(__file__))
+    import ending
+    import output
+
+    del sys.path[0]
 
 LIBC = ctypes.CDLL(None)
 PR_SET_CHILD_SUBREAPER = 36
@@ -22,6 +36,9 @@ SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ = 1, 2, 9, 13, 15, 25
 SIG_DFL, SIG_IGN = 0, 1
 STRAGGLERS_GRACE_S = 5.0
 """When the server has exited, how long what it left behind may take to follow."""
+KILL_AGAIN_S = 0.05
+OUTPUT_WAIT_S = 2.0
+"""When all processes are gone, how long the end of the log waits for others to whom they gave the way to it."""
 RECORD_TRIES = 60
 """How often, a second apart, the end is written again when the disk is full."""
 
@@ -37,14 +54,16 @@ class Failed(Exception):
 
 class Order:
     """What to run, out of ``handover.pack``. Empty ``log_path``, ``user``, ``cwd``, ``stdin``: dropped, the agent's
-    own, home, nothing to read."""
+    own, home, nothing to read. ``bound``: main memory at most, for people; empty: any. ``group``: folders of its
+    control group, ``cgroups``: of its device filter."""
 
     def __init__(self, packed: bytes) -> None:
         fields = packed.decode("utf-8", "surrogateescape").split("\0")
-        self.log_path, self.user, self.cwd, self.stdin = fields[:4]
-        counts = [int(field) for field in fields[4:7]]
-        rest = iter(fields[7:])
-        self.cgroups, self.prefix, self.argv = ([next(rest) for _ in range(count)] for count in counts)
+        self.record, self.tombstone = fields[:2]
+        self.log_path, self.user, self.cwd, self.stdin, self.bound = fields[2:7]
+        counts = [int(field) for field in fields[7:11]]
+        rest = iter(fields[11:])
+        self.group, self.cgroups, self.prefix, self.argv = ([next(rest) for _ in range(count)] for count in counts)
         self.env = dict(item.split("=", 1) for item in rest)
 
 
@@ -87,28 +106,32 @@ def write_identity(record: str, main_pid: int) -> None:
 
 
 def main() -> int:
-    record, tombstone, order_fd, report_fd = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    order_fd, report_fd = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(report_fd, False)
     with os.fdopen(order_fd, "rb") as file:
         order = Order(file.read())
+    record = order.record
     lock = os.open(f"{record}/lock", os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
     if os.path.exists(f"{record}/abandoned") or os.path.exists(f"{record}/shim.json"):
         return 1
-    if os.path.exists(tombstone):
+    if os.path.exists(order.tombstone):
         write_exit(record, None, "it was stopped before it started")
         report(report_fd, "stopped")
         return 1
     handle((SIGINT, SIGTERM, SIGHUP), SIG_IGN)
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    written = _thread.allocate_lock()
     try:
-        child = begin(record, order, lock)
+        child = begin(order, lock, written)
     except Failed as error:
         write_exit(record, None, str(error))
         report(report_fd, f"!{error}")
         return 1
     report(report_fd, str(child))
-    write_exit(record, outlive(child))
+    code = outlive(child, order.group)
+    written.acquire(True, OUTPUT_WAIT_S)
+    write_exit(record, code, why_killed(code, order))
     return 0
 
 
@@ -120,20 +143,38 @@ def report(descriptor: int, text: str) -> None:
         pass  # the agent died; it will find the record
 
 
-def begin(record: str, order: Order, lock: int) -> int:
-    """Records who we are, starts the server, records its pid. Raises Failed; then nothing runs."""
+def begin(order: Order, lock: int, written: _thread.LockType) -> int:
+    """Records who we are, starts the server, records its pid. ``written`` is held until its log is. Raises Failed; then
+    nothing runs."""
     child = 0
     try:
-        write_identity(record, 0)
-        join_cgroups(order.cgroups)
-        child = start(order, lock)
-        write_identity(record, child)
+        write_identity(order.record, 0)
+        log = output.open_log(order.log_path) if order.log_path else None
+        reader, writer = os.pipe() if log else (-1, os.open(os.devnull, os.O_WRONLY))
+        child = start(order, (lock, reader), writer)
+        os.close(writer)
+        if log:
+            written.acquire()
+            _thread.start_new_thread(output.pump, (reader, log, written))
+        protect(-1000)
+        write_identity(order.record, child)
     except OSError as error:
         if child:
             os.kill(child, SIGKILL)
-            outlive(child)
+            outlive(child, order.group)
         raise Failed(explain(error)) from None
     return child
+
+
+def protect(score: int) -> None:
+    """Root's launcher is not what the kernel ends when memory is used up: the end could not be told. The server, which
+    inherits what a service was given, is as likely as any other process: see proc(5), oom_score_adj."""
+    if os.geteuid() == 0:
+        try:
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write(str(score))
+        except OSError:
+            pass  # in a container that may not
 
 
 def explain(error: BaseException) -> str:
@@ -142,28 +183,36 @@ def explain(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def join_cgroups(folders: list[str]) -> None:
+def join(folders: list[str]) -> None:
+    """Enters control groups. The last part of a path is made where it is missing: below a scope of systemd's."""
     for folder in folders:
         try:
+            if not os.path.isdir(folder):
+                os.mkdir(folder)
             with open(f"{folder}/cgroup.procs", "w") as file:
                 file.write(str(os.getpid()))
         except OSError as error:
-            raise Failed(f"the device filter cannot be entered ({folder}: {error.strerror})") from None
+            raise Failed(f"its control group cannot be entered ({folder}: {error.strerror})") from None
 
 
-def start(order: Order, lock: int) -> int:
-    """The server's pid once its program runs. Raises Failed with the reason."""
-    reader, writer = os.pipe()
+def start(order: Order, private: tuple[int, ...], writer: int) -> int:
+    """The server's pid once its program runs. ``private``: descriptors that are not its business, ``writer``: its
+    output. Raises Failed with the reason."""
+    reader, complaints = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(lock)  # it says that the launcher lives, and a child that hangs before its program runs is none
-        os.close(reader)
+        # The lock says that the launcher lives, and a child that hangs before its program runs is none.
+        for descriptor in (*private, reader):
+            if descriptor >= 0:
+                os.close(descriptor)
         try:
-            become(order)
+            protect(0)
+            join([*order.group, *order.cgroups])
+            become(order, writer)
         except BaseException as error:
-            os.write(writer, explain(error).encode(errors="replace")[:2000])
+            os.write(complaints, explain(error).encode(errors="replace")[:2000])
         os._exit(127)
-    os.close(writer)
+    os.close(complaints)
     with os.fdopen(reader, "rb") as pipe:
         complaint = pipe.read()
     if complaint:
@@ -172,11 +221,11 @@ def start(order: Order, lock: int) -> int:
     return child
 
 
-def become(order: Order) -> None:
+def become(order: Order, writer: int) -> None:
     """In the child: turns into the server. Whatever fails here is told to the parent and ends it."""
     os.setsid()
     handle((SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ), SIG_DFL)
-    redirect(order.log_path, order.stdin)
+    redirect(writer, order.stdin)
     account = account_of(order.user)
     env = order.env
     if order.user:
@@ -218,63 +267,53 @@ def enter_folder(wanted: str, home: str) -> None:
     raise Failed("no working folder can be entered")
 
 
-def redirect(log_path: str, stdin: str) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    reader = null
+def redirect(writer: int, stdin: str) -> None:
+    reader = os.open(os.devnull, os.O_RDONLY)
     if stdin:  # it fits into the pipe, so nobody has to read before all is written
-        reader, writer = os.pipe()
-        os.write(writer, stdin.encode("utf-8", "surrogateescape"))
-        os.close(writer)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    log = os.open(log_path, flags, 0o600) if log_path else null
+        reader, feed = os.pipe()
+        os.write(feed, stdin.encode("utf-8", "surrogateescape"))
+        os.close(feed)
     os.dup2(reader, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
 
 
-def outlive(child: int) -> int:
+def outlive(child: int, group: list[str]) -> int:
     """Reaps everything below until nothing is left; the server's exit code (negative: the signal that ended it)."""
     code = None
     while code is None:
         pid, status = os.waitpid(-1, 0)
         if pid == child:
             code = os.waitstatus_to_exitcode(status)
-    term_until = time.monotonic() + STRAGGLERS_GRACE_S
-    signal_children(SIGTERM)
+    kill_at = time.monotonic() + STRAGGLERS_GRACE_S
+    for pid in ending.children(os.getpid()):  # as the subreaper this gets every orphan's subtree sooner or later
+        ending.signal_pid(pid, SIGTERM)
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return code
-        if pid == 0:
-            if time.monotonic() > term_until:
-                signal_children(SIGKILL)
+        if time.monotonic() > kill_at:  # also while there is no end of children to reap
+            kill_rest(group)
+            kill_at = time.monotonic() + KILL_AGAIN_S
+        elif pid == 0:
             time.sleep(0.05)
 
 
-def signal_children(number: int) -> None:
-    """Sends to all direct children; as the subreaper this gets every orphan's subtree sooner or later."""
-    for pid in children():
-        try:
-            os.kill(pid, number)
-        except (ProcessLookupError, PermissionError):
-            continue  # gone, or not ours to end (sudo): it is waited for
+def kill_rest(group: list[str]) -> None:
+    if group:
+        ending.kill_group(group[0])
+    # What has no group, or was taken out of it by who may do that.
+    ending.kill_all(lambda: ending.below(os.getpid()))
 
 
-def children() -> list[int]:
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            return [int(pid) for pid in file.read().split()]
-    except FileNotFoundError:  # a kernel built without this list
-        return [int(name) for name in os.listdir("/proc") if name.isdigit() and parent_of(name) == os.getpid()]
-
-
-def parent_of(pid: str) -> int:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except OSError:
-        return 0
+def why_killed(code: int, order: Order) -> str:
+    """For people: that the kernel ended the server because memory was used up. Empty: it did not."""
+    if code != -SIGKILL or not ending.oom_kills(order.group):
+        return ""
+    if order.bound:
+        return f"its main memory was used up: a session like this one may have {order.bound}"
+    return "the main memory of the node was used up, and the kernel ended its server"
 
 
 if __name__ == "__main__":

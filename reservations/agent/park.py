@@ -29,7 +29,7 @@ from .parkplan import (
     shortage,
     too_little,
 )
-from .processes import names_of, read_processes, start_ticks
+from .processes import names_of, start_ticks
 from .records import Record, SharePart, durable_write, read_json
 from .sessions import Sessions
 
@@ -103,7 +103,7 @@ class Parker:
 
     def holders(self, record: Record) -> tuple[Holder, ...]:
         """Its processes that hold GPU memory now. Raises Impossible, DeviceError."""
-        pids = self._sessions.pids(record, read_processes())
+        pids = self._sessions.members.of(record)
         return holders(self._source.processes(), pids, start_ticks)
 
     def keep(self, record: Record, pool_mib: int) -> Parked | None:

@@ -37,8 +37,9 @@ class SharePart:
 @dataclass(frozen=True)
 class Order:
     """One start as the hub asked for it. ``user``: account to run as; None for the agent's own. ``cwd`` None: home.
-    ``ends_at``: RFC 3339 text for the session's environment, or None. ``server_socket``: it gets a folder of its own
-    for its server's socket."""
+    ``ends_at``: RFC 3339 text for the session's environment, or None. ``cpus``, ``memory_mib``: see
+    ``cgroups.Bounds``. ``server_socket``: it gets a folder of its own for its server's socket. The agent adds ``uid``,
+    that of the account, and ``group``, the folders of its control group."""
 
     reservation_id: str
     generation: int
@@ -54,6 +55,10 @@ class Order:
     enforcement: str = ""
     started_at: float = 0.0
     filter: dict[str, Any] = field(default_factory=dict)
+    cpus: float | None = None
+    memory_mib: int | None = None
+    uid: int | None = None
+    group: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Record:
     def order(self) -> Order:
         data = json.loads((self.path / "order.json").read_text())
         share = tuple(SharePart(**part) for part in data.pop("share"))
-        return Order(**{**data, "argv": tuple(data["argv"]), "share": share})
+        return Order(**{**data, "argv": tuple(data["argv"]), "group": tuple(data.get("group", ())), "share": share})
 
     def gate(self) -> Gate:
         """What it holds now, and behind which filter."""
@@ -126,7 +131,7 @@ class Record:
         """Of filters that it ran behind before, the first of them of its order."""
         now = self.gate()
         first = [Path(folder) for folder in self.order().filter.get("cgroups", ())] if now.turn else []
-        between = [Path(f"{folder}.{turn}") for folder in first for turn in range(1, now.turn)]
+        between = [folder.with_name(str(turn)) for folder in first for turn in range(1, now.turn)]
         return [*first, *between]
 
     def shim(self) -> Shim | None:

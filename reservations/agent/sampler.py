@@ -38,7 +38,7 @@ class Sampler:
 
     def look(self) -> None:
         """One look at every session."""
-        pids = self._sessions.pids_by_session()
+        pids = self._sessions.members.owned().by_session()
         if not pids:
             with self._lock:
                 self._looks = {}

@@ -22,8 +22,10 @@ from ..listening import BACKLOG, inherited
 from ..sockets import AGENT
 from .events import Events
 from .exchange import Exchange, Graces, can_exchange, fixed
+from .grouptrial import bounds_of
 from .guard import Guard
 from .handover import Hidden
+from .oomwatch import OomWatch
 from .park import Parker
 from .quieting import Quieting
 from .records import ID_PATTERN, MAX_GENERATION, Order, Record, SharePart
@@ -39,6 +41,8 @@ REQUEST_WAIT_S = 10.0
 THREADS = 64
 """Requests that are answered at the same time; a launch or the end of an older start may take seconds."""
 LONGEST_PATH = 107
+MOST_CPUS, MOST_MIB = 100_000, 1 << 40
+"""Of a session: more is a mistake, and not what a kernel can be told."""
 
 
 class Agent:
@@ -54,6 +58,7 @@ class Agent:
         self.guard = Guard(sessions, source, self.events, self.parker.quiet)
         self.exchange = Exchange(sessions, source, self.parker)
         self.sampler = Sampler(sessions, source, self.guard)
+        self.oom_watch = OomWatch(sessions.members, self.events)
         self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
             "hello": self._hello,
             "inventory": self._list_devices,
@@ -96,6 +101,7 @@ class Agent:
             "device_filter": way.name if way is not None else None,
             "can_exchange": can_exchange(way, self._sessions.simulated),
             "cannot_park": self._cannot_park(),
+            "session_bounds": bounds_of(self._sessions.groups),
         }
 
     def _cannot_park(self) -> str:
@@ -204,6 +210,8 @@ def parse_order(params: dict[str, Any], multi_user: bool) -> Order:
         share=tuple(SharePart(**part) for part in params["share"]),
         share_text=str(params.get("share_text", "")),
         ends_at=params.get("ends_at"),
+        cpus=_amount(params, "cpus", MOST_CPUS),
+        memory_mib=_mib(params, "memory_mib"),
         server_socket=params.get("server_socket", False) is True,
     )
 
@@ -212,6 +220,22 @@ def _id(params: dict[str, Any]) -> str:
     value = params["reservation_id"]
     if not isinstance(value, str) or not ID_PATTERN.fullmatch(value):
         raise Refused("invalid", f"reservation_id is {str(value)[:40]!r}: it must be letters, digits and dashes")
+    return value
+
+
+def _amount(params: dict[str, Any], name: str, most: float) -> float | None:
+    value = params.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise Refused("invalid", f"{name} is {str(value)[:40]!r}: it must be above 0 and at most {most:g}, or null")
+    return float(value)
+
+
+def _mib(params: dict[str, Any], name: str) -> int | None:
+    value = params.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_MIB):
+        raise Refused("invalid", f"{name} is {str(value)[:40]!r}: it must be from 1 to {MOST_MIB} MiB, or null")
     return value
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import pwd
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGTERM
 from typing import Any
 
 from ..clock import read_boot_id
 from ..devices.model import Inventory
+from .cgroups import Bounds, Group, GroupError, Groups, group_name, remove, scope_command, sweep
 from .environment import session_environment
 from .handover import Hidden, Report, compiled_launcher, pack, start_launcher
-from .isolation import Way, group_pids
-from .processes import Process, read_processes, send, session_pids
+from .isolation import Way
+from .members import Members
+from .processes import send
 from .records import Order, Record, Records
 from .refusals import Refused
 from .session_folder import SessionFolders
@@ -46,8 +50,9 @@ class Session:
 
 
 class Sessions:
-    """``way`` is the device filter, None when this machine has none. ``device_root``: where device files are.
-    ``run_dir``: where sessions get the folders of their sockets, None: they get none."""
+    """``way`` is the device filter, ``groups`` the way to make control groups; None when this machine has none.
+    ``device_root``: where device files are. ``run_dir``: where sessions get the folders of their sockets, None: they
+    get none."""
 
     def __init__(
         self,
@@ -56,11 +61,13 @@ class Sessions:
         simulated: bool,
         device_root: Path = Path("/dev"),
         run_dir: Path | None = None,
+        groups: Groups | None = None,
     ) -> None:
         self.records = Records(root)
         self.folders = SessionFolders(run_dir)
         self.folders.sweep(record.key for record in self.records.all())
         self.way = way
+        self.groups = groups
         self.simulated = simulated
         self.boot_id = read_boot_id()
         self.device_root = device_root
@@ -69,6 +76,8 @@ class Sessions:
         self._launchers: list[subprocess.Popen[bytes]] = []
         self._ended: dict[tuple[str, int], Session] = {}
         self._launching: set[tuple[str, int]] = set()
+        self.members = Members(self.live, self.boot_id)
+        sweep(root, self.members.thaw_all())
 
     def lock(self, reservation_id: str) -> threading.RLock:
         """Held by whoever starts or ends something of this reservation."""
@@ -101,7 +110,7 @@ class Sessions:
             if shim is not None and shim.main_pid:
                 order = record.order()
                 return {"pid": shim.main_pid, "enforcement": order.enforcement, "started_at": order.started_at}
-            session = self.look(record, read_processes())
+            session = self.look(record)
             if session.state == "exited":
                 raise Refused("failed", session.message or "it did not start")
             if not record.launcher_lives():
@@ -111,23 +120,30 @@ class Sessions:
             time.sleep(0.02)
 
     def _start(self, order: Order, hidden: Hidden, inventory: Inventory) -> dict[str, Any]:
-        key = f"{order.reservation_id}.{order.generation}"
+        name = group_name(self.records.root, order.reservation_id, order.generation)
         sight = sight_of(order, inventory, self.device_root, self.simulated)
-        filter_ = sight.filter(self.way, key)
+        group = self._group(name, Bounds(order.cpus, order.memory_mib))
+        try:
+            filter_ = sight.filter(self.way, f"{name}/0")
+        except Refused:
+            remove(group.folders)
+            raise
         level = sight.enforcement(self.way, filter_)
-        order = replace(order, enforcement=level, filter=filter_, started_at=time.time())
+        order = replace(order, enforcement=level, filter=filter_, started_at=time.time(), group=group.folders)
+        order = replace(order, uid=_uid_of(order.user))
         try:
             env = {**hidden.env, **session_environment(order, self.simulated)}
             packed = pack(order, replace(hidden, env=env))
         except ValueError as error:
             raise Refused("invalid", str(error)) from None
+        prefix = scope_command(name, [*group.properties, *filter_.get("properties", ())])
         under_way = (order.reservation_id, order.generation)
         self._launching.add(under_way)
         try:
             record = self.records.create(order)
             if order.server_socket:
                 self._make_folder(record, order.user)
-            told = self._run_launcher(record, packed, filter_.get("launcher_prefix", ()))
+            told = self._run_launcher(record, packed, prefix)
         finally:
             self._launching.discard(under_way)
         if told.pid:
@@ -139,6 +155,15 @@ class Sessions:
                 raise Refused("unknown", "the start takes unusually long; nobody can say yet how it ends")
             self._end(record)
         raise Refused("failed", told.failed or "its launcher was ended before the server ran")
+
+    def _group(self, name: str, bounds: Bounds) -> Group:
+        """Raises Refused: without it a session would run without the bounds that everybody believes it has."""
+        if self.groups is None:
+            return Group(())
+        try:
+            return self.groups.prepare(name, bounds)
+        except GroupError as error:
+            raise Refused("failed", f"its control group could not be made: {error}") from None
 
     def _run_launcher(self, record: Record, packed: bytes, prefix: list[str]) -> Report:
         tombstone = self.records.stops / f"{record.reservation_id}.json"
@@ -160,14 +185,17 @@ class Sessions:
     def _end(self, record: Record) -> None:
         """Ends what an older or broken start left. Raises Refused when it cannot be ended."""
         began = time.monotonic()
-        while self.look(record, table := read_processes()).state != "exited":
-            pids = self.pids(record, table)
+        while self.look(record).state != "exited":
             waited = time.monotonic() - began
             if waited > END_WAIT_S:
-                named = ", ".join(map(str, sorted(pids))) or "its launcher"
+                named = ", ".join(map(str, sorted(self.members.of(record)))) or "its launcher"
                 message = f"an older start still runs ({named}) and cannot be ended: the node may need a restart"
                 raise Refused("unknown", message)
-            send(table, pids, SIGTERM if waited < TERM_GRACE_S else SIGKILL)
+            if waited < TERM_GRACE_S:
+                owned = self.members.owned()
+                send(owned.table, owned.of(record.key), SIGTERM)
+            else:
+                self.members.kill(record)
             record.abandon_unless_started()
             time.sleep(0.05)
 
@@ -178,13 +206,10 @@ class Sessions:
     # --- look
 
     def all(self) -> list[Session]:
-        table: dict[int, Process] | None = None
         found = []
         for record in self.records.all():
-            if table is None and record.key not in self._ended:
-                table = read_processes()
             try:
-                found.append(self._ended.get(record.key) or self.look(record, table or {}))
+                found.append(self._ended.get(record.key) or self.look(record))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("the record of %s cannot be read: %s", record.path.name, error)
                 found.append(Session(*record.key, "unknown", None, None, "its record cannot be read", ""))
@@ -194,9 +219,9 @@ class Sessions:
         """The starts that are not known to have ended."""
         return [record for record in self.records.all() if record.key not in self._ended]
 
-    def look(self, record: Record, table: dict[int, Process]) -> Session:
-        """What became of this start. ``table`` must be read after the record was listed."""
-        ended = self._end_of(record, table)
+    def look(self, record: Record) -> Session:
+        """What became of this start."""
+        ended = self._end_of(record)
         order, shim = record.order(), record.shim()
         pid = shim.main_pid if shim and shim.main_pid else None
         if ended is None:
@@ -209,7 +234,7 @@ class Sessions:
         self._clean(record)
         return done
 
-    def _end_of(self, record: Record, table: dict[int, Process]) -> dict[str, Any] | None:
+    def _end_of(self, record: Record) -> dict[str, Any] | None:
         """Its end; None while anything of it may run. Written here when the launcher could not."""
         ended = record.exit()
         if ended is not None and not record.launcher_lives():  # it is itself a process of the session
@@ -225,39 +250,21 @@ class Sessions:
             if record.key in self._launching or not record.abandon_unless_started():
                 return None  # its launcher is just about to begin
             return record.exit()
-        # Twice: one pass over /proc may miss a child whose parent ends meanwhile.
-        if self.pids(record, table) or self.pids(record, read_processes()) or self.pids(record, read_processes()):
+        self.members.thaw(record)  # its launcher may have been killed while everything else was stopped
+        # Again: one pass over /proc may miss a child whose parent ends meanwhile.
+        if any(self.members.of(record) for _ in range(3)):
             return None
         record.write_exit(None, "")
         return record.exit()
 
-    def pids(self, record: Record, table: dict[int, Process]) -> set[int]:
-        """Its processes without the launcher: what lies below that, carries its mark, or is in its cgroup."""
-        shim = record.shim()
-        known = shim is not None and shim.boot_id == self.boot_id
-        launcher = shim.pid if shim and known and shim.pid in table and table[shim.pid].ticks == shim.ticks else None
-        own = session_pids(table, record.key, launcher)
-        if known:
-            own |= {pid for pid in group_pids(record.gate().filter) if pid in table and pid != launcher}
-        return own
-
-    def pids_by_session(self) -> dict[tuple[str, int], set[int]]:
-        """Every process of every session that runs, for the watchdog."""
-        table = read_processes()
-        found = {}
-        for record in self.live():
-            try:
-                found[record.key] = self.pids(record, table)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("the record of %s cannot be read: %s", record.path.name, error)
-        return found
-
     def _clean(self, record: Record) -> None:
         self.folders.remove(record.key)
+        order = record.order()
         if self.way is not None:
-            key = f"{record.reservation_id}.{record.generation}"
-            for name in (key, *(f"{key}.{turn}" for turn in range(1, record.gate().turn + 1))):
-                self.way.clean(name)
+            name = group_name(self.records.root, *record.key)
+            for turn in range(record.gate().turn + 1):
+                self.way.clean(f"{name}/{turn}")
+        remove(order.group)
 
     # --- forget
 
@@ -267,8 +274,17 @@ class Sessions:
             record = self.records.find(reservation_id, generation)
             if record is None:
                 return
-            if self.look(record, read_processes()).state != "exited":
+            if self.look(record).state != "exited":
                 raise Refused("running", "it has not ended: only an ended start is forgotten")
             self._clean(record)  # again: the launcher may just have been leaving its cgroup
             record.remove()
             self._ended.pop(record.key, None)
+            self.members.forget(record)
+
+
+def _uid_of(user: str | None) -> int | None:
+    """None for an account that is not there: the launcher says so."""
+    try:
+        return os.geteuid() if user is None else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None

@@ -11,9 +11,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGINT, SIGTERM
 
-from .processes import Process, kernels, read_processes, send
+from .processes import kernels, send
 from .records import MAX_GENERATION, Record, Tombstone
 from .sessions import Sessions
 
@@ -66,9 +66,9 @@ class Stops:
             with self._step:
                 records = self._records.of(reservation_id)
                 if first and order.interrupt:
-                    table = read_processes()
+                    owned = self._sessions.members.owned()
                     for record in records:
-                        send(table, kernels(self._sessions.pids(record, table)), SIGINT)
+                        send(owned.table, kernels(owned.of(record.key)), SIGINT)
                 state = self._advance(reservation_id, records)
             return state if settled else "stopping"
         finally:
@@ -96,31 +96,31 @@ class Stops:
         for record in records:
             if record.abandon_unless_started():
                 continue
-            table = read_processes()
-            if self._sessions.look(record, table).state == "exited":
+            if self._sessions.look(record).state == "exited":
                 continue
             state = "stopping"
             now = boot_seconds()
             if now < tombstone.term_at or not self._ready(record):
                 continue
             if now >= tombstone.kill_at:
-                send(table, self._sessions.pids(record, table), SIGKILL)
+                self._sessions.members.kill(record)
             else:
-                self._terminate_once(record, table)
+                self._terminate_once(record)
         return state
 
-    def _terminate_once(self, record: Record, table: dict[int, Process]) -> None:
+    def _terminate_once(self, record: Record) -> None:
         """Asks every process once: a server that is shutting down kernels in order takes a second request badly."""
         done = record.path / "terminated"
         if done.exists():
             return
         done.touch()
-        pids = self._sessions.pids(record, table)
+        owned = self._sessions.members.owned()
+        pids = owned.of(record.key)
         shim = record.shim()
         if shim is not None and record.order().filter.get("prefix"):
             # The wrapper (bubblewrap) dies at once, and the launcher would take that for the end of the server.
             pids.discard(shim.main_pid)
-        send(table, pids, SIGTERM)
+        send(owned.table, pids, SIGTERM)
 
     def advance(self) -> None:
         """Carries every stop further; call it several times a second. What is wrong with one does not hold others."""

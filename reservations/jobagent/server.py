@@ -6,8 +6,9 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGUSR1
+from signal import SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGUSR1
 
+from ..agent.ending import below, kill_all
 from ..agent.processes import kernels, send
 from .tree import processes_below
 
@@ -85,12 +86,12 @@ class Server:
         """Carries its end further; call it several times a second."""
         if self.ending is None or now < self.ending.term_at:
             return
-        table = processes_below(os.getpid())
         if now >= self.ending.kill_at:
-            send(table, table, SIGKILL)
+            kill_all(lambda: below(os.getpid()))
         elif not self.ending.asked:
             # Every process once: a server that is shutting down kernels in order takes a second request badly.
             self.ending.asked = True
+            table = processes_below(os.getpid())
             send(table, table, SIGTERM)
 
 
