@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..engines.local import LocalEngine
 from ..engines.nowhere import NoEngine
 from ..engines.slurm.config import ConfigError
 from ..limits.load import LimitsError
+from ..text import log_lines
 from .auth import HubTokens, TokenChecker
 from .base import READ_AND_DROP, Context
 from .handlers import make_app
@@ -71,7 +71,7 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines()
     try:
         settings = settings_of(current_deployment())
         people = HubPeople(settings.hub_api_url, settings.hub_token)

@@ -12,7 +12,8 @@ from tornado import iostream, web
 from ..errors import PublicError
 from ..reservation import Reservation
 from ..submission import unknown_id
-from . import bodies, views
+from ..text import escaped
+from . import bodies, json_bodies, views
 from .auth import Caller, TokenChecker, authenticate
 from .runtime import Runtime
 from .settings import Settings
@@ -57,9 +58,9 @@ class Base(web.RequestHandler):
         return [name for name in ("GET", "POST") if getattr(cls, name.lower()) is not getattr(Base, name.lower())]
 
     def json_body(self) -> dict[str, Any]:
-        if len(self.request.body) > bodies.MAX_BODY:
+        if len(self.request.body) > json_bodies.MAX_BODY:
             raise _too_large()
-        return bodies.parse_json(self.request.body or b"{}")
+        return json_bodies.parse_json(self.request.body or b"{}")
 
     def query(self) -> dict[str, str]:
         """Query arguments; each may be given once."""
@@ -107,7 +108,7 @@ class Base(web.RequestHandler):
     def who(self) -> str:
         """The name for the audit log: the caller's; our own pages say for whom they act."""
         acting = self.request.headers.get("Timeshare-Acting-For", "") if self.caller.deployment else ""
-        return self.caller.name or acting[: bodies.MAX_NAME] or "the deployment"
+        return self.caller.name or escaped(acting)[: bodies.MAX_NAME] or "the deployment"
 
     def seen_owner(self, query: Mapping[str, str]) -> str | None:
         """The ``owner`` that a query names, if the caller may see what is hers; None when it names nobody."""
@@ -151,8 +152,8 @@ class Base(web.RequestHandler):
 
 
 def _too_large() -> PublicError:
-    message = f"the body is larger than {bodies.MAX_BODY} bytes, the most that is read here"
-    return PublicError("body-too-large", message, 413, {"limit": bodies.MAX_BODY})
+    message = f"the body is larger than {json_bodies.MAX_BODY} bytes, the most that is read here"
+    return PublicError("body-too-large", message, 413, {"limit": json_bodies.MAX_BODY})
 
 
 def public_error(status: int) -> PublicError:

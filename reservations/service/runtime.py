@@ -30,6 +30,7 @@ from ..parking import Parking
 from ..pool import Pool
 from ..reservation import Reason, Reservation, State
 from ..submission import Answer, Submission
+from ..text import escaped
 from .bells import ANY, Bells
 from .people import People
 from .settings import Settings
@@ -39,6 +40,8 @@ log = logging.getLogger("timeshare.service")
 T = TypeVar("T")
 MOST_TOGETHER = 64
 """Submissions that share one commit."""
+MOST_TOLD = 1000
+"""Characters of one notice."""
 
 
 class Runtime:
@@ -237,9 +240,9 @@ class Runtime:
 
     def _take_event(self, event: EngineEvent) -> None:
         if event.cordon and event.device_uuid:
-            self.pool.cordon(event.device_uuid, event.message)
+            self.pool.cordon(event.device_uuid, escaped(event.message))
         if event.reservation_id:
-            self.pool.notice(event.reservation_id, "danger", event.message)
+            self.pool.notice(event.reservation_id, "danger", escaped(event.message)[:MOST_TOLD])
 
     async def _carry_out(self, action: plan.Action) -> None:
         if action.what == plan.FORGET:
