@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tornado import iostream, web
@@ -15,11 +18,16 @@ from ..submission import unknown_id
 from ..text import escaped
 from . import bodies, json_bodies, views
 from .auth import Caller, TokenChecker, authenticate
+from .crowd import Crowd
+from .fair_thread import LANE
+from .feeds import Feeds
 from .runtime import Runtime
 from .settings import Settings
 
-READ_AND_DROP = 16 * 1024 * 1024
-"""A body that is too large is read up to this size before it is refused in words; beyond, the connection is closed."""
+VIEWS_A_TURN = 32
+MOST_GOOD_TOKENS = 10_000
+RETRY_AFTER_S = 30
+"""What is said of a bound that no clock lifts, such as requests that wait."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,31 @@ class Context:
     settings: Settings
     runtime: Runtime
     tokens: TokenChecker | None
+    crowd: Crowd
+    feeds: Feeds
+    good_tokens: dict[bytes, None] = field(default_factory=dict)
+    """Digests of tokens that were good when they were checked last; the one used longest ago comes first."""
+
+
+class CountedTokens:
+    """Tokens that were good before are checked at once; others are counted, as each is a question to JupyterHub."""
+
+    def __init__(self, context: Context, address: str) -> None:
+        self._context, self._address = context, address
+
+    async def caller(self, token: str) -> Caller | None:
+        """As of ``TokenChecker``; raises PublicError 429 too."""
+        context, name = self._context, hashlib.sha256(token.encode()).digest()
+        assert context.tokens is not None
+        if name not in context.good_tokens:
+            context.crowd.admit_unknown(self._address)
+        found = await context.tokens.caller(token)
+        context.good_tokens.pop(name, None)
+        if found is not None:
+            context.good_tokens[name] = None
+            if len(context.good_tokens) > MOST_GOOD_TOKENS:
+                context.good_tokens.pop(next(iter(context.good_tokens)))
+        return found
 
 
 class Base(web.RequestHandler):
@@ -36,10 +69,16 @@ class Base(web.RequestHandler):
 
     public = False
     caller: Caller
+    counted = ""
+    """Whose bounds hold for this request; empty: one of timeshare's own processes."""
+    closed = False
+    """Whether the caller has gone."""
 
     def initialize(self, context: Context) -> None:
         self.context = context
         self.runtime = context.runtime
+        self._working = contextlib.ExitStack()
+        self._held_by: asyncio.Task[Any] | None = None
 
     def set_default_headers(self) -> None:
         self.set_header("Content-Type", "application/json")
@@ -51,7 +90,52 @@ class Base(web.RequestHandler):
             raise PublicError("method-not-allowed", f"{self.request.method} is not offered here", 405)
         if not self.public:
             header = self.request.headers.get("Authorization")
-            self.caller = await authenticate(self.context.settings, self.context.tokens, header)
+            tokens = None if self.context.tokens is None else CountedTokens(self.context, self.address)
+            self.caller = await authenticate(self.context.settings, tokens, header)
+            self._count()
+
+    def _count(self) -> None:
+        """Everybody's requests take turns. Raises PublicError 429 for those of one who sends too many."""
+        caller = self.caller
+        if not (caller.deployment or caller.culler):
+            self.counted = f"person:{caller.name}" if caller.name else "services"
+            self.context.crowd.admit(self.counted)
+            self._working.enter_context(self.context.crowd.working(self.counted))
+        LANE.set(self.counted or self._acting_lane())
+
+    def _acting_lane(self) -> str:
+        """The turn of what our own processes ask: that of the person for whom they do."""
+        named = self.request.headers.get("Timeshare-Acting-For") or self.get_query_argument("owner", "")
+        return f"person:{named[: bodies.MAX_NAME]}" if named else "hub"
+
+    @property
+    def address(self) -> str:
+        """Where the request came from, as far as that is known: our proxy puts it last, whatever stood there before."""
+        return self.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()[:64]
+
+    def on_finish(self) -> None:
+        self._working.close()
+
+    def on_connection_close(self) -> None:
+        self.closed = True
+        self._working.close()
+        if self._held_by is not None:
+            self._held_by.cancel()
+
+    @contextlib.contextmanager
+    def until_closed(self) -> Iterator[None]:
+        """What is held for a caller ends when that has gone, so that it counts no longer."""
+        self._working.close()  # it waits: it is no work
+        self._held_by = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self.closed:
+                raise
+        except iostream.StreamClosedError:
+            self.closed = True
+        finally:
+            self._held_by = None
 
     @classmethod
     def methods(cls) -> list[str]:
@@ -94,6 +178,14 @@ class Base(web.RequestHandler):
         if not self.caller.may_see(found.owner):
             raise unknown_id(reservation_id)
         return found
+
+    async def views(self, reservations: Sequence[Reservation]) -> list[dict[str, Any]]:
+        """What is shown of them; a long list takes several turns."""
+        pool, shown = self.runtime.pool, []
+        for first in range(0, len(reservations), VIEWS_A_TURN):
+            part = reservations[first : first + VIEWS_A_TURN]
+            shown += await self.runtime.call(lambda part=part: [views.reservation_view(pool, one) for one in part])
+        return shown
 
     async def view(self, reservation: Reservation) -> dict[str, Any]:
         return await self.runtime.call(views.reservation_view, self.runtime.pool, reservation)
@@ -146,6 +238,8 @@ class Base(web.RequestHandler):
         self.set_status(error.status)
         if error.status == 405:
             self.set_header("Allow", ", ".join(self.methods()))
+        if error.status == 429:
+            self.set_header("Retry-After", str(error.details.get("retry_after_s", RETRY_AFTER_S)))
         if error.status == 401:
             self.set_header("WWW-Authenticate", "Bearer")
         self.finish(json.dumps(error.body()))

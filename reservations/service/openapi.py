@@ -219,7 +219,7 @@ def create_schema() -> Schema:
                 "maximum": LARGEST,
                 "description": "seconds; left out: the default of the limits; at most their max_time",
             },
-            "kind": {"enum": [kind.value for kind in Kind]},
+            "kind": {"enum": [Kind.SESSION.value], "description": "batch is reserved by submitting a job"},
             "server_name": line(empty=True, description="empty: the default server"),
             "client_key": line(
                 null=True, description="a second request with the same key gets the first one's reservation"

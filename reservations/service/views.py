@@ -97,7 +97,7 @@ def external_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
 def _held_back(pool: Pool, reservation: Reservation) -> str:
     external = reservation.external
     if external is not None and reservation.state is State.QUEUED:
-        return _said_elsewhere(pool, reservation) if external.handed_over else pool.world().kept_back(reservation)
+        return _said_elsewhere(pool, reservation) if external.handed_over else pool.kept_back(reservation)
     if reservation.state is not State.QUEUED or reservation.job is None or not reservation.job.parallel:
         return ""
     return f"{reservation.job.parallel} of its array run at a time"
