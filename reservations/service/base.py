@@ -103,6 +103,11 @@ class Base(web.RequestHandler):
             self._working.enter_context(self.context.crowd.working(self.counted))
         LANE.set(self.counted or self._acting_lane())
 
+    def count_submission(self) -> None:
+        """Raises PublicError 429 for a person who asks for too many shares."""
+        if self.counted:
+            self.context.crowd.admit_submission(self.counted)
+
     def _acting_lane(self) -> str:
         """The turn of what our own processes ask: that of the person for whom they do."""
         named = self.request.headers.get("Timeshare-Acting-For") or self.get_query_argument("owner", "")

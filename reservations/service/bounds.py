@@ -31,6 +31,15 @@ class ServiceBounds(Configurable):
     requests_burst = Int(
         300, min=1, help="Requests that one may send at once after a pause. Default 300. Example: 1000."
     ).tag(config=True)
+    submissions_per_minute = Float(
+        30.0,
+        min=0.1,
+        help="Requests for a share or a sweep that one may make in a minute, over some time. Default 30. Beyond: 429. "
+        "Example: 120.0.",
+    ).tag(config=True)
+    submissions_burst = Int(
+        100, min=1, help="Such requests that one may make at once after a pause. Default 100. Example: 500."
+    ).tag(config=True)
     requests_at_once = Int(
         32, min=1, help="Requests of one that are worked on or wait for that. Default 32. Beyond: 429. Example: 64."
     ).tag(config=True)

@@ -68,6 +68,14 @@ class Crowd:
             instead = "wait for a moment; wait_s and events tell of changes without asking again and again"
             raise too_many("you sent too many requests a second", bounds.requests_per_s, instead, wait)
 
+    def admit_submission(self, caller: str) -> None:
+        """Count a request of a person for a share or a sweep: each is kept for good. Raises PublicError 429."""
+        bounds = self.bounds
+        wait = self._take(f"submissions:{caller}", bounds.submissions_per_minute / 60, bounds.submissions_burst)
+        if wait:
+            instead = "wait for a moment, and submit many points as one sweep"
+            raise too_many("you asked for too many shares a minute", bounds.submissions_per_minute, instead, wait)
+
     def admit_report(self, key: str) -> None:
         """Count a report with the key of one session or job. Raises PublicError 429."""
         rate = self.bounds.reports_per_s

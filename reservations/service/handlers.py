@@ -53,6 +53,7 @@ class Reservations(Base):
 
     async def post(self) -> None:
         self.no_query()
+        self.count_submission()
         wish = bodies.parse_create(self.json_body(), self.caller)
         reservation, new = await self.runtime.submit(wish)
         self.answer(await self.view(reservation), 201 if new else 200)

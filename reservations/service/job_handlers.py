@@ -24,6 +24,7 @@ class Jobs(Base):
     async def post(self) -> None:
         """All of them or none."""
         self.no_query()
+        self.count_submission()
         made: list[tuple[Reservation, bool]] = []
         try:
             for wish in job_bodies.parse_submit(self.json_body(), self.caller):
