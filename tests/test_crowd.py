@@ -15,6 +15,7 @@ import pytest
 import requests
 from hubs import Hub, User, running_hub
 from nodes import eventually
+from plain_jobs import job_body
 from pools import Lab
 from traitlets import TraitError
 
@@ -260,6 +261,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     folder = tmp_path_factory.mktemp("crowd")
     (folder / CONFIG_FILE).write_text(LOW)
     with running_hub(folder, "--simulate", "t4:1") as found:
+        # It holds the only GPU, so everybody else waits.
+        job = job_body(folder, "eve", {"gpus": 1})
+        eventually(lambda: found.service("POST", "jobs", json={**job, "client_key": "k"}).ok)
         yield found
 
 
@@ -293,8 +297,7 @@ def test_streams_and_held_requests_of_one_are_refused_beyond_the_bound_and_come_
     streams.pop().close()
     streams.append(eventually(lambda: (one := stream(ada)).status_code == 200 and one))
 
-    state = ada.service("GET", f"reservations/{ids[ada]}").json()["state"]
-    path = f"reservations/{ids[ada]}?unlike={state}&wait_s=20"
+    path = f"reservations/{ids[ada]}?unlike=queued&wait_s=20"
     held: list[threading.Thread] = []
     for _ in range(4):
         held.append(threading.Thread(target=lambda: ada.service("GET", path)))

@@ -18,8 +18,8 @@ from timeshare.reservations.service.bounds import CONFIG_FILE
 
 PATH = "/services/timeshare/api/v1"
 QUICK = """
-c.ServiceBounds.idle_s = 2.0
-c.ServiceBounds.body_s = 2.0
+c.ServiceBounds.idle_s = 1.0
+c.ServiceBounds.body_s = 15.0
 c.ServiceBounds.connections = 40
 """
 
@@ -34,17 +34,16 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def connect(service: Service) -> socket.socket:
     address = urlsplit(service.url)
-    made = socket.create_connection((address.hostname, address.port), timeout=20)
-    made.settimeout(20)
+    made = socket.create_connection((address.hostname, address.port), timeout=60)
+    made.settimeout(60)
     return made
 
 
 def sent(service: Service, data: bytes) -> bytes:
-    """What is answered to ``data`` until the connection is closed."""
+    """What is answered to ``data`` until the service closes the connection: a second answer would come too."""
     with connect(service) as there:
         with contextlib.suppress(ConnectionError):  # closed before all of it was read
             there.sendall(data)
-            there.shutdown(socket.SHUT_WR)
         return until_closed(there)
 
 

@@ -40,22 +40,27 @@ class Measured(httputil.HTTPServerConnectionDelegate):
 
     def __init__(self, app: Application) -> None:
         self._app = app
-        self.waiting: dict[object, None] = {}
+        self.waiting: dict[iostream.IOStream, None] = {}
         """Connections on which no whole request has come since the last one; the one that waits longest comes first."""
 
-    def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
-        self.waiting.pop(server_conn, None)
-        self.waiting[server_conn] = None
-        return _Message(self._app.start_request(server_conn, request_conn), self.waiting, server_conn)
+    def start_request(self, server_conn: Any, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
+        self.waits(server_conn.stream)
+        return _Message(self._app.start_request(server_conn, request_conn), self.waiting, server_conn.stream)
 
-    def on_close(self, server_conn: object) -> None:
-        self.waiting.pop(server_conn, None)
+    def waits(self, stream: iostream.IOStream) -> None:
+        self.waiting.pop(stream, None)
+        self.waiting[stream] = None
+
+    def on_close(self, server_conn: Any) -> None:
+        self.waiting.pop(server_conn.stream, None)
         self._app.on_close(server_conn)
 
 
 class _Message(httputil.HTTPMessageDelegate):
-    def __init__(self, inner: httputil.HTTPMessageDelegate, waiting: dict[object, None], connection: object) -> None:
-        self._inner, self._waiting, self._connection = inner, waiting, connection
+    def __init__(
+        self, inner: httputil.HTTPMessageDelegate, waiting: dict[iostream.IOStream, None], stream: iostream.IOStream
+    ) -> None:
+        self._inner, self._waiting, self._stream = inner, waiting, stream
         self._left = MAX_BODY + 1  # one byte more, by which it is known to be too large
 
     def headers_received(
@@ -70,7 +75,7 @@ class _Message(httputil.HTTPMessageDelegate):
         return self._inner.data_received(kept) if kept else None
 
     def finish(self) -> None:
-        self._waiting.pop(self._connection, None)
+        self._waiting.pop(self._stream, None)
         self._inner.finish()
 
     def on_connection_close(self) -> None:
@@ -84,9 +89,12 @@ class BoundedServer(HTTPServer):
     most = 4096
 
     def handle_stream(self, stream: iostream.IOStream, address: Any) -> None:
+        measured = cast(Measured, self.request_callback)
         if len(self._connections) >= self.most:
-            oldest: Any = next(iter(cast(Measured, self.request_callback).waiting), None)
-            (stream if oldest is None else oldest.stream).close()
-            if oldest is None:
+            oldest = next(iter(measured.waiting), stream)
+            measured.waiting.pop(oldest, None)
+            oldest.close()
+            if oldest is stream:
                 return
+        measured.waits(stream)  # before the next one is accepted, which may be in this very moment
         super().handle_stream(stream, address)
