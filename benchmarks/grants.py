@@ -41,7 +41,7 @@ def devices() -> tuple[Device, ...]:
 
 
 def wish(number: int, share: ShareRequest) -> Submission:
-    return Submission(f"user{number % 200}", share, 3600, Kind.BATCH, f"s{number}")
+    return Submission(f"user{number % 200}", share, 3600, Kind.SESSION, f"s{number}")
 
 
 def prepared(folder: Path, past: int, waiting: int) -> Pool:

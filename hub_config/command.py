@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import doctor, limits_command, ls, reconcile, up, usage
+from . import console, doctor, limits_command, ls, reconcile, up, usage
 
 PORT = (
     "port to open in the browser, such as 443; default: that of the last start, and 8000 at the first one, or any free "
@@ -91,5 +91,6 @@ def _state(command: argparse.ArgumentParser) -> None:
 def run(words: Sequence[str]) -> int:
     """The exit status."""
     options = parser().parse_args(words)
-    status: int = options.run(options)
+    with console.seen_output():
+        status: int = options.run(options)
     return status

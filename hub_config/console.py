@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import sys
 from argparse import Namespace
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from ..reservations.client import ServiceClient, ServiceUnreachable
 from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
 from ..reservations.errors import PublicError
+from ..reservations.text import escaped
 from .up import default_state_dir
 
 
@@ -39,8 +43,33 @@ async def _done(deed: Awaitable[None]) -> None:
     await deed
 
 
+class _Seen(io.TextIOBase):
+    """Writes to ``stream`` what can be seen, and the rest by its code: a name must not move the terminal's cursor."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(escaped(text, keep="\n\t"))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+@contextlib.contextmanager
+def seen_output() -> Iterator[None]:
+    """Have everything that is printed meanwhile written as text that can be seen."""
+    with contextlib.redirect_stdout(_Seen(sys.stdout)), contextlib.redirect_stderr(_Seen(sys.stderr)):
+        yield
+
+
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text, the first one the heads, as columns."""
+    rows = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

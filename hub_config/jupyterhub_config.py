@@ -15,6 +15,7 @@ from timeshare.hub_config.routes import ServiceRoutes, service_route, service_ta
 from timeshare.reservations.client import ServiceClient
 from timeshare.reservations.deployment import current_deployment
 from timeshare.reservations.service.auth import ADMIN_SCOPE, READ_SCOPE, USE_SCOPE
+from timeshare.reservations.service.bounds import read_bounds
 from timeshare.spawners.desk import Desk
 from timeshare.spawners.pages import ForScripts
 from timeshare.spawners.relay import fill_in_forms, handlers
@@ -45,7 +46,7 @@ c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
 
 # --- sessions
-desk = Desk(ServiceClient(deployment.service_url, deployment.admin_token))
+desk = Desk(ServiceClient(deployment.service_url, deployment.admin_token), read_bounds(state).streams_each)
 c.JupyterHub.spawner_class = "timeshare-local" if deployment.local else "timeshare-slurm"
 c.GpuSpawner.service_url = deployment.service_url
 c.GpuSpawner.service_token = deployment.admin_token

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import sys
 
@@ -13,6 +12,7 @@ from traitlets.config import Application
 
 from ..reservations.client import ServiceClient
 from ..reservations.deployment import DeploymentError, current_deployment
+from ..reservations.text import log_lines
 from .mail import Mailer
 from .service import Culler
 
@@ -58,7 +58,7 @@ async def until_told(culler: Culler) -> None:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines()
     try:
         IdleCuller.launch_instance(argv=sys.argv[1:])
     except DeploymentError as error:

@@ -28,11 +28,19 @@ class PublicError(Exception):
 
 def invalid(field_name: str, value: object, rule: str) -> PublicError:
     """A request that can never be right, naming the field, the value that was given, and the rule."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    shown = _shown(value)
+    field_name = field_name if field_name.isprintable() else repr(field_name)
     return PublicError(
         "invalid",
         f"{field_name} is {shown}: {rule}",
         400,
         {"field": field_name, "value": shown, "rule": rule},
     )
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."

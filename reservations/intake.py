@@ -11,7 +11,7 @@ from .ledger import Change, Ledger
 from .placement import Slot
 from .reservation import Reservation, State
 from .shares import ShareRequest
-from .submission import Answer, Submission, check_server_free, no_capacity, one_per_owner
+from .submission import Answer, Submission, check_kind, check_same_wish, check_server_free, no_capacity, one_per_owner
 from .usage import Charges
 from .world import World
 
@@ -66,10 +66,15 @@ class Intake:
         ]
 
     def _by_client_key(self, wish: Submission) -> Reservation | None:
-        return None if wish.client_key is None else self._ledger.by_client_key(wish.owner, wish.client_key)
+        """Raises PublicError when the key belongs to something else."""
+        known = None if wish.client_key is None else self._ledger.by_client_key(wish.owner, wish.client_key)
+        if known is not None:
+            check_same_wish(wish, known)
+        return known
 
     def _accepted(self, wish: Submission, before: Sequence[Reservation]) -> Reservation:
         """The new reservation, queued. ``before``: those accepted with it. Raises PublicError when it may not be."""
+        check_kind(wish)
         world = self._pool.world().with_changes(before)
         check_server_free(wish, world.live.values())
         return accept(self._desk(wish.owner, wish.request, world, self._seq + len(before)), wish)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .errors import invalid
+from .text import first_unseen
 
 MAX_TASKS = 1000
 MAX_PATH = 1024
@@ -43,10 +44,10 @@ class JobSpec:
 
 def absolute_path(name: str, value: Any) -> str:
     """Raises PublicError for what is no absolute path."""
-    rule = f"must be an absolute path of at most {MAX_PATH} characters, without control characters or '..'"
+    rule = f"must be an absolute path of at most {MAX_PATH} characters, without '..' and characters that cannot be seen"
     if not isinstance(value, str) or not value.startswith("/") or len(value) > MAX_PATH:
         raise invalid(name, value, rule)
-    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in value) or ".." in value.split("/"):
+    if first_unseen(value) or ".." in value.split("/"):
         raise invalid(name, value, rule)
     return value
 

@@ -15,7 +15,7 @@ from .ledger import Ledger
 from .ledger import activity as rows
 from .limits.idle import IdleSettings
 from .pool import Pool
-from .protection import Keeps
+from .protection import MOST, Keeps
 from .reservation import Reservation, State
 from .watching import KEPT, History, Point, Reading, Report, Warned, sample_of
 
@@ -23,6 +23,9 @@ FIRST_S = 5.0
 """A session whose rules are not known yet says sooner again what it does."""
 SLOWEST_S, FASTEST_S = 60.0, 2.0
 """Between two samples: a sixth of the shortest idle limit in force, within these."""
+ASKED_FOR = ("keep", "keep ended")
+MOST_ASKED_FOR = 50
+"""Of what its owner can write as often as they like, the newest are kept; what was decided about it stays."""
 
 
 @dataclass
@@ -162,10 +165,15 @@ class Monitor:
     def keep(self, reservation: Reservation, key: str, seconds: float, why: str) -> None:
         """Protects the session from the idle rules for ``seconds`` from now (0: ends the protection ``key``).
 
-        Raises PublicError beyond the budget of protected time.
+        Raises PublicError beyond the budget of protected time, and beyond MOST of them at a time.
         """
         now = self._pool.clock()
         session = self._sessions.setdefault(reservation.id, Session())
+        if seconds and session.keeps.is_full(key, now):
+            message = f"a session has at most {MOST} protections at a time: end one (seconds 0), or renew it by its key"
+            raise PublicError("too-many-protections", message, 409, {"limit": MOST})
+        if not seconds and key not in session.keeps.by_key:
+            return  # nothing ends, so nothing is written
         budget = self._settings(reservation).keep
         keeps = session.keeps.end(key, now) if not seconds else session.keeps.add(key, now + seconds, why, now)
         if seconds and keeps.used_s > budget:
@@ -231,6 +239,8 @@ class Monitor:
         signals = {} if session.sample is None else vars(session.sample)
         with self._ledger.transaction() as connection:
             rows.add_decision(connection, reservation_id, now, what, why, signals)
+            if what in ASKED_FOR:
+                rows.drop_decisions(connection, reservation_id, ASKED_FOR, MOST_ASKED_FOR)
             rows.write(connection, {reservation_id: _as_row(session)})
 
 

@@ -5,7 +5,7 @@ No I/O but the ledger's; every call runs in one thread. Whoever calls asks the a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from .clock import Clock, duration_text
@@ -38,13 +38,14 @@ EXTENDABLE = (State.GRANTED, State.STARTING, State.ACTIVE, State.PARKED)
 
 
 class Pool:
-    """All reservations and devices of a pool. ``changed`` is called after every commit."""
+    """All reservations and devices of a pool. ``changed`` is called after every commit with the ids of what changed;
+    with none for something that all may see."""
 
     def __init__(self, ledger: Ledger, standing: Standing, clock: Clock) -> None:
         self._ledger = ledger
         self.standing = standing
         self.clock = clock
-        self.changed: Callable[[], None] = lambda: None
+        self.changed: Callable[[Collection[str]], None] = lambda names: None
         self.device_filter: str | None = None
         self.notices: dict[str, tuple[Notice, ...]] = {}
         self.can_give_back = True
@@ -65,6 +66,7 @@ class Pool:
         """Made once for each that waits: a decision looks at all of them."""
         self.intake = Intake(self, ledger)
         self._forecast: tuple[int, float, dict[str, Forecast]] = (-1, 0.0, {})
+        self._keeper: tuple[int, float, Callable[[Reservation], str]] = (-1, 0.0, lambda reservation: "")
 
     # --- questions
 
@@ -114,6 +116,15 @@ class Pool:
             known = self.world().forecast()
             self._forecast = (self.version, now, known)
         return known
+
+    def kept_back(self, reservation: Reservation) -> str:
+        """Why ``reservation`` is not handed to its engine yet; empty: nothing keeps it. As fresh as ``forecast``."""
+        version, at, keeper = self._keeper
+        now = self.clock()
+        if version != self.version or now - at > 1.0:
+            keeper = self.world().keeper()
+            self._keeper = (self.version, now, keeper)
+        return keeper(reservation)
 
     def latest_starts(self, wishes: Sequence[Submission]) -> list[Forecast]:
         """What each of ``wishes`` could expect if it joined the queue now."""
@@ -318,7 +329,7 @@ class Pool:
     def touch(self) -> None:
         """Something that people see has changed."""
         self.version += 1
-        self.changed()
+        self.changed(())
 
     def set_groups(self, person: str, groups: Sequence[str]) -> None:
         """The groups of ``person``, as JupyterHub tells them; kept for when it does not."""
@@ -392,7 +403,7 @@ class Pool:
             else:
                 self._live[change.after.id] = change.after
         self.version += 1
-        self.changed()
+        self.changed([change.after.id for change in changes])
 
 
 def _charged(change: Change, now: float) -> Change:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+MOST = 8
+"""Protections of a session at a time."""
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -30,6 +33,11 @@ class Keeps:
     def why(self, now: float) -> str:
         """The reasons of those that hold."""
         return "; ".join(dict.fromkeys(keep.why for keep in self.by_key.values() if keep.until > now))
+
+    def is_full(self, key: str, now: float) -> bool:
+        """Whether there is no room for one more of that key: everybody who waits reads all of them."""
+        others = [name for name, keep in self.by_key.items() if name != key and keep.until > now]
+        return len(others) >= MOST
 
     def add(self, key: str, until: float, why: str, now: float) -> Keeps:
         """With a protection of that key, in place of an earlier one."""

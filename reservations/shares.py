@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from .devices.model import MIB_PER_GIB
 from .errors import PublicError, invalid
+from .numeric import finite, whole
 
 MAX_COUNT = 1024
 MAX_MEMORY_GIB = 1024.0
@@ -147,39 +147,32 @@ def _engine(value: object) -> str:
 
 
 def _nodes(value: object, shape: str, engine: str) -> int:
-    value = _integer(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_NODES:
+    nodes = whole(value)
+    if nodes is None or not 1 <= nodes <= MAX_NODES:
         raise invalid("nodes", value, f"must be a whole number from 1 to {MAX_NODES}")
     if shape not in ("gpus", "cpu_only"):
         raise invalid("nodes", value, f"goes with gpus or cpu_only: {shape} is a part of one GPU")
     if not engine:
         raise invalid("nodes", value, "this machine is one node: leave nodes out, or name an engine that has several")
-    return value
-
-
-def _integer(value: object) -> object:
-    """JSON knows one kind of number: 2.0 is 2."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return nodes
 
 
 def _count(value: object) -> int:
-    value = _integer(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
+    count = whole(value)
+    if count is None or not 1 <= count <= MAX_COUNT:
         raise invalid(
             "gpus",
             value,
             f"must be a whole number from 1 to {MAX_COUNT}; for no GPU ask for cpu_only instead",
         )
-    return value
+    return count
 
 
 def _number(name: str, value: object, low: float, high: float, unit: str) -> float:
-    rule = f"must be a number of {unit} above {low:g} and at most {high:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, value, rule)
-    if not math.isfinite(value) or not low < value <= high:
-        raise invalid(name, value, rule)
-    return float(value)
+    number = finite(value)
+    if number is None or not low < number <= high:
+        raise invalid(name, value, f"must be a number of {unit} above {low:g} and at most {high:g}")
+    return number
 
 
 def _memory_mib(value: object) -> int:

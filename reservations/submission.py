@@ -55,6 +55,33 @@ def check_server_free(wish: Submission, live: Iterable[Reservation]) -> None:
             raise PublicError("already-reserved", message, 409, {"id": other.id, "state": other.state.value})
 
 
+def check_kind(wish: Submission) -> None:
+    """Raises PublicError unless ``wish`` is a session without a job, or batch with one: a reservation of kind batch
+    that nothing runs in would be held for as long as jobs may last."""
+    if wish.kind is Kind.BATCH and wish.job is None:
+        message = "kind is 'batch': batch is reserved by submitting a job; use %%gpu_batch, or POST jobs"
+        raise PublicError("batch-needs-a-job", message, 403, {"kind": wish.kind.value})
+    if wish.kind is not Kind.BATCH and wish.job is not None:
+        message = f"kind is {wish.kind.value!r}: a job is batch"
+        raise PublicError("job-is-batch", message, 403, {"kind": wish.kind.value})
+
+
+def check_same_wish(wish: Submission, known: Reservation) -> None:
+    """Raises PublicError when the client key of ``wish`` belongs to something else: whoever repeats a request gets what
+    came of it, and nobody gets a job where a session was asked for, or another server's reservation."""
+    if (known.kind, known.server_name) != (wish.kind, wish.server_name):
+        whose = f"the server {known.server_name!r}" if known.server_name else f"a {known.kind.value}"
+        message = f"client_key was given before, for {whose} (reservation {known.id}): use a new one"
+        raise PublicError("client-key-used", message, 409, {"id": known.id})
+
+
+def check_startable(reservation: Reservation) -> None:
+    """Raises PublicError when a server is to be started on what is no session."""
+    if reservation.kind is not Kind.SESSION or reservation.job is not None:
+        message = "no server starts on a batch reservation: the service runs its job; ask for a session instead"
+        raise PublicError("not-a-session", message, 409, {"id": reservation.id, "kind": reservation.kind.value})
+
+
 def no_capacity(reservation: Reservation, told: Forecast) -> PublicError:
     """The refusal of what would have to wait; ``told``: what it could expect in the queue."""
     start = told.latest_start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .fleet import Fleet
@@ -110,13 +110,17 @@ class World:
             found.append(reservation)
         return found
 
-    def kept_back(self, reservation: Reservation) -> str:
-        """Why ``reservation`` is not handed to its engine yet, in words; empty when nothing keeps it."""
+    def keeper(self) -> Callable[[Reservation], str]:
+        """Return what says why one of ``live`` is not handed to its engine yet, in words; empty when nothing keeps
+        it. Made once for all of them."""
         facts = self.facts()
-        wait = Tally(facts.all_slots, facts.held, self.policy([reservation.owner])).blocked(
-            reservation.waiting(self._grace)
-        )
-        return "" if wait is None else wait.text
+        tally = Tally(facts.all_slots, facts.held, self.policy())
+
+        def kept_back(reservation: Reservation) -> str:
+            wait = tally.blocked(reservation.waiting(self._grace))
+            return "" if wait is None else wait.text
+
+        return kept_back
 
     def begun(self, reservation: Reservation, holdings: Sequence[Holding], at: float) -> Reservation:
         """``reservation`` once its engine has started it on ``holdings``."""

@@ -311,15 +311,13 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         """The granted one that the options name; else a new one, now or not at all."""
         if options.reservation_id is not None:
             found = await self.service.get(options.reservation_id)
-            if (found["owner"], found["server_name"]) != (self.user.name, self.name or ""):
-                raise PublicError("not-found", "there is no such reservation for this server of yours", 404)
             if found["state"] != "ended" or options.share is None:
-                return found
+                return self._of_this_server(found)
             # Options of an earlier start, given again: its reservation is over, its wish is not.
         assert options.share is not None
         key = options.client_key if options.reservation_id is None else None
         share = options.share.as_options()
-        return await self.service.create(
+        made = await self.service.create(
             self.user.name,
             share,
             time_limit_s=options.time_limit_s,
@@ -327,6 +325,16 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             queue=False,
             client_key=key,
         )
+        return self._of_this_server(made)
+
+    def _of_this_server(self, reservation: Json) -> Json:
+        """``reservation``, if this server may run on it: its owner's, its own, and no job. Raises PublicError."""
+        if (reservation["owner"], reservation["server_name"]) != (self.user.name, self.name or ""):
+            raise PublicError("not-found", "there is no such reservation for this server of yours", 404)
+        if reservation["kind"] != "session":
+            message = "a batch reservation runs its job and no server: pick a share for a session instead"
+            raise PublicError("not-a-session", message, 409, {"id": reservation["id"]})
+        return reservation
 
     async def _give_up(self, detail: str) -> None:
         try:

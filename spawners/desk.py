@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from typing import Any
 
 from ..reservations.client import Json, ServiceClient, ServiceUnreachable
@@ -20,8 +21,11 @@ class Desk:
 
     meaning = MEANING
 
-    def __init__(self, service: ServiceClient) -> None:
+    def __init__(self, service: ServiceClient, most_streams: int = 20) -> None:
+        """``most_streams``: event streams of one person at the hub's pages."""
         self.service = service
+        self.most_streams = most_streams
+        self.streams: Counter[str] = Counter()
 
     def new_key(self) -> str:
         """A key for one form, so that sending it twice asks for one session."""

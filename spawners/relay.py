@@ -242,11 +242,25 @@ class Events(ForScripts):
     @web.authenticated
     async def get(self, reservation_id: str) -> None:
         reservation = await self.mine(reservation_id)
+        name, streams = self.current_user.name, self.desk.streams
+        if streams[name] >= self.desk.most_streams:
+            self.set_header("Retry-After", "5")
+            message = f"you have {streams[name]} pages that wait, and the limit is {self.desk.most_streams}: close one"
+            raise web.HTTPError(429, message)
+        streams[name] += 1
+        try:
+            await self._tell(reservation_id, reservation)
+        finally:
+            streams[name] -= 1
+            if not streams[name]:
+                del streams[name]
+
+    async def _tell(self, reservation_id: str, reservation: Json) -> None:
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")
         try:
-            while True:
+            while not self.request.connection.stream.closed():
                 self.write(f"data: {json.dumps(reservation)}\n\n")
                 await self.flush()
                 if reservation["state"] == "ended":

@@ -23,6 +23,7 @@ from ..reservations.client import Json, ServiceClient, ServiceUnreachable
 from ..reservations.deployment import DeploymentError, current_deployment
 from ..reservations.errors import PublicError
 from ..reservations.fetching import fetch
+from ..reservations.text import log_lines
 
 log = logging.getLogger("timeshare.starter")
 PERIOD_S = 1.0
@@ -191,7 +192,7 @@ async def run(starter: Starter) -> None:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines()
     try:
         deployment = current_deployment()
     except DeploymentError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timeshare.reservations.devices.model import Device, Inventory, MigInstance
+from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
 from timeshare.reservations.ledger import Ledger
 from timeshare.reservations.limits.load import LimitsFile
@@ -48,7 +49,9 @@ class Lab:
     def ask(self, owner: str, kind: Kind = Kind.SESSION, seconds: int | None = 3600, **share: Any) -> Reservation:
         """Raises PublicError when the limits refuse it."""
         self._number += 1
-        wish = Submission(owner, parse_share(share or {"gpus": 1}), seconds, kind, f"s{self._number}")
+        job = JobSpec("work", "/python", "/job", "0" * 64) if kind is Kind.BATCH else None
+        server = f"s{self._number}" if job is None else ""
+        wish = Submission(owner, parse_share(share or {"gpus": 1}), seconds, kind, server, job=job)
         return self.pool.submit(wish)[0]
 
     def batch(self, owner: str, seconds: int | None = 36000, **share: Any) -> Reservation:

@@ -27,6 +27,7 @@ import requests
 from conftest import FULL_STRESS
 from hubs import PEOPLE, Hub, User, running_hub
 from nodes import all_marked, eventually, marked
+from plain_jobs import job_body
 
 from timeshare.reservations.agent.client import AgentClient, AgentError, AgentUnreachable
 
@@ -173,10 +174,10 @@ def wait_until_healthy(hub: Hub) -> float:
 
 
 def fill(hub: Hub) -> None:
-    """Reservations that hold shares and stay: the ledger is not small."""
-    for number in range(RESERVATIONS):
-        wish = {"share": {"memory_gib": 4, "model": "a100-80gb"}, "kind": "batch", "owner": f"filler{number}"}
-        assert hub.service("POST", "reservations", json=wish).status_code == 201
+    """Sweeps of which one point runs and the others stay: the ledger is not small."""
+    for number in range(RESERVATIONS // 100):
+        body = job_body(hub.state_dir, f"filler{number}", {"memory_gib": 4, "model": "a100-80gb"}, tasks=100)
+        assert hub.service("POST", "jobs", json={**body, "max_parallel": 1}).status_code == 201
 
 
 def test_no_kill_grants_twice_leaks_or_loses_a_session(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

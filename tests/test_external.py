@@ -160,7 +160,7 @@ def test_limits_keep_back_what_is_too_much_and_what_may_begin_counts(tmp_path: P
     assert next_ones(lab) == [asked[0].id, asked[1].id]
     outside.handing_over([asked[0].id, asked[1].id])
     assert next_ones(lab) == []
-    assert "you hold 2 of the 2 GPUs" in lab.pool.world().kept_back(asked[2])
+    assert "you hold 2 of the 2 GPUs" in lab.pool.kept_back(asked[2])
     here = lab.ask("ada", gpus=1)
     assert lab.state(here) == "queued", "one limit for all engines"
     outside.gone(asked[0].id, 1, Reason.COMPLETED, "done")

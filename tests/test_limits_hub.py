@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from hubs import Hub, plain, running_hub
-from nodes import eventually, marked, order
-
-from timeshare.reservations.agent.client import AgentClient
+from nodes import eventually, marked
+from plain_jobs import job_body
 
 pytestmark = pytest.mark.hub
 
@@ -111,50 +110,41 @@ def test_everybody_sees_her_own_limits_and_only_operators_those_of_others(hub: H
     assert dora.service("GET", "limits?owner=ada").json()["account"] == "cms"
 
 
-async def test_a_person_gets_the_place_of_over_quota_batch_which_goes_on_later(hub: Hub, tmp_path: Path) -> None:
+def test_a_person_gets_the_place_of_over_quota_batch_which_goes_on_later(hub: Hub, tmp_path: Path) -> None:
     """Two jobs of atlas fill the big pool, whose quota is one. Ada waits; the later job gives way, is requeued, and
     finishes when she has gone. Its process is real: it counts, and writes how far it came when it is told to stop."""
-    agent = AgentClient(Path(hub.deployment.agent_socket))
-    work = tmp_path / "work.py"
-    work.write_text(
-        "import signal, sys, time\n"
-        "log = open(sys.argv[1], 'a', buffering=1)\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (log.write('told\\n'), sys.exit(0)))\n"
-        "log.write('began\\n'); time.sleep(float(sys.argv[2])); log.write('finished\\n')\n"
+    log, finish = tmp_path / "log", tmp_path / "finish"
+    log.mkdir()
+    program = (
+        f'log={log}/$TIMESHARE_RESERVATION_ID; trap "echo told >> $log; exit 0" TERM INT; echo began >> $log\n'
+        f"until test -e {finish}; do sleep 0.1; done; echo finished >> $log"
     )
 
     def submit(owner: str) -> dict[str, Any]:
-        wish = {"share": {"gpus": 1, "model": "a100-40gb"}, "kind": "batch", "owner": owner, "time_limit_s": 600}
-        return dict(hub.service("POST", "reservations", json=wish).json())
-
-    async def begin(job: dict[str, Any], seconds: float) -> None:
-        begun = hub.service("POST", f"reservations/{job['id']}/starting", json={}).json()
-        argv = [sys.executable, str(work), str(tmp_path / job["id"]), str(seconds)]
-        await agent.call("launch", **order(job["id"], argv, generation=begun["generation"]))
-        report = {"generation": begun["generation"], "enforcement": "simulated"}
-        assert hub.service("POST", f"reservations/{job['id']}/active", json=report).ok
+        body = job_body(tmp_path, owner, {"gpus": 1, "model": "a100-40gb"}, program)
+        (made,) = hub.service("POST", "jobs", json={**body, "time_limit_s": 600}).json()["jobs"]
+        eventually(lambda: (log / made["id"]).exists(), 40)
+        return dict(made)
 
     def now(job: dict[str, Any]) -> dict[str, Any]:
         return dict(hub.service("GET", f"reservations/{job['id']}").json())
 
     first, second = submit("cleo"), submit("dora")
-    await begin(first, 300)
-    await begin(second, 300)
     ada = hub.login("ada")
     fields = form_fields({"gpus": 1, "model": "a100-40gb"}, 3600)
     assert "/timeshare/wait/" in ada.form("timeshare/start", **fields).headers["Location"]
     eventually(lambda: now(second)["state"] == "queued", 40)
     assert now(second)["requeues"] == 1
     assert "made room for a person" in now(second)["detail"]
-    assert (tmp_path / second["id"]).read_text() == "began\ntold\n"
+    assert (log / second["id"]).read_text() == "began\ntold\n"
     eventually(ada.is_ready, 60)
     assert (now(first)["state"], now(first)["requeues"]) == ("active", 0), "within its quota nobody is preempted"
     mine = hub.service("GET", "limits?owner=dora").json()
     assert mine["waiting"][0]["why"]
     ada.stop()
-    granted = eventually(lambda: (r := now(second))["state"] == "granted" and r, 40)
-    await begin(granted, 3)
+    eventually(lambda: now(second)["state"] == "active", 40)
+    finish.touch()
     eventually(lambda: now(second)["state"] == "ended", 40)
-    assert (tmp_path / second["id"]).read_text() == "began\ntold\nbegan\nfinished\n"
+    assert (log / second["id"]).read_text() == "began\ntold\nbegan\nfinished\n"
     assert now(second)["requeues"] == 1
     assert not marked(second["id"])

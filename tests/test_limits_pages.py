@@ -11,6 +11,7 @@ import pytest
 from browsers import Person, chromium, chromium_path
 from hubs import Hub, running_hub
 from nodes import eventually
+from plain_jobs import job_body
 from playwright.sync_api import Browser, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.hub, pytest.mark.timeout(600)]
@@ -68,9 +69,10 @@ def work(hub: Hub) -> None:
         ("cleo", {"gpus": 1}),
         ("dora", {"gpus": 1}),
     ):
-        for number, kind in ((1, "session"), (2, "batch")):
-            wish = {"share": {**share, "model": "a100-40gb"}, "kind": kind, "owner": owner, "server_name": f"s{number}"}
-            hub.service("POST", "reservations", json={**wish, "time_limit_s": 3600})
+        wish = {"share": {**share, "model": "a100-40gb"}, "owner": owner, "server_name": "s1", "time_limit_s": 3600}
+        hub.service("POST", "reservations", json=wish)
+        job = job_body(hub.state_dir, owner, {**share, "model": "a100-40gb"})
+        hub.service("POST", "jobs", json={**job, "time_limit_s": 3600})
 
 
 def person(browser: Browser, hub: Hub, name: str, width: int = 1280) -> Person:

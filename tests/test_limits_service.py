@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from nodes import eventually
+from plain_jobs import job_body
 from services import Service, running_service
 
 LIMITS = """
@@ -182,9 +183,9 @@ def test_a_wrong_exception_is_refused_in_words(service: Service, change: dict[st
     assert said in answer.json()["error"]["message"]
 
 
-def test_use_is_told_by_person_model_kind_and_reason(service: Service) -> None:
+def test_use_is_told_by_person_model_kind_and_reason(service: Service, tmp_path: Path) -> None:
     made = service.create(owner="ada", time_limit_s=3600)
-    service.create(owner="ben", share={"memory_gib": 20}, kind="batch", time_limit_s=3600)
+    service.ask("POST", "jobs", json=job_body(tmp_path, "ben", {"memory_gib": 20}))
     time.sleep(1.1)
     service.ask("POST", f"reservations/{made['id']}/end", json={})
     rows = service.ask("GET", "usage?by=owner,kind,reason,model")["usage"]

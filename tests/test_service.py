@@ -227,18 +227,18 @@ BAD_BODIES = [
     (b"null", "JSON null"),
     (b'{"share": {"memory_gib": NaN}}', "NaN"),
     (b'{"share": {"memory_gib": Infinity}}', "Infinity"),
-    (b'{"share": {"memory_gib": 1e999}}', "memory_gib is inf"),
+    (b'{"share": {"memory_gib": 1e999}}', "the body holds the number 1e999"),
     (b'{"share": 3}', "share is 3"),
     (b'{"share": {"gpus": 1}, "time_limit_s": -5}', "time_limit_s is -5"),
     (b'{"share": {"gpus": 1}, "time_limit_s": "1h"}', "time_limit_s is '1h'"),
     (b'{"share": {"gpus": 1}, "kind": "party"}', "kind is 'party'"),
     (b'{"share": {"gpus": 1}, "queue": 1}', "queue is 1"),
     (b'{"share": {"gpus": 1}, "server_name": "a\\nb"}', "server_name is 'a\\nb'"),
-    (b'{"share": {"gpus": 1}, "owner": "\\ud800"}', "owner is"),
+    (b'{"share": {"gpus": 1}, "owner": "\\ud800"}', "half of a surrogate pair"),
     (b'{"share": {"gpus": 1}, "color": "red"}', "no such field"),
     (b"[" * 20000, "not JSON"),
     (b"\xff\xfe", "not JSON"),
-    (b'{"share": {"gpus": ' + b"9" * 5000 + b"}}", "not JSON"),
+    (b'{"share": {"gpus": ' + b"9" * 5000 + b"}}", "of 5000 digits"),
 ]
 
 

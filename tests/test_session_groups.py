@@ -198,9 +198,7 @@ def test_a_session_that_takes_more_memory_than_it_may_is_told_so(node: Node) -> 
     name = node.launch(sys.executable, "-c", TAKE, memory_mib=128)
     eventually(lambda: node.state(name) == "exited", 60)
     assert node.session(name)["exit_code"] == -9
-    assert node.session(name)["message"] == (
-        "its main memory was used up: a session like this one may have 0.125 GiB"
-    )
+    assert node.session(name)["message"] == ("its main memory was used up: a session like this one may have 0.125 GiB")
 
 
 def test_a_kernel_that_takes_too_much_memory_is_told_of_and_its_server_runs_on(node: Node) -> None:

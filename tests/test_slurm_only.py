@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hubs import command
 from nodes import eventually
+from plain_jobs import job_body
 from pools import Lab
 from slurm_cluster import Cluster
 from slurm_hubs import SlurmHub, slurm_hub
@@ -38,9 +39,10 @@ def test_nothing_of_the_hubs_machine_runs_or_is_offered_and_sessions_start_at_sl
     assert told["note"] == ""
     alice = hub.account("tsalice")
     assert "This machine" not in alice.page("spawn/tsalice").text
-    for kind in ("session", "batch"):
-        body = {"share": {"gpus": 1}, "kind": kind, "server_name": "here", "time_limit_s": 600}
-        refused = alice.service("POST", "reservations", json=body)
+    job = {key: value for key, value in job_body(hub.state_dir, "tsalice", {"gpus": 1}).items() if key != "owner"}
+    session = {"share": {"gpus": 1}, "server_name": "here"}
+    for path, body in (("reservations", session), ("jobs", job)):
+        refused = alice.service("POST", path, json={**body, "time_limit_s": 600})
         assert (refused.status_code, refused.json()["error"]["reason"]) == (422, "no-engine"), refused.text
         assert refused.json()["error"]["message"].endswith("name one of slurm")
     assert alice.start(gpus=1, model="a100", engine="slurm").status_code in (201, 202)

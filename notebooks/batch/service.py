@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -14,6 +15,9 @@ from ..transport import ask
 Json = dict[str, Any]
 URL_VARIABLE = "TIMESHARE_SERVICE_URL"
 TOKEN_VARIABLES = ("TIMESHARE_TOKEN", "JUPYTERHUB_API_TOKEN")
+PATIENCE_S = 60.0
+"""In all, for a request that is one too many in a second: a sweep of hundreds of points may be cancelled one by one."""
+LONGEST_PAUSE_S = 5
 LIVE = ("queued", "granted", "starting", "active", "ending")
 
 
@@ -102,14 +106,26 @@ class Service:
     def _ask(self, method: str, path: str, body: Json | None = None, more_s: float = 0) -> Json:
         headers = {"Authorization": f"Bearer {self.token}"}
         url = f"{self.url.rstrip('/')}/api/v1/{path}"
-        try:
-            answer: Json = ask(url, method, headers, body, self.timeout_s + more_s)
-        except HTTPError as error:
-            raise _refusal(error) from None
-        except (URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise Unreachable(f"the reservations service does not answer ({reason}); try again in a minute") from None
-        return answer
+        patience = PATIENCE_S
+        while True:
+            try:
+                answer: Json = ask(url, method, headers, body, self.timeout_s + more_s)
+                return answer
+            except HTTPError as error:
+                pause = _pause(error)
+                if not 0 < pause <= patience:
+                    raise _refusal(error) from None
+                patience -= pause
+                time.sleep(pause)
+            except (URLError, OSError, ValueError) as error:
+                why = getattr(error, "reason", error)
+                raise Unreachable(f"the reservations service does not answer ({why}); try again in a minute") from None
+
+
+def _pause(error: HTTPError) -> float:
+    """Seconds after which the same request is let through, where only their number was too high; 0: it is not."""
+    told = error.headers.get("Retry-After", "")
+    return float(told) if error.code == 429 and told.isdecimal() and int(told) <= LONGEST_PAUSE_S else 0.0
 
 
 def _refusal(error: HTTPError) -> Exception:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..deployment import DeploymentError, current_deployment
 from ..devices.sources import open_checkpointer, open_source
 from ..errors import PublicError
+from ..text import log_lines
 from .grouptrial import bounds_of, choose_groups
 from .isolation import choose
 from .server import Agent, Unsafe, serve
@@ -61,7 +62,7 @@ async def run(agent: Agent, socket_path: Path) -> None:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines()
     os.umask(0o077)
     try:
         deployment = current_deployment()

@@ -42,6 +42,14 @@ def add_decision(
     connection.execute(sa.insert(_D).values(**row))
 
 
+def drop_decisions(connection: sa.Connection, reservation_id: str, whats: Iterable[str], newest: int) -> None:
+    """All of these but the ``newest``."""
+    mine = sa.select(_D.c.id).where(_D.c.reservation_id == reservation_id, _D.c.what.in_(list(whats)))
+    kept = connection.execute(mine.order_by(_D.c.id.desc()).limit(newest)).scalars().all()
+    if len(kept) == newest:
+        connection.execute(sa.delete(_D).where(_D.c.id.in_(mine.where(_D.c.id < min(kept)))))
+
+
 def decisions(connection: sa.Connection, reservation_id: str, limit: int) -> list[dict[str, Any]]:
     """The newest first: ``at``, ``what``, ``why``, ``signals``."""
     query = sa.select(_D).where(_D.c.reservation_id == reservation_id).order_by(_D.c.id.desc()).limit(limit)

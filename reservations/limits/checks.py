@@ -69,6 +69,14 @@ def _check_queue(asking: Asking) -> None:
         message = f"{len(waiting)} requests are waiting and the limit is {asking.requests_waiting}: try again later"
         details = {"waiting": len(waiting), "limit": asking.requests_waiting}
         raise PublicError("queue-full", message, 429, details)
+    places = sum(1 for other in waiting if other.owner == asking.owner)
+    most_places = part_of_queue(asking.requests_waiting, len(waiting) - places)
+    if places >= most_places:
+        message = (
+            f"you have {places} requests waiting, each point of a sweep counted, and the limit is {most_places}, half "
+            "of the places that others leave: wait until some have started"
+        )
+        raise PublicError("queue-part", message, 429, {"waiting": places, "limit": most_places})
     mine = [other for other in asking.live if other.owner == asking.owner and other.kind is asking.kind]
     most = asking.limits.at_once(asking.kind)
     have = _at_once(mine, one_more=False)
@@ -87,6 +95,13 @@ def _check_queue(asking: Asking) -> None:
             f"you have {have} requests waiting and the limit is {amount_text(most)}: leave the queue with one first"
         )
         raise PublicError("too-many-waiting", message, 429, {"have": have, "limit": most})
+
+
+def part_of_queue(places: int, taken: int) -> int:
+    """Return how many of the queue's ``places`` one person may take while others have ``taken``: half of those left,
+    and at least one. So there is always room for somebody who comes later, without a share set aside for anybody
+    (the dynamic thresholds of shared buffers, Choudhury and Hahne 1998)."""
+    return max(1, (places - taken) // 2)
 
 
 def _at_once(jobs: Sequence[Reservation], further: JobSpec | None = None, *, one_more: bool = True) -> int:

@@ -158,8 +158,15 @@ def _scalar(node: yaml.Node) -> Any:
     if re.fullmatch(r"[+-]?[0-9]{1,18}", value):
         return int(value)
     if re.fullmatch(r"[+-]?([0-9]*\.[0-9]+|[0-9]+\.?)([eE][+-]?[0-9]{1,3})?", value):
-        return float(value)
+        return _finite(float(value), node)
     return value
+
+
+def _finite(number: float, node: yaml.Node) -> float:
+    # Infinity would mean unlimited.
+    if abs(number) == float("inf"):
+        raise _At(node.start_mark.line + 1, "the number is beyond 1.8e308, the largest there is: write unlimited?")
+    return number
 
 
 def _complaints(error: ValidationError, name: str, lines: dict[Where, int]) -> Iterator[str]:

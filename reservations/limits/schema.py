@@ -264,7 +264,12 @@ class Limits(Section):
     fair_share: FairShare | None = Field(default=None, description="Default: first come, first served.")
     events: tuple[Event, ...] = ()
     maintenance: tuple[Maintenance, ...] = ()
-    requests_waiting: int = Field(default=2000, ge=1, description="Requests that may wait in all. Default 2000.")
+    requests_waiting: int = Field(
+        default=2000,
+        ge=1,
+        description="Requests that may wait in all, each point of a sweep counted. Default 2000. One person may have "
+        "half of the places that others leave.",
+    )
     start_within: Duration = Field(
         default=600, ge=10, description="A granted session that is not started is given up after this. Default 10m."
     )

@@ -6,7 +6,9 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+from ..text import first_unseen
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 UNLIMITED = math.inf
@@ -54,9 +56,16 @@ def _written(value: float) -> float | int | str:
     return "unlimited" if value == UNLIMITED else int(value) if value == int(value) else value
 
 
+def _seen(name: str) -> str:
+    found = first_unseen(name)
+    if found:
+        raise ValueError(f"must be a name without control characters and others that cannot be seen ({found})")
+    return name
+
+
 _Written = PlainSerializer(_written, return_type=float | int | str)
 Duration = Annotated[int, BeforeValidator(parse_duration, json_schema_input_type=int | str), Field(ge=0)]
 Amount = Annotated[float, BeforeValidator(parse_amount, json_schema_input_type=float | str), _Written]
 Count = Annotated[float, BeforeValidator(parse_count, json_schema_input_type=int | str), _Written]
-Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,255}$")]
+Name = Annotated[str, AfterValidator(_seen), Field(min_length=1, max_length=255)]
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9*?._+\[\]-]{1,128}$")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -19,10 +18,15 @@ from ..engines.slurm.config import ConfigError
 from ..limits.load import LimitsError
 from ..listening import BACKLOG, inherited
 from ..sockets import SERVICE, socket_path
+from ..text import log_lines
 from .auth import HubTokens, TokenChecker
-from .base import READ_AND_DROP, Context
+from .base import Context
+from .bounds import BoundsError, raise_file_limit, read_bounds
+from .crowd import Crowd
+from .feeds import Feeds
 from .handlers import make_app
 from .job_starts import JobStarts
+from .listening import make_server
 from .people import HubPeople, People
 from .runtime import Runtime
 from .settings import Settings
@@ -64,14 +68,18 @@ def listen(server: HTTPServer, url: str) -> None:
 async def serve(settings: Settings, tokens: TokenChecker | None, people: People | None = None) -> None:
     """Serves until SIGTERM or SIGINT."""
     assert settings.agent_socket is not None
+    bounds = read_bounds(settings.state_dir)
     runtime = Runtime(settings, LocalEngine(settings.agent_socket) if settings.local else NoEngine(), people)
     await runtime.start()
     if settings.log_dir is not None:
         settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     watch = Watch(runtime)
     loops = [loop.run() for loop in slurm_loops(runtime, settings)]
-    steps = [asyncio.create_task(step) for step in (JobStarts(runtime).run(), watch.sample(), watch.exchange(), *loops)]
-    server = HTTPServer(make_app(Context(settings, runtime, tokens)), max_body_size=READ_AND_DROP)
+    feeds = Feeds(runtime)
+    own = (JobStarts(runtime).run(), watch.sample(), watch.exchange(), feeds.run())
+    steps = [asyncio.create_task(step) for step in (*own, *loops)]
+    app = make_app(Context(settings, runtime, tokens, Crowd(bounds), feeds))
+    server = make_server(app, bounds, raise_file_limit(bounds.connections))
     listen(server, settings.url)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,12 +92,12 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines()
     try:
         settings = settings_of(current_deployment())
         people = HubPeople(settings.hub_api_url, settings.hub_token)
         asyncio.run(serve(settings, HubTokens(settings), people))
-    except (DeploymentError, LimitsError, ConfigError) as error:
+    except (DeploymentError, LimitsError, ConfigError, BoundsError) as error:
         sys.exit(f"timeshare service: {error}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import invalid
+from ..numeric import finite
 from ..watching import Report
 from . import bodies
 
@@ -54,10 +54,10 @@ def parse_report(body: Mapping[str, Any], now: float) -> Report:
 
 
 def _seconds(name: str, value: Any, least: float = 0.0) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not least <= value <= LONGEST_S:
+    seconds = finite(value)
+    if seconds is None or not least <= seconds <= LONGEST_S:
         raise invalid(name, value, f"must be a number of seconds from {least:g} to {LONGEST_S:g}")
-    return float(value)
+    return seconds
 
 
 def parse_keep(body: Mapping[str, Any]) -> Keep:
@@ -82,10 +82,10 @@ def parse_give_back(body: Mapping[str, Any]) -> bool:
 
 def parse_judgement(body: Mapping[str, Any]) -> Judgement:
     bodies.known_fields(body, ("action", "why", "quiet_since", "act_in_s"))
-    action, quiet_since = body.get("action"), body.get("quiet_since")
+    action, quiet_since = body.get("action"), finite(body.get("quiet_since"))
     if action not in ACTIONS:
         raise invalid("action", action, f"must be one of {', '.join(ACTIONS)}")
-    if isinstance(quiet_since, bool) or not isinstance(quiet_since, int | float) or not math.isfinite(quiet_since):
-        raise invalid("quiet_since", quiet_since, "must be the number that activity told")
+    if quiet_since is None:
+        raise invalid("quiet_since", body.get("quiet_since"), "must be the number that activity told")
     act_in_s = _seconds("act_in_s", body.get("act_in_s", 0))
-    return Judgement(str(action), bodies.text("why", body.get("why"), longest=500), float(quiet_since), act_in_s)
+    return Judgement(str(action), bodies.text("why", body.get("why"), longest=500), quiet_since, act_in_s)

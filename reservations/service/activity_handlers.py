@@ -33,6 +33,7 @@ class Activity(Base):
         if not may_report(self.context.settings, name, self.request.headers.get("Authorization")):
             message = "this is not the activity key of this session: it stands in its TIMESHARE_ACTIVITY_KEY"
             raise PublicError("unauthorized", message, 401)
+        self.context.crowd.admit_report(f"activity:{name}")
         monitor = self.runtime.monitor
         next_s = monitor.report(name, parse_report(self.json_body(), self.runtime.pool.clock()))
         self.answer({"next_s": round(next_s, 1)})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tornado import iostream, web
@@ -12,13 +15,19 @@ from tornado import iostream, web
 from ..errors import PublicError
 from ..reservation import Reservation
 from ..submission import unknown_id
-from . import bodies, views
+from ..text import escaped
+from . import bodies, json_bodies, views
 from .auth import Caller, TokenChecker, authenticate
+from .crowd import Crowd
+from .fair_thread import LANE
+from .feeds import Feeds
 from .runtime import Runtime
 from .settings import Settings
 
-READ_AND_DROP = 16 * 1024 * 1024
-"""A body that is too large is read up to this size before it is refused in words; beyond, the connection is closed."""
+VIEWS_A_TURN = 32
+MOST_GOOD_TOKENS = 10_000
+RETRY_AFTER_S = 30
+"""What is said of a bound that no clock lifts, such as requests that wait."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,31 @@ class Context:
     settings: Settings
     runtime: Runtime
     tokens: TokenChecker | None
+    crowd: Crowd
+    feeds: Feeds
+    good_tokens: dict[bytes, None] = field(default_factory=dict)
+    """Digests of tokens that were good when they were checked last; the one used longest ago comes first."""
+
+
+class CountedTokens:
+    """Tokens that were good before are checked at once; others are counted, as each is a question to JupyterHub."""
+
+    def __init__(self, context: Context, address: str) -> None:
+        self._context, self._address = context, address
+
+    async def caller(self, token: str) -> Caller | None:
+        """As of ``TokenChecker``; raises PublicError 429 too."""
+        context, name = self._context, hashlib.sha256(token.encode()).digest()
+        assert context.tokens is not None
+        if name not in context.good_tokens:
+            context.crowd.admit_unknown(self._address)
+        found = await context.tokens.caller(token)
+        context.good_tokens.pop(name, None)
+        if found is not None:
+            context.good_tokens[name] = None
+            if len(context.good_tokens) > MOST_GOOD_TOKENS:
+                context.good_tokens.pop(next(iter(context.good_tokens)))
+        return found
 
 
 class Base(web.RequestHandler):
@@ -35,10 +69,16 @@ class Base(web.RequestHandler):
 
     public = False
     caller: Caller
+    counted = ""
+    """Whose bounds hold for this request; empty: one of timeshare's own processes."""
+    closed = False
+    """Whether the caller has gone."""
 
     def initialize(self, context: Context) -> None:
         self.context = context
         self.runtime = context.runtime
+        self._working = contextlib.ExitStack()
+        self._held_by: asyncio.Task[Any] | None = None
 
     def set_default_headers(self) -> None:
         self.set_header("Content-Type", "application/json")
@@ -50,16 +90,66 @@ class Base(web.RequestHandler):
             raise PublicError("method-not-allowed", f"{self.request.method} is not offered here", 405)
         if not self.public:
             header = self.request.headers.get("Authorization")
-            self.caller = await authenticate(self.context.settings, self.context.tokens, header)
+            tokens = None if self.context.tokens is None else CountedTokens(self.context, self.address)
+            self.caller = await authenticate(self.context.settings, tokens, header)
+            self._count()
+
+    def _count(self) -> None:
+        """Everybody's requests take turns. Raises PublicError 429 for those of one who sends too many."""
+        caller = self.caller
+        if not (caller.deployment or caller.culler):
+            self.counted = f"person:{caller.name}" if caller.name else "services"
+            self.context.crowd.admit(self.counted)
+            self._working.enter_context(self.context.crowd.working(self.counted))
+        LANE.set(self.counted or self._acting_lane())
+
+    def count_submission(self) -> None:
+        """Raises PublicError 429 for a person who asks for too many shares."""
+        if self.counted:
+            self.context.crowd.admit_submission(self.counted)
+
+    def _acting_lane(self) -> str:
+        """The turn of what our own processes ask: that of the person for whom they do."""
+        named = self.request.headers.get("Timeshare-Acting-For") or self.get_query_argument("owner", "")
+        return f"person:{named[: bodies.MAX_NAME]}" if named else "hub"
+
+    @property
+    def address(self) -> str:
+        """Where the request came from, as far as that is known: our proxy puts it last, whatever stood there before."""
+        return self.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()[:64]
+
+    def on_finish(self) -> None:
+        self._working.close()
+
+    def on_connection_close(self) -> None:
+        self.closed = True
+        self._working.close()
+        if self._held_by is not None:
+            self._held_by.cancel()
+
+    @contextlib.contextmanager
+    def until_closed(self) -> Iterator[None]:
+        """What is held for a caller ends when that has gone, so that it counts no longer."""
+        self._working.close()  # it waits: it is no work
+        self._held_by = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self.closed:
+                raise
+        except iostream.StreamClosedError:
+            self.closed = True
+        finally:
+            self._held_by = None
 
     @classmethod
     def methods(cls) -> list[str]:
         return [name for name in ("GET", "POST") if getattr(cls, name.lower()) is not getattr(Base, name.lower())]
 
     def json_body(self) -> dict[str, Any]:
-        if len(self.request.body) > bodies.MAX_BODY:
+        if len(self.request.body) > json_bodies.MAX_BODY:
             raise _too_large()
-        return bodies.parse_json(self.request.body or b"{}")
+        return json_bodies.parse_json(self.request.body or b"{}")
 
     def query(self) -> dict[str, str]:
         """Query arguments; each may be given once."""
@@ -94,6 +184,14 @@ class Base(web.RequestHandler):
             raise unknown_id(reservation_id)
         return found
 
+    async def views(self, reservations: Sequence[Reservation]) -> list[dict[str, Any]]:
+        """What is shown of them; a long list takes several turns."""
+        pool, shown = self.runtime.pool, []
+        for first in range(0, len(reservations), VIEWS_A_TURN):
+            part = reservations[first : first + VIEWS_A_TURN]
+            shown += await self.runtime.call(lambda part=part: [views.reservation_view(pool, one) for one in part])
+        return shown
+
     async def view(self, reservation: Reservation) -> dict[str, Any]:
         return await self.runtime.call(views.reservation_view, self.runtime.pool, reservation)
 
@@ -107,7 +205,7 @@ class Base(web.RequestHandler):
     def who(self) -> str:
         """The name for the audit log: the caller's; our own pages say for whom they act."""
         acting = self.request.headers.get("Timeshare-Acting-For", "") if self.caller.deployment else ""
-        return self.caller.name or acting[: bodies.MAX_NAME] or "the deployment"
+        return self.caller.name or escaped(acting)[: bodies.MAX_NAME] or "the deployment"
 
     def seen_owner(self, query: Mapping[str, str]) -> str | None:
         """The ``owner`` that a query names, if the caller may see what is hers; None when it names nobody."""
@@ -145,14 +243,16 @@ class Base(web.RequestHandler):
         self.set_status(error.status)
         if error.status == 405:
             self.set_header("Allow", ", ".join(self.methods()))
+        if error.status == 429:
+            self.set_header("Retry-After", str(error.details.get("retry_after_s", RETRY_AFTER_S)))
         if error.status == 401:
             self.set_header("WWW-Authenticate", "Bearer")
         self.finish(json.dumps(error.body()))
 
 
 def _too_large() -> PublicError:
-    message = f"the body is larger than {bodies.MAX_BODY} bytes, the most that is read here"
-    return PublicError("body-too-large", message, 413, {"limit": bodies.MAX_BODY})
+    message = f"the body is larger than {json_bodies.MAX_BODY} bytes, the most that is read here"
+    return PublicError("body-too-large", message, 413, {"limit": json_bodies.MAX_BODY})
 
 
 def public_error(status: int) -> PublicError:

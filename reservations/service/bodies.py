@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import numeric
 from ..enforcement import MEANING
 from ..errors import PublicError, invalid
 from ..kind import Kind
 from ..reservation import Reason, State
 from ..shares import parse_share
 from ..submission import Submission
+from ..text import check_line, escaped
 from .auth import Caller
 
-MAX_BODY = 64 * 1024
 MAX_NAME = 255
 MAX_WAIT_S = 60
 MAX_LISTED = 500
+MAX_DETAIL = 2000
 ID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 CREATE_FIELDS = ("share", "time_limit_s", "kind", "server_name", "client_key", "queue", "owner")
-
-
-def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object in ``body``. Raises PublicError for anything else, NaN and Infinity included."""
-
-    def no_such_number(text: str) -> None:
-        raise PublicError("malformed", f"the body holds {text}, which is not a JSON number", 400)
-
-    try:
-        data = json.loads(body.decode("utf-8"), parse_constant=no_such_number)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise PublicError("malformed", f"the body is not JSON{where}: send an object such as {{}}", 400) from None
-    if not isinstance(data, dict):
-        raise PublicError("malformed", f"the body is a JSON {_kind_of(data)}: send an object such as {{}}", 400)
-    return data
-
-
-def _kind_of(data: object) -> str:
-    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
-    return names.get(type(data), "value")
 
 
 def known_fields(body: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
@@ -52,13 +32,8 @@ def known_fields(body: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
 
 
 def text(name: str, value: Any, *, empty: bool = False, longest: int = MAX_NAME) -> str:
-    """A line of text: no control characters, encodable, of sensible length."""
-    rule = f"must be text of {0 if empty else 1} to {longest} characters without control characters"
-    if not isinstance(value, str) or not (empty or value) or len(value) > longest:
-        raise invalid(name, value, rule)
-    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in value):
-        raise invalid(name, value, rule)
-    return value
+    """Return one line of text that can be seen (see ``text``), of sensible length. Raises PublicError."""
+    return check_line(name, value, empty=empty, longest=longest)
 
 
 def boolean(name: str, value: Any) -> bool:
@@ -74,8 +49,17 @@ def check_id(reservation_id: str) -> str:
 
 
 def whole(value: Any) -> Any:
-    """JSON knows one kind of number: ``2.0`` is the whole number 2."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+    """JSON knows one kind of number: ``2.0`` is the whole number 2. What is no whole number stays as it is."""
+    number = numeric.whole(value)
+    return value if number is None else number
+
+
+def optional_seconds(name: str, value: Any) -> int | None:
+    """Return a whole number of seconds, or None where none is given. Raises PublicError."""
+    seconds = numeric.whole(value)
+    if value is not None and seconds is None:
+        raise invalid(name, value, "must be a whole number of seconds, or left out for the default")
+    return seconds
 
 
 def parse_create(body: Mapping[str, Any], caller: Caller) -> Submission:
@@ -84,13 +68,10 @@ def parse_create(body: Mapping[str, Any], caller: Caller) -> Submission:
     if not isinstance(share, dict):
         raise invalid("share", share, 'must be an object such as {"gpus": 1}')
     key = body.get("client_key")
-    limit = whole(body.get("time_limit_s"))
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-        raise invalid("time_limit_s", limit, "must be a whole number of seconds, or left out for the default")
     return Submission(
         owner=acting_for(body.get("owner"), caller),
         request=parse_share(share),
-        time_limit_s=limit,
+        time_limit_s=optional_seconds("time_limit_s", body.get("time_limit_s")),
         kind=_kind(body.get("kind", "session")),
         server_name=text("server_name", body.get("server_name", ""), empty=True),
         client_key=None if key is None else text("client_key", key),
@@ -119,9 +100,9 @@ def _kind(value: Any) -> Kind:
 
 def parse_seconds(body: Mapping[str, Any]) -> int:
     known_fields(body, ("seconds",))
-    seconds = whole(body.get("seconds"))
-    if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 1:
-        raise invalid("seconds", seconds, "must be a whole number of seconds from 1 on")
+    seconds = numeric.whole(body.get("seconds"))
+    if seconds is None or seconds < 1:
+        raise invalid("seconds", body.get("seconds"), "must be a whole number of seconds, at least 1")
     return seconds
 
 
@@ -149,7 +130,10 @@ def parse_end(body: Mapping[str, Any], caller: Caller) -> tuple[Reason, str]:
     if "detail" not in body:
         who = "its owner" if not caller.admin else "an administrator"
         return Reason(reason), f"stopped by {who}"
-    return Reason(reason), text("detail", body["detail"], longest=2000)
+    detail = body["detail"]
+    if caller.deployment and isinstance(detail, str):
+        detail = escaped(detail)[:MAX_DETAIL]  # the hub passes on what a server said at its end
+    return Reason(reason), text("detail", detail, longest=MAX_DETAIL)
 
 
 def parse_cordon(body: Mapping[str, Any]) -> str:
@@ -198,10 +182,7 @@ def parse_wait(query: Mapping[str, str]) -> tuple[State | None, float]:
     """State that the caller has seen, and how long to wait for another one (seconds, 0: not at all)."""
     known_fields(query, ("unlike", "wait_s"))
     unlike, value = query.get("unlike"), query.get("wait_s", "0")
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = -1.0
+    seconds = float(value) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) else -1.0
     if not 0 <= seconds <= MAX_WAIT_S:
         raise invalid("wait_s", value, f"must be a number of seconds from 0 to {MAX_WAIT_S}")
     return (None if unlike is None else parse_state("unlike", unlike)), seconds

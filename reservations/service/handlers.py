@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any
+from functools import cache
 
-from tornado import httputil, iostream, web
+from tornado import httputil, web
 
 from ..errors import PublicError
-from ..reservation import State
+from ..reservation import Reservation, State
+from ..submission import check_startable
 from . import activity_handlers, bodies, job_handlers, jobagent_handlers, limits_handlers, views
 from .auth import activity_key
 from .base import Base, Context, public_error
+from .bells import heard
+from .fair_thread import LANE
+from .feeds import Feed
 from .offers import offers_view
 from .openapi import describe
 
 log = logging.getLogger("timeshare.service")
 HEARTBEAT_S = 15.0
+PUBLIC = "public"
+"""The turn of all who give no token."""
 
 
 class NotFound(Base):
@@ -42,14 +48,12 @@ class Reservations(Base):
         query = bodies.parse_list(self.query(), self.caller)
         pool = self.runtime.pool
 
-        def listed() -> list[dict[str, Any]]:
-            found = pool.find(query.owner, query.states, query.limit, query.kind)
-            return [views.reservation_view(pool, reservation) for reservation in found]
-
-        self.answer({"reservations": await self.runtime.call(listed)})
+        found = await self.runtime.call(pool.find, query.owner, query.states, query.limit, query.kind)
+        self.answer({"reservations": await self.views(found)})
 
     async def post(self) -> None:
         self.no_query()
+        self.count_submission()
         wish = bodies.parse_create(self.json_body(), self.caller)
         reservation, new = await self.runtime.submit(wish)
         self.answer(await self.view(reservation), 201 if new else 200)
@@ -58,15 +62,25 @@ class Reservations(Base):
 class OneReservation(Base):
     async def get(self, reservation_id: str) -> None:
         unlike, seconds = bodies.parse_wait(self.query())
-        until = asyncio.get_running_loop().time() + seconds
-        while True:
-            version = self.runtime.pool.version
-            reservation = await self.seen(reservation_id)
-            left = until - asyncio.get_running_loop().time()
-            if left <= 0 or unlike is None or reservation.state is not unlike:
-                break
-            await self.runtime.next_change(version, left)
-        self.answer(await self.view(reservation))
+        reservation = await self.seen(reservation_id)
+        if reservation.state is unlike and seconds:
+            with self.context.crowd.polling(self.counted), self.until_closed():
+                reservation = await self._changed(reservation_id, unlike, seconds)
+        if not self.closed:
+            self.answer(await self.view(reservation))
+
+    async def _changed(self, reservation_id: str, unlike: State, seconds: float) -> Reservation:
+        """The reservation once its state is not ``unlike``, or after ``seconds``."""
+        bells, clock = self.runtime.bells, asyncio.get_running_loop().time
+        until = clock() + seconds
+        with bells.listening(reservation_id):
+            while True:
+                bell = bells.next(reservation_id)  # before: what changes meanwhile counts
+                reservation = await self.seen(reservation_id)
+                left = until - clock()
+                if left <= 0 or self.closed or reservation.state is not unlike:
+                    return reservation
+                await heard(bell, left)
 
 
 class Events(Base):
@@ -74,23 +88,22 @@ class Events(Base):
 
     async def get(self, reservation_id: str) -> None:
         self.no_query()
-        reservation = await self.seen(reservation_id)
-        self.set_header("Content-Type", "text/event-stream")
-        told = ""
-        try:
-            while True:
-                version = self.runtime.pool.version
-                reservation = await self.seen(reservation_id)
-                shown = json.dumps(await self.view(reservation))
-                self.write(f"event: reservation\ndata: {shown}\n\n" if shown != told else ": still here\n\n")
-                told = shown
-                await self.flush()
-                if reservation.state is State.ENDED:
-                    return
-                await self.runtime.next_change(version, HEARTBEAT_S)
-                await asyncio.sleep(0.2)  # a burst of changes is told once
-        except iostream.StreamClosedError:
-            return
+        await self.seen(reservation_id)
+        with self.context.crowd.streaming(self.counted), self.until_closed():
+            async with self.context.feeds.watching(reservation_id) as feed:
+                self.set_header("Content-Type", "text/event-stream")
+                await self._tell(feed)
+
+    async def _tell(self, feed: Feed) -> None:
+        told = 0
+        while True:
+            number, bell = feed.number, feed.told
+            self.write(f"event: reservation\ndata: {feed.text}\n\n" if number != told else ": still here\n\n")
+            told = number
+            await self.flush()
+            if feed.state is State.ENDED:
+                return
+            await heard(bell, HEARTBEAT_S)
 
 
 class Extend(Base):
@@ -105,7 +118,7 @@ class Starting(Base):
         self.own_processes_only()
         bodies.known_fields(self.json_body(), ())
         name = reservation_id
-        await self.mine(name)
+        check_startable(await self.mine(name))
         started = await self.view(await self.runtime.call(self.runtime.pool.starting, name))
         self.answer({**started, "activity_key": activity_key(self.context.settings, name)})
 
@@ -113,7 +126,9 @@ class Starting(Base):
 class Active(Base):
     async def post(self, reservation_id: str) -> None:
         self.own_processes_only()
-        await self.change(reservation_id, self.runtime.pool.active, *bodies.parse_active(self.json_body()))
+        report = bodies.parse_active(self.json_body())
+        check_startable(await self.mine(reservation_id))
+        await self.change(reservation_id, self.runtime.pool.active, *report)
 
 
 class End(Base):
@@ -154,6 +169,7 @@ class Health(Base):
     public = True
 
     async def get(self) -> None:
+        LANE.set(PUBLIC)
         live = await self.runtime.call(lambda: sum(1 for _ in self.runtime.pool.live()))
         fresh = self.runtime.fresh
         self.answer({"status": "ok" if fresh else "degraded", "agent": fresh, "ledger": True, "live": live})
@@ -163,7 +179,13 @@ class OpenApi(Base):
     public = True
 
     async def get(self) -> None:
-        self.answer(describe(f"{self.context.settings.prefix}/api/v1"))
+        self.finish(described(f"{self.context.settings.prefix}/api/v1"))
+
+
+@cache
+def described(base: str) -> str:
+    """The description as text; worked out once, for anybody may ask for it."""
+    return json.dumps(describe(base))
 
 
 def make_app(context: Context) -> web.Application:

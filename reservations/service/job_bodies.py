@@ -77,9 +77,7 @@ def _asked(body: Mapping[str, Any], caller: Caller) -> tuple[str, ShareRequest, 
     share = body.get("share")
     if not isinstance(share, dict):
         raise invalid("share", share, 'must be an object such as {"gpus": 1}')
-    seconds = bodies.whole(body.get("time_limit_s"))
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int)):
-        raise invalid("time_limit_s", seconds, "must be a whole number of seconds, or left out for the default")
+    seconds = bodies.optional_seconds("time_limit_s", body.get("time_limit_s"))
     return bodies.acting_for(body.get("owner"), caller), parse_share(share), seconds
 
 

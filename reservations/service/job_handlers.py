@@ -15,7 +15,7 @@ from ..pool import Pool
 from ..reservation import Reason, Reservation
 from ..submission import Submission
 from ..usage import HOUR
-from . import job_bodies, views
+from . import job_bodies
 from .base import Base
 from .limits_views import purse_view
 
@@ -24,6 +24,7 @@ class Jobs(Base):
     async def post(self) -> None:
         """All of them or none."""
         self.no_query()
+        self.count_submission()
         made: list[tuple[Reservation, bool]] = []
         try:
             for wish in job_bodies.parse_submit(self.json_body(), self.caller):
@@ -34,9 +35,8 @@ class Jobs(Base):
                     why = "another job of its array was refused"
                     await self.runtime.call(self.runtime.pool.end, reservation.id, Reason.CANCELLED, why)
             raise
-        pool = self.runtime.pool
-        shown = await self.runtime.call(lambda: [views.reservation_view(pool, pool.get(r.id)) for r, _ in made])
-        self.answer({"jobs": shown, "key": spec_of(made[0][0]).key}, 201 if made[0][1] else 200)
+        now = await self.runtime.call(lambda: [self.runtime.pool.get(r.id) for r, _ in made])
+        self.answer({"jobs": await self.views(now), "key": spec_of(made[0][0]).key}, 201 if made[0][1] else 200)
 
 
 class Estimate(Base):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -11,6 +10,8 @@ from typing import Any
 from ..enforcement import MEANING
 from ..errors import PublicError, invalid
 from ..jobagent import talk
+from ..numeric import finite
+from ..text import escaped
 from . import bodies
 
 REPORT_FIELDS = (*(field.name for field in fields(talk.Report)), "wait_s")
@@ -20,6 +21,7 @@ VARIABLE = re.compile(r"[^=\x00]{1,255}")
 MAX_JOB_ID, MAX_DEVICE, MAX_DEVICES, MAX_MESSAGE, MAX_KIND = 64, 128, 1024, 500, 32
 MAX_WORDS, MAX_VARIABLES = 1000, 2000
 MAX_NUMBER = 2**31 - 1
+MAX_TEXT = 64 * 1024
 MAX_PATH = 4096
 FIRST_PORT, LAST_PORT = 1024, 65535
 MOST_ORDER_WAIT_S = 60
@@ -86,10 +88,10 @@ def _count(name: str, value: Any, least: int = 0) -> int:
 def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not 0 <= value <= MAX_NUMBER:
+    number = finite(value)
+    if number is None or not 0 <= number <= MAX_NUMBER:
         raise invalid(name, value, f"must be a number from 0 to {MAX_NUMBER}, or null: unknown")
-    return float(value)
+    return number
 
 
 def _wait(name: str, value: Any, most: float) -> float:
@@ -138,15 +140,19 @@ def _exit(value: Any) -> talk.Exit:
     code = bodies.whole(told["code"])
     if code is not None and (isinstance(code, bool) or not isinstance(code, int) or not -255 <= code <= 255):
         raise invalid("code", code, "must be from -255 to 255, or null: unknown")
-    message = bodies.text("message", told["message"], empty=True, longest=MAX_MESSAGE)
-    return talk.Exit(_count("generation", told["generation"], 1), code, message)
+    return talk.Exit(_count("generation", told["generation"], 1), code, _message(told["message"], empty=True))
 
 
 def _event(value: Any) -> talk.Event:
     told = _record("events", value, ("seq", "kind", "message"))
     kind = bodies.text("kind", told["kind"], longest=MAX_KIND)
-    message = bodies.text("message", told["message"], longest=MAX_MESSAGE)
-    return talk.Event(_count("seq", told["seq"], 1), kind, message)
+    return talk.Event(_count("seq", told["seq"], 1), kind, _message(told["message"]))
+
+
+def _message(value: Any, *, empty: bool = False) -> str:
+    """What a process on the node said may be in it: one odd character must not silence the agent."""
+    text = bodies.text("message", escaped(value) if isinstance(value, str) else value, empty=empty, longest=MAX_TEXT)
+    return text[:MAX_MESSAGE]
 
 
 def _reading(value: Any) -> talk.Reading:

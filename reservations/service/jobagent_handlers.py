@@ -11,9 +11,11 @@ from ..engines.slurm.meeting import EXITED, STARTING
 from ..errors import PublicError
 from ..jobagent import talk
 from ..reservation import Reservation, State
+from ..submission import check_startable
 from . import bodies
 from .auth import is_job_agent
 from .base import Base
+from .fair_thread import LANE
 from .jobagent_bodies import parse_order, parse_report
 
 
@@ -21,7 +23,6 @@ class JobAgent(Base):
     """One exchange of a job agent: how it is, and what is wanted of it. Its key is checked without asking the hub."""
 
     public = True
-    _closed = False
 
     async def post(self, reservation_id: str) -> None:
         self.no_query()
@@ -29,6 +30,9 @@ class JobAgent(Base):
         if not is_job_agent(self.context.settings, name, self.request.headers.get("Authorization")):
             message = "this is not the key of this reservation's job agent: it stands in its TIMESHARE_JOBAGENT_KEY"
             raise PublicError("unauthorized", message, 401)
+        key = f"jobagent:{name}"
+        self.context.crowd.admit_report(key)
+        LANE.set(key)
         report, wait_s = parse_report(self.json_body())
         runtime = self.runtime
         reservation = await runtime.call(runtime.pool.get, name)
@@ -36,18 +40,19 @@ class JobAgent(Base):
             self.answer(talk.told(talk.Leave(f"the reservation has ended: {reservation.detail}")))
             return
         wanted = runtime.meeting.hear(name, report, runtime.pool.clock())
-        until = asyncio.get_running_loop().time() + wait_s
-        while isinstance(wanted, talk.Wait) and not self._closed:
-            left = until - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            await runtime.bells.wait(name, left)
-            wanted = runtime.meeting.wanted(name, report)
-        if not self._closed:  # it has something newer to say: nothing of this answer may get lost
+        if isinstance(wanted, talk.Wait) and wait_s:
+            with self.context.crowd.polling(key), self.until_closed():
+                wanted = await self._wanted(name, report, wanted, wait_s)
+        if not self.closed:  # it has something newer to say: nothing of this answer may get lost
             self.answer(talk.told(wanted))
 
-    def on_connection_close(self) -> None:
-        self._closed = True
+    async def _wanted(self, name: str, report: talk.Report, wanted: talk.Wanted, wait_s: float) -> talk.Wanted:
+        """What is wanted as soon as that is not to wait, or after ``wait_s``."""
+        until = asyncio.get_running_loop().time() + wait_s
+        while isinstance(wanted, talk.Wait) and (left := until - asyncio.get_running_loop().time()) > 0:
+            await self.runtime.bells.wait(name, left)
+            wanted = self.runtime.meeting.wanted(name, report)
+        return wanted
 
 
 class GiveOrder(Base):
@@ -113,6 +118,7 @@ def as_nodes_see(env: Mapping[str, str], there: Mapping[str, str]) -> dict[str, 
 
 
 def _startable(reservation: Reservation, generation: int) -> None:
+    check_startable(reservation)
     if reservation.state not in (State.STARTING, State.ACTIVE):
         message = f"only a reservation that is starting can be started: it is {reservation.state.value}"
         raise PublicError("wrong-state", message, 409)

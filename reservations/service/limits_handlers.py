@@ -14,6 +14,7 @@ from ..clock import rfc3339
 from ..errors import PublicError, invalid
 from ..limits.load import LimitsError, parse_limits, version_of
 from ..limits.schema import PersonLimits
+from ..numeric import finite
 from . import bodies, limits_views, views
 from .base import Base
 
@@ -75,9 +76,9 @@ class Try(Base):
         self.readers_only()
         body = self.json_body()
         bodies.known_fields(body, ("text", "days"))
-        text, days = _text(body), body.get("days", 30)
-        if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days <= MOST_DAYS:
-            raise invalid("days", days, f"must be above 0 and at most {MOST_DAYS} days of the past")
+        text, days = _text(body), finite(body.get("days", 30))
+        if days is None or not 0 < days <= MOST_DAYS:
+            raise invalid("days", body.get("days"), f"must be above 0 and at most {MOST_DAYS} days of the past")
         try:
             parse_limits(text)
         except LimitsError as error:
@@ -235,9 +236,9 @@ def _exemption(body: Mapping[str, Any], zone: Any) -> Exemption:
     scope = body.get("scope", "user")
     if scope not in ("user", "group"):
         raise invalid("scope", scope, "must be user or group")
-    more = body.get("extra_gpu_hours", 0)
-    if isinstance(more, bool) or not isinstance(more, int | float) or not 0 <= more <= 1e6:
-        raise invalid("extra_gpu_hours", more, "must be a number of GPU-hours from 0 to 1000000")
+    more = finite(body.get("extra_gpu_hours", 0))
+    if more is None or not 0 <= more <= 1e6:
+        raise invalid("extra_gpu_hours", body.get("extra_gpu_hours"), "must be a number of GPU-hours from 0 to 1000000")
     limits = body.get("limits", {})
     try:
         found = PersonLimits.model_validate(limits)
@@ -251,7 +252,7 @@ def _exemption(body: Mapping[str, Any], zone: Any) -> Exemption:
         scope=scope,
         name=bodies.text("name", body.get("name")),
         limits=found,
-        extra_gpu_hours=float(more),
+        extra_gpu_hours=more,
         until=_moment("until", body.get("until"), zone),
         why=bodies.text("why", body.get("why")),
     )

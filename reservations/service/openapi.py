@@ -7,9 +7,10 @@ from typing import Any
 from ..devices.model import MIB_PER_GIB
 from ..enforcement import MEANING
 from ..kind import Kind
+from ..numeric import LARGEST
 from ..reservation import Reason, State
 from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MAX_NODES, MODEL_PATTERN, PROFILE_PATTERN
-from . import bodies, openapi_activity, openapi_jobagent, openapi_jobs, openapi_limits
+from . import json_bodies, openapi_activity, openapi_jobagent, openapi_jobs, openapi_limits
 from .openapi_parts import (
     COUNT,
     FLAG,
@@ -215,9 +216,10 @@ def create_schema() -> Schema:
             "time_limit_s": {
                 "type": ["integer", "null"],
                 "minimum": 60,
+                "maximum": LARGEST,
                 "description": "seconds; left out: the default of the limits; at most their max_time",
             },
-            "kind": {"enum": [kind.value for kind in Kind]},
+            "kind": {"enum": [Kind.SESSION.value], "description": "batch is reserved by submitting a job"},
             "server_name": line(empty=True, description="empty: the default server"),
             "client_key": line(
                 null=True, description="a second request with the same key gets the first one's reservation"
@@ -272,7 +274,7 @@ def paths() -> Schema:
                 "Reservation",
                 *(404, 409, 413),
                 parameters=one,
-                requestBody=body(record({"seconds": {"type": "integer", "minimum": 1}})),
+                requestBody=body(record({"seconds": {**COUNT, "minimum": 1}})),
             )
         },
         "/reservations/{id}/starting": {
@@ -324,7 +326,7 @@ ERRORS = {
     403: "not yours to do",
     404: "nothing there, or not yours",
     409: "not now: the message says what stands against it",
-    413: f"the body is larger than {bodies.MAX_BODY} bytes",
+    413: f"the body is larger than {json_bodies.MAX_BODY} bytes",
     422: "understood, and can never hold here, such as a share that no device has: the message says what could",
     429: "too many at once: the message says which limit",
     503: "JupyterHub or the ledger cannot be reached: try again",

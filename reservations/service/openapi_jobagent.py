@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..enforcement import MEANING
 from ..engines.slurm.meeting import EXITED, RUNNING, STARTING
 from ..jobagent import talk
+from ..text import seen_pattern
 from . import jobagent_bodies as rules
 from .openapi_parts import COUNT, TEXT, Schema, body, line, operation, path, record, ref
 
@@ -88,7 +89,7 @@ def schemas() -> Schema:
 def _order() -> Schema:
     name = {"type": "string", "pattern": f"^{rules.VARIABLE.pattern}$"}
     env = {"type": "object", "maxProperties": rules.MAX_VARIABLES, "propertyNames": name, "additionalProperties": _WORD}
-    place = {**_text(rules.MAX_PATH, null=True), "pattern": r"^/[^\x00-\x1f\x7f]*$"}
+    place = {**_text(rules.MAX_PATH, null=True), "pattern": seen_pattern("/")}
     first = {**_WORD, "minLength": 1}
     argv = {"type": "array", "minItems": 1, "maxItems": rules.MAX_WORDS, "prefixItems": [first], "items": _WORD}
     return {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ..job import MAX_PATH
+from ..numeric import LARGEST
+from ..text import seen_pattern
 from .job_bodies import MAX_TASKS
 from .openapi_limits import budget_schema
 from .openapi_parts import (
@@ -25,12 +27,13 @@ from .openapi_parts import (
 _PATH: Schema = {
     "type": "string",
     "maxLength": MAX_PATH,
-    "pattern": r"^/[^\x00-\x1f\x7f]*$",
+    "pattern": seen_pattern("/"),
     "description": "an absolute path",
 }
 _TIME_LIMIT: Schema = {
     "type": ["integer", "null"],
     "minimum": 60,
+    "maximum": LARGEST,
     "description": "seconds; left out: the default of the limits; at most their max_time",
 }
 

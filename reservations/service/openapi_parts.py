@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..numeric import LARGEST
+from ..text import seen_pattern
 from . import bodies
 
 Schema = dict[str, Any]
 TIME: Schema = {"type": ["string", "null"], "format": "date-time", "description": "UTC; null: not (yet) known"}
 TEXT: Schema = {"type": "string"}
-COUNT: Schema = {"type": "integer", "minimum": 0}
+COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": LARGEST}
 NUMBER: Schema = {"type": "number", "minimum": 0}
 SECONDS: Schema = {"type": ["integer", "null"]}
 FLAG: Schema = {"type": "boolean"}
 
 
 def line(*, empty: bool = False, null: bool = False, description: str = "") -> Schema:
-    pattern = r"^[^\x00-\x1f\x7f]*$"
     return {
         "type": ["string", "null"] if null else "string",
         "minLength": 0 if empty else 1,
         "maxLength": bodies.MAX_NAME,
-        "pattern": pattern,
+        "pattern": seen_pattern(),
         "description": description,
     }
 

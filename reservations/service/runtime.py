@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,15 +30,20 @@ from ..parking import Parking
 from ..pool import Pool
 from ..reservation import Reason, Reservation, State
 from ..submission import Answer, Submission
-from .bells import ANY, Bells
+from ..text import escaped
+from .bells import Bells
+from .fair_thread import LANE, FairThread
 from .people import People
 from .settings import Settings
 from .trying import Trials
 
 log = logging.getLogger("timeshare.service")
 T = TypeVar("T")
+SUBMISSIONS = "submissions"
 MOST_TOGETHER = 64
 """Submissions that share one commit."""
+MOST_TOLD = 1000
+"""Characters of one notice."""
 
 
 class Runtime:
@@ -53,13 +58,15 @@ class Runtime:
         self.meeting = Meeting()
         self.bells = Bells()
         self.meeting.changed = self.bells.ring
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pool")
+        self._thread = FairThread("pool")
+        self._watchers: list[Callable[[Collection[str]], None]] = []
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._seen_at: float | None = None
         self._stopping = False
-        self._wishes: list[tuple[Submission, asyncio.Future[Answer]]] = []
+        self._wishes: dict[str, deque[tuple[Submission, asyncio.Future[Answer]]]] = {}
+        """By owner, in the order in which it is their turn."""
         self._submitting: asyncio.Task[None] | None = None
         self.pool: Pool
         self.monitor: Monitor
@@ -68,10 +75,10 @@ class Runtime:
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self.pool = await loop.run_in_executor(self._thread, self._open)
+        self.pool = await self._thread.run(self._open)
 
-        def changed() -> None:
-            loop.call_soon_threadsafe(self._notify)
+        def changed(names: Collection[str]) -> None:
+            loop.call_soon_threadsafe(self._notify, names)
 
         self.pool.changed = changed
         engine_s = self.settings.engine_period_s
@@ -97,17 +104,16 @@ class Runtime:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=0.5)
-        self._thread.shutdown()
+        self._thread.stop()
 
     async def call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Runs ``function`` in the pool's thread.
+        """Runs ``function`` in the pool's thread, when it is the turn of whoever asks (``LANE``).
 
         Without its ledger the process ends, and is started again by whoever supervises it: nobody can say whether an
         interrupted transaction was written, so all that is known must be read anew.
         """
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, lambda: function(*arguments, **options))
+            return await self._thread.run(lambda: function(*arguments, **options))
         except (LedgerLost, SQLAlchemyError) as error:
             log.critical("the ledger is lost, this process stops: %s", error)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -132,17 +138,28 @@ class Runtime:
         """Submits together with whatever else is asked for while the ledger is busy. Raises PublicError."""
         await self.know(wish.owner)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._wishes.append((wish, answer))
-        if len(self._wishes) == 1:
+        self._wishes.setdefault(wish.owner, deque()).append((wish, answer))
+        if self._submitting is None or self._submitting.done():
             self._submitting = asyncio.create_task(self._submit_together())
         found = await answer
         if isinstance(found, PublicError):
             raise found
         return found
 
+    def _next_wishes(self) -> list[tuple[Submission, asyncio.Future[Answer]]]:
+        """One of each owner: those share a decision, and who asks for much holds up nobody."""
+        batch = []
+        for owner in list(self._wishes)[:MOST_TOGETHER]:
+            mine = self._wishes.pop(owner)
+            batch.append(mine.popleft())
+            if mine:
+                self._wishes[owner] = mine  # behind the others
+        return batch
+
     async def _submit_together(self) -> None:
+        LANE.set(SUBMISSIONS)  # a turn for all of them
         while self._wishes:
-            batch = self._wishes[:MOST_TOGETHER]
+            batch = self._next_wishes()
             try:
                 answers = await self.call(self.pool.submit_many, [wish for wish, _ in batch])
             except PublicError as error:
@@ -152,7 +169,6 @@ class Runtime:
                 answers = [PublicError("internal", f"something went wrong here: {type(error).__name__}", 500)] * len(
                     batch
                 )
-            del self._wishes[: len(batch)]
             for (_, answer), found in zip(batch, answers, strict=True):
                 if not answer.done():  # its caller may have gone
                     answer.set_result(found)
@@ -164,10 +180,16 @@ class Runtime:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(changed.wait(), seconds)
 
-    def _notify(self) -> None:
+    def watch_changes(self, watcher: Callable[[Collection[str]], None]) -> None:
+        """Has ``watcher`` told the names of what changed, in the event loop; none: what all may see."""
+        self._watchers.append(watcher)
+
+    def _notify(self, names: Collection[str]) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-        self.bells.ring(ANY)
+        self.bells.ring(*names)
+        for watcher in self._watchers:
+            watcher(names)
 
     def hurry(self) -> None:
         """Compares with the engine now instead of at the next period."""
@@ -237,9 +259,9 @@ class Runtime:
 
     def _take_event(self, event: EngineEvent) -> None:
         if event.cordon and event.device_uuid:
-            self.pool.cordon(event.device_uuid, event.message)
+            self.pool.cordon(event.device_uuid, escaped(event.message))
         if event.reservation_id:
-            self.pool.notice(event.reservation_id, "danger", event.message)
+            self.pool.notice(event.reservation_id, "danger", escaped(event.message)[:MOST_TOLD])
 
     async def _carry_out(self, action: plan.Action) -> None:
         if action.what == plan.FORGET:

@@ -10,6 +10,7 @@ from ..limits.checks import longest_extension
 from ..notices import idle_notice, time_notice
 from ..pool import EXTENDABLE, Pool
 from ..reservation import Reservation, State
+from ..text import escaped
 
 
 def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         "kind": reservation.kind.value,
         "state": reservation.state.value,
         "reason": reservation.reason.value if reservation.reason else None,
-        "detail": reservation.detail,
+        "detail": escaped(reservation.detail),
         "share": reservation.request.as_options(),
         "share_text": reservation.request.describe(),
         "placement": [
@@ -72,7 +73,13 @@ def job_view(reservation: Reservation) -> dict[str, Any] | None:
     job = reservation.job
     if job is None:
         return None
-    return {"name": job.name, "folder": job.folder, "array": job.array, "index": job.index, "parallel": job.parallel}
+    return {
+        "name": escaped(job.name),
+        "folder": job.folder,
+        "array": job.array,
+        "index": job.index,
+        "parallel": job.parallel,
+    }
 
 
 def external_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
@@ -81,16 +88,16 @@ def external_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
     return {
         "engine": reservation.request.engine or "local",
         "engine_title": engine.title if engine else reservation.request.engine,
-        "external_job": external.job_id if external else "",
-        "external_node": external.node if external else "",
-        "external_said": external.said if external else "",
+        "external_job": escaped(external.job_id) if external else "",
+        "external_node": escaped(external.node) if external else "",
+        "external_said": escaped(external.said) if external else "",
     }
 
 
 def _held_back(pool: Pool, reservation: Reservation) -> str:
     external = reservation.external
     if external is not None and reservation.state is State.QUEUED:
-        return _said_elsewhere(pool, reservation) if external.handed_over else pool.world().kept_back(reservation)
+        return _said_elsewhere(pool, reservation) if external.handed_over else pool.kept_back(reservation)
     if reservation.state is not State.QUEUED or reservation.job is None or not reservation.job.parallel:
         return ""
     return f"{reservation.job.parallel} of its array run at a time"

@@ -1,0 +1,377 @@
+"""One person cannot crowd out the others: bounds on both sides, turns, and what is refused says what works."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from hubs import Hub, User, running_hub
+from nodes import eventually
+from plain_jobs import job_body
+from pools import Lab
+from traitlets import TraitError
+
+from timeshare.reservations.errors import PublicError
+from timeshare.reservations.limits.checks import part_of_queue
+from timeshare.reservations.service.bells import Bells
+from timeshare.reservations.service.bounds import (
+    CONFIG_FILE,
+    SPARE_FILES,
+    BoundsError,
+    ServiceBounds,
+    raise_file_limit,
+    read_bounds,
+)
+from timeshare.reservations.service.crowd import MOST_REMEMBERED, Crowd
+from timeshare.reservations.service.fair_thread import LANE, FairThread
+
+GUIDE = Path(__file__).parent.parent / "docs" / "admin_guide.md"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def bounds(**said: Any) -> ServiceBounds:
+    made = ServiceBounds()
+    for name, value in said.items():
+        setattr(made, name, value)
+    return made
+
+
+def refusal(act: Any) -> PublicError:
+    with pytest.raises(PublicError) as caught:
+        act()
+    assert caught.value.status == 429
+    assert caught.value.details["retry_after_s"] >= 1
+    return caught.value
+
+
+# --- one bound each, on both sides of it
+
+
+@pytest.mark.parametrize(
+    ("admit", "said", "burst"),
+    [
+        ("admit", {"requests_per_s": 2.0, "requests_burst": 5}, 5),
+        ("admit_submission", {"submissions_per_minute": 120.0, "submissions_burst": 5}, 5),
+        ("admit_report", {"reports_per_s": 2.0}, 40),
+        ("admit_unknown", {"unknown_tokens_per_s": 2.0}, 10),
+    ],
+)
+def test_a_burst_is_let_through_and_then_the_rate(clock: Clock, admit: str, said: dict[str, Any], burst: int) -> None:
+    crowd = Crowd(bounds(**said), clock)
+    take = getattr(crowd, admit)
+    for _ in range(burst):
+        take("ada")
+    assert "the limit is 2" in refusal(lambda: take("ada")).message or admit == "admit_submission"
+    take("ben")  # of another one nothing is counted
+    clock.now += 0.5
+    take("ada")
+    refusal(lambda: take("ada"))
+
+
+def test_unknown_tokens_of_many_addresses_together_are_bounded_too(clock: Clock) -> None:
+    crowd = Crowd(bounds(unknown_tokens_per_s=2.0), clock)
+    for number in range(50):
+        crowd.admit_unknown(f"10.0.0.{number}")
+    refusal(lambda: crowd.admit_unknown("10.0.1.1"))
+
+
+@pytest.mark.parametrize(
+    ("hold", "each", "most"),
+    [("polling", "polls_each", "polls"), ("streaming", "streams_each", "streams"), ("working", "requests_at_once", "")],
+)
+def test_what_is_held_is_counted_for_each_and_for_all(clock: Clock, hold: str, each: str, most: str) -> None:
+    crowd = Crowd(bounds(**{each: 2}, **({most: 3} if most else {})), clock)
+    with contextlib.ExitStack() as held:
+        enter = lambda who: held.enter_context(getattr(crowd, hold)(who))  # noqa: E731
+        enter("ada")
+        enter("ada")
+        assert "the limit is 2" in refusal(lambda: enter("ada")).message
+        enter("ben")
+        if most:
+            assert "all together have 3" in refusal(lambda: enter("cleo")).message
+            refusal(lambda: enter(""))  # timeshare's own too
+    with getattr(crowd, hold)("ada"):
+        assert sum(crowd.held(kind) for kind in ("polls", "streams", "requests")) == 1
+    assert sum(crowd.held(kind) for kind in ("polls", "streams", "requests")) == 0
+
+
+def test_callers_are_forgotten_so_that_counting_them_takes_no_memory_without_end(clock: Clock) -> None:
+    crowd = Crowd(ServiceBounds(), clock)
+    for number in range(3 * MOST_REMEMBERED):
+        crowd.admit(f"u{number}")
+    assert len(crowd._buckets) <= MOST_REMEMBERED
+
+
+def test_bounds_are_read_from_the_state_folder_and_a_mistake_is_told(tmp_path: Path) -> None:
+    assert read_bounds(None).streams_each == read_bounds(tmp_path).streams_each == 20
+    file = tmp_path / CONFIG_FILE
+    file.write_text("c.ServiceBounds.streams_each = 7\n")
+    assert read_bounds(tmp_path).streams_each == 7
+    for wrong, said in (
+        ("c.ServiceBounds.stream = 7", "there is no 'stream'; known in c.ServiceBounds are"),
+        ("c.Service.streams_each = 7", "there is no 'Service'"),
+        ("c.ServiceBounds.streams_each = 0", "streams_each"),
+        ("c.ServiceBounds.streams_each = 'x'", "streams_each"),
+        ("c.ServiceBounds.streams_each =", "invalid syntax"),
+    ):
+        file.write_text(wrong)
+        with pytest.raises(BoundsError, match=said):
+            read_bounds(tmp_path)
+
+
+def test_every_bound_says_default_example_and_is_in_the_guide() -> None:
+    guide = GUIDE.read_text()
+    for name, trait in ServiceBounds.class_traits(config=True).items():
+        assert "Default" in trait.help, name
+        assert "Example" in trait.help, name
+        assert f"`{name}`" in guide, name
+        assert f" {trait.default_value:g} " in guide[guide.index(f"`{name}`") :].split("\n", 1)[0], name
+        with pytest.raises(TraitError):
+            setattr(ServiceBounds(), name, 0)
+
+
+def test_open_files_are_raised_to_what_the_machine_allows_and_bound_the_connections(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(300, hard), hard))
+        assert raise_file_limit(20) == 20
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        if hard != resource.RLIM_INFINITY:
+            assert raise_file_limit(10 * hard) == hard - SPARE_FILES
+            assert "LimitNOFILE" in caplog.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- turns
+
+
+async def test_who_asks_for_much_waits_behind_itself_and_nobody_behind_it() -> None:
+    thread, go, order = FairThread("test"), threading.Event(), list[str]()
+
+    async def ask(lane: str, count: int) -> None:
+        LANE.set(lane)
+        await asyncio.gather(*(thread.run(lambda: order.append(lane)) for _ in range(count)))
+
+    blocked = asyncio.create_task(thread.run(go.wait))
+    await asyncio.sleep(0)
+    many = asyncio.create_task(ask("ada", 100))
+    await asyncio.sleep(0.05)
+    few = [asyncio.create_task(ask(lane, 2)) for lane in ("ben", "cleo")]
+    await asyncio.sleep(0.05)
+    go.set()
+    await asyncio.gather(blocked, many, *few)
+    thread.stop()
+    assert sorted(order[:3]) == ["ada", "ben", "cleo"]
+    assert sorted(order[3:6]) == ["ada", "ben", "cleo"]
+    assert order[6:] == ["ada"] * 98
+
+
+async def test_an_error_in_the_thread_is_its_callers_alone() -> None:
+    thread = FairThread("test")
+
+    def fails() -> None:
+        raise PublicError("odd", "odd", 409)
+
+    with pytest.raises(PublicError, match="odd"):
+        await thread.run(fails)
+    assert await thread.run(lambda: 7) == 7
+    thread.stop()
+
+
+async def test_only_those_are_woken_who_wait_for_what_changed() -> None:
+    bells = Bells()
+    with bells.listening("a"), bells.listening("b"):
+        a, b = bells.next("a"), bells.next("b")
+        bells.ring("a")
+        assert (a.is_set(), b.is_set()) == (True, False)
+    assert not bells._bells, "who has gone leaves nothing behind"
+
+
+# --- the queue
+
+
+def test_there_is_always_a_place_for_somebody_who_comes_later(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"requests_waiting": 16, "defaults": {"sessions": {"at_once": 100}}}, "t4")
+    lab.ask("holder")
+
+    def fills(person: str) -> int:
+        """How many of hers got a place."""
+        for number in range(100):
+            try:
+                lab.ask(person)
+            except PublicError as error:
+                assert (error.status, error.reason) == (429, "queue-part")
+                assert "half of the places that others leave" in error.message
+                return number
+        raise AssertionError("there was no end")
+
+    assert {person: fills(person) for person in ("ada", "ben", "cleo", "dora")} == {
+        "ada": 8,
+        "ben": 4,
+        "cleo": 2,
+        "dora": 1,
+    }
+    lab.ask("eve")
+    with pytest.raises(PublicError, match="16 requests are waiting and the limit is 16"):
+        lab.ask("finn")
+
+
+def test_a_part_of_the_queue_is_at_least_one_place() -> None:
+    assert [part_of_queue(16, taken) for taken in (0, 8, 14, 15, 16)] == [8, 4, 1, 1, 1]
+
+
+# --- on a real hub
+
+
+LOW = """
+c.ServiceBounds.requests_per_s = 5.0
+c.ServiceBounds.requests_burst = 60
+c.ServiceBounds.submissions_per_minute = 6.0
+c.ServiceBounds.submissions_burst = 5
+c.ServiceBounds.streams_each = 3
+c.ServiceBounds.polls_each = 4
+c.ServiceBounds.unknown_tokens_per_s = 2.0
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    folder = tmp_path_factory.mktemp("crowd")
+    (folder / CONFIG_FILE).write_text(LOW)
+    with running_hub(folder, "--simulate", "t4:1") as found:
+        # It holds the only GPU, so everybody else waits.
+        job = job_body(folder, "eve", {"gpus": 1})
+        eventually(lambda: found.service("POST", "jobs", json={**job, "client_key": "k"}).ok)
+        yield found
+
+
+def too_many(answer: requests.Response) -> str:
+    assert answer.status_code == 429, (answer.status_code, answer.text)
+    assert int(answer.headers["Retry-After"]) >= 1
+    message = str(answer.json()["error"]["message"])
+    assert "the limit is" in message
+    return message
+
+
+def waiting(user: User) -> str:
+    made = user.service("POST", "reservations", json={"share": {"gpus": 1}, "server_name": f"of-{user.name}"})
+    assert made.status_code == 201, made.text
+    return str(made.json()["id"])
+
+
+@pytest.mark.hub
+def test_streams_and_held_requests_of_one_are_refused_beyond_the_bound_and_come_back_with_a_close(hub: Hub) -> None:
+    ada, ben = hub.login("ada"), hub.login("ben")
+    ids = {ada: waiting(ada), ben: waiting(ben)}
+
+    def stream(user: User) -> requests.Response:
+        return user.service("GET", f"reservations/{ids[user]}/events", stream=True)
+
+    streams = [stream(ada) for _ in range(3)]
+    assert all(one.status_code == 200 for one in streams)
+    assert "you have 3 event streams" in too_many(stream(ada))
+    theirs = stream(ben)
+    assert next(theirs.iter_lines(chunk_size=1)).startswith(b"event")
+    streams.pop().close()
+    streams.append(eventually(lambda: (one := stream(ada)).status_code == 200 and one))
+
+    path = f"reservations/{ids[ada]}?unlike=queued&wait_s=20"
+    held: list[threading.Thread] = []
+    for _ in range(4):
+        held.append(threading.Thread(target=lambda: ada.service("GET", path)))
+        held[-1].start()
+
+    def fifth() -> requests.Response | None:
+        answer = ada.service("GET", path.replace("20", "0.1"))
+        return answer if answer.status_code == 429 else None
+
+    assert "you have 4 requests that wait for a change" in too_many(eventually(fifth))
+    assert ben.service("GET", f"reservations/{ids[ben]}?unlike=queued&wait_s=0.1").status_code == 200
+    for user in (ada, ben):
+        user.service("POST", f"reservations/{ids[user]}/end", json={})
+    for thread in held:
+        thread.join()
+    for one in (*streams, theirs):
+        one.close()
+
+
+@pytest.mark.hub
+def test_the_hubs_own_pages_hold_no_more_streams_of_one(hub: Hub) -> None:
+    ada = hub.login("ada")
+    name = waiting(ada)
+    page = f"{hub.url}hub/timeshare/reservations/{name}/events"
+    streams = [ada.session.get(page, stream=True) for _ in range(3)]
+    assert [one.status_code for one in streams] == [200] * 3
+    refused = ada.session.get(page)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+    for one in streams:
+        one.close()
+    assert eventually(lambda: (one := ada.session.get(page, stream=True)).status_code == 200 and one)
+    ada.service("POST", f"reservations/{name}/end", json={})
+
+
+@pytest.mark.hub
+def test_a_flood_of_one_is_refused_while_another_one_is_served(hub: Hub) -> None:
+    cleo, ben = hub.login("cleo"), hub.login("ben")
+    answers = [cleo.service("GET", "reservations") for _ in range(120)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert "you sent too many requests a second and the limit is 5" in too_many(refused[-1])
+    assert ben.service("GET", "reservations").status_code == 200
+    made = [ben.service("POST", "reservations", json={"share": {"gpus": 40}}) for _ in range(12)]
+    assert "submit many points as one sweep" in too_many(made[-1])
+    eventually(lambda: cleo.service("GET", "reservations").status_code == 200, 30)
+
+
+@pytest.mark.hub
+def test_unknown_tokens_are_bounded_and_known_ones_go_on(hub: Hub) -> None:
+    ben = hub.login("ben")
+    eventually(lambda: ben.service("GET", "limits").status_code == 200, 30)
+    url = f"{hub.url}services/timeshare/api/v1/reservations"
+    codes = []
+    for number in range(30):
+        headers = {"Authorization": f"Bearer nobodys-{number}", "X-Forwarded-For": f"10.1.1.{number}"}
+        codes.append(requests.get(url, headers=headers, timeout=30).status_code)
+    assert codes[0] in (401, 429)
+    assert codes[-1] == 429, "the address is the proxy's word, not the caller's"
+    assert ben.service("GET", "limits").status_code == 200
+
+
+@pytest.mark.hub
+def test_thousands_of_connections_and_streams_leave_descriptors_bounded(hub: Hub) -> None:
+    pid = hub.components()["service"]
+    soft, hard = next(
+        line.split()[3:5] for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "open files" in line
+    )
+    assert soft == hard, "the service raises its limit itself"
+    dora = hub.login("dora")
+    name = waiting(dora)
+    before = len(os.listdir(f"/proc/{pid}/fd"))
+    open_ones = [dora.service("GET", f"reservations/{name}/events", stream=True) for _ in range(40)]
+    assert sum(one.status_code == 200 for one in open_ones) == 3
+    for one in open_ones:
+        one.close()
+    eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before + 10, 30)
+    dora.service("POST", f"reservations/{name}/end", json={})
