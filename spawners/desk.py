@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from ..reservations.client import Json, ServiceClient, ServiceUnreachable
-from ..reservations.enforcement import MEANING
+from ..reservations.enforcement import BOUND_MEANING, MEANING
 from ..reservations.errors import PublicError
 from .jobs import LISTED, jobs
 
@@ -19,6 +19,7 @@ class Desk:
     """``service`` acts with the deployment's own token; callers say for whom."""
 
     meaning = MEANING
+    bound_meaning = BOUND_MEANING
 
     def __init__(self, service: ServiceClient) -> None:
         self.service = service

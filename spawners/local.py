@@ -56,4 +56,6 @@ class LocalGpuSpawner(GpuSpawner):
             ],
             "share_text": reservation["share_text"],
             "ends_at": reservation["ends_at"],
+            "cpus": reservation["cpus"],
+            "memory_mib": reservation["host_memory_mib"],
         }

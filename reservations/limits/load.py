@@ -4,6 +4,7 @@ changes nothing."""
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,6 +112,8 @@ def _refuse_hostile(text: str) -> None:
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _At(line, "anchors (&) and aliases (*) are not allowed here: write the value out, or quote it")
+        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in getattr(event, "value", None) or ""):
+            raise _At(line, "holds half of a UTF-16 pair (\\ud800 to \\udfff), which is no character")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -147,7 +150,8 @@ def _mapping(node: yaml.MappingNode, where: Where, lines: dict[Where, int]) -> d
 
 
 def _scalar(node: yaml.Node) -> Any:
-    """Numbers, true, false and null; all else is text. (YAML 1.1 would read 10:00 as 600 and no as false.)"""
+    """Numbers, true, false and null; all else is text. (YAML 1.1 would read 10:00 as 600 and no as false.) A number
+    that is larger than any float stays text too, which no number's rule lets pass: as a float it would be infinite."""
     value: str = node.value
     if node.style in ("'", '"', "|", ">"):  # type: ignore[attr-defined]
         return value
@@ -158,7 +162,8 @@ def _scalar(node: yaml.Node) -> Any:
     if re.fullmatch(r"[+-]?[0-9]{1,18}", value):
         return int(value)
     if re.fullmatch(r"[+-]?([0-9]*\.[0-9]+|[0-9]+\.?)([eE][+-]?[0-9]{1,3})?", value):
-        return float(value)
+        number = float(value)
+        return number if math.isfinite(number) else value
     return value
 
 

@@ -15,7 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..calendar import WeekTimes, parse_moment
 from ..kind import Kind
 from ..shares import Shape
-from .values import Amount, Count, Duration, Name, Pattern
+from .values import (
+    UNLIMITED,
+    Amount,
+    Count,
+    Cpus,
+    Duration,
+    Flag,
+    HostMemory,
+    MostCpus,
+    Name,
+    Number,
+    Pattern,
+    Whole,
+    amount_text,
+)
 
 IdleAction = Literal["give_back", "park", "stop"]
 
@@ -44,6 +58,23 @@ class KindLimits(Section):
         default=None, description="Time limit when none is asked for. Default 2h; jobs 8h."
     )
     max_time: Duration | None = Field(default=None, description="Longest time limit to ask for. Default 12h; jobs 3d.")
+    default_cpus: Cpus | None = Field(
+        default=None,
+        description="Cores when none are asked for: how CPU time is divided while all cores are busy. Default 2.",
+    )
+    max_cpus: MostCpus | None = Field(
+        default=None, description="Most cores to ask for, such as 16. Default 8. unlimited: all that the machine has."
+    )
+    default_host_memory_gib: HostMemory | None = Field(
+        default=None,
+        description="GiB of main memory (not that of a GPU) when none is asked for, such as 32. Default unlimited: "
+        "what host_memory_fraction leaves.",
+    )
+    max_host_memory_gib: HostMemory | None = Field(
+        default=None,
+        description="Most GiB of main memory to ask for, such as 256. Default unlimited: what host_memory_fraction "
+        "leaves.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> KindLimits:
@@ -52,6 +83,12 @@ class KindLimits(Section):
                 raise ValueError(f"{name} is {value} s: it must be at least 60 s")
         if self.default_time and self.max_time and self.default_time > self.max_time:
             raise ValueError(f"default_time ({self.default_time} s) is longer than max_time ({self.max_time} s)")
+        for name, unit in (("cpus", "cores"), ("host_memory_gib", "GiB")):
+            usual, most = getattr(self, f"default_{name}"), getattr(self, f"max_{name}")
+            if usual is not None and most is not None and most < usual != UNLIMITED:
+                raise ValueError(
+                    f"default_{name} ({amount_text(usual)} {unit}) is more than max_{name} ({amount_text(most)} {unit})"
+                )
         return self
 
 
@@ -72,12 +109,12 @@ class IdleRules(Section):
     people; exceptions of people hold before both."""
 
     after: Duration | None = Field(default=None, description="Idle for so long: its GPU goes back. Default 0: never.")
-    per_gpu: bool | None = Field(
+    per_gpu: Flag | None = Field(
         default=None, description="after is shared by the GPUs held: of eight, an eighth of the time. Default false."
     )
     grace: Duration | None = Field(default=None, description="After the start nothing counts as idle. Default 15m.")
-    gpu_below: Amount | None = Field(default=None, description="GPU use in percent below which it is idle. Default 5.")
-    cpu_below: Amount | None = Field(default=None, description="CPU use, in percent of one core. Default 10.")
+    gpu_below: Number | None = Field(default=None, description="GPU use in percent below which it is idle. Default 5.")
+    cpu_below: Number | None = Field(default=None, description="CPU use, in percent of one core. Default 10.")
     busy_cap: Duration | None = Field(
         default=None,
         description="A kernel that is busy counts as work for so long without any CPU or GPU. 0 (default): always.",
@@ -109,7 +146,7 @@ class PersonLimits(Section):
     jobs: KindLimits = KindLimits()
     extension: Extension = Extension()
     budgets: tuple[Budget, ...] | None = Field(default=None, description="Default []: none.")
-    shares: Amount | None = Field(default=None, description="Weight among the members of her group. Default 1.")
+    shares: Number | None = Field(default=None, description="Weight among the members of her group. Default 1.")
     idle: IdleRules = IdleRules()
 
 
@@ -118,7 +155,7 @@ class GroupLimits(Section):
 
     members: tuple[Name, ...] = Field(default=(), description="Members by name, beside those that JupyterHub knows.")
     inherits: Name | None = Field(default=None, description="A group whose `each` holds where this one says nothing.")
-    shares: Amount = Field(default=1.0, description="Weight among the groups, for fair share. Default 1.")
+    shares: Number = Field(default=1.0, description="Weight among the groups, for fair share. Default 1.")
     quota: Amount | None = Field(
         default=None,
         description="GPUs guaranteed: within it the group goes first, beyond it its batch may be preempted.",
@@ -186,8 +223,8 @@ class FairShare(Section):
 
     method: Literal["fair_tree", "classic"] = Field(default="fair_tree", description="As in Slurm. Default fair_tree.")
     half_life: HalfLife = HalfLife()
-    weight: Amount = Field(default=1.0, description="Weight of fair share in the priority. Default 1.")
-    age_weight: Amount = Field(default=1.0, description="Weight of the waiting time. Default 1.")
+    weight: Number = Field(default=1.0, description="Weight of fair share in the priority. Default 1.")
+    age_weight: Number = Field(default=1.0, description="Weight of the waiting time. Default 1.")
     max_age: Duration = Field(default=86400, ge=60, description="Waiting time that counts in full. Default 1d.")
 
 
@@ -256,7 +293,7 @@ class Limits(Section):
     """The whole file."""
 
     timezone: str = Field(default="UTC", description="Of all times in this file, such as Europe/Zurich. Default UTC.")
-    weights: dict[Pattern, Amount] = Field(default={}, description="By model: what one GPU counts. Default 1.")
+    weights: dict[Pattern, Number] = Field(default={}, description="By model: what one GPU counts. Default 1.")
     defaults: PersonLimits = PersonLimits()
     groups: dict[Name, GroupLimits] = {}
     users: dict[Name, PersonLimits] = {}
@@ -264,7 +301,7 @@ class Limits(Section):
     fair_share: FairShare | None = Field(default=None, description="Default: first come, first served.")
     events: tuple[Event, ...] = ()
     maintenance: tuple[Maintenance, ...] = ()
-    requests_waiting: int = Field(default=2000, ge=1, description="Requests that may wait in all. Default 2000.")
+    requests_waiting: Whole = Field(default=2000, ge=1, description="Requests that may wait in all. Default 2000.")
     start_within: Duration = Field(
         default=600, ge=10, description="A granted session that is not started is given up after this. Default 10m."
     )
@@ -274,11 +311,18 @@ class Limits(Section):
     notices: tuple[Duration, ...] = Field(
         default=(1800, 600, 120), description="When to tell people before the end. Default [30m, 10m, 2m]."
     )
-    fractions: tuple[float, ...] = Field(
+    fractions: tuple[Number, ...] = Field(
         default=(0.25, 0.5), description="Parts of a device that the form offers. Default [0.25, 0.5]. []: none."
     )
-    backfill_depth: int = Field(
-        default=100, ge=0, description="How far down the queue overtaking is considered. Default 100. 0: never."
+    backfill_depth: Whole = Field(
+        default=100, description="How far down the queue overtaking is considered. Default 100. 0: never."
+    )
+    host_memory_fraction: Number = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Part of this machine's main memory that one session or job may use at most, whatever limits of "
+        "people say, such as 0.5. Default 0.8. 1: all of it.",
     )
     stop: Stop = Stop()
     job_files: JobFiles = JobFiles()

@@ -18,6 +18,7 @@ from ..reservation import Reservation
 from ..standing import Purse
 from ..tally import Tally
 from ..usage import HOUR, Charge, Charges
+from .host_views import host_texts
 from .offers import announcements
 
 LABELS = {
@@ -29,9 +30,17 @@ LABELS = {
     "sessions.at_once": "Sessions at once, waiting ones included",
     "sessions.default_time": "Time of a session, if none is chosen",
     "sessions.max_time": "Longest time of a session",
+    "sessions.default_cpus": "Cores of a session, if none are chosen",
+    "sessions.max_cpus": "Most cores of a session",
+    "sessions.default_host_memory_gib": "Main memory of a session, if none is chosen (GiB)",
+    "sessions.max_host_memory_gib": "Most main memory of a session (GiB)",
     "jobs.at_once": "Batch jobs at once, waiting ones included",
     "jobs.default_time": "Time of a batch job, if none is chosen",
     "jobs.max_time": "Longest time of a batch job",
+    "jobs.default_cpus": "Cores of a batch job, if none are chosen",
+    "jobs.max_cpus": "Most cores of a batch job",
+    "jobs.default_host_memory_gib": "Main memory of a batch job, if none is chosen (GiB)",
+    "jobs.max_host_memory_gib": "Most main memory of a batch job (GiB)",
     "extension.longest": "One extension adds at most",
     "extension.total": "Longest in all, with extensions",
     "extension.times": "Extensions without asking",
@@ -77,6 +86,7 @@ def explanation(pool: Pool, person: str) -> dict[str, Any]:
         "account": effective.account,
         "version": pool.standing.version,
         "limits": limit_rows(effective),
+        "host": host_texts(pool, person) if pool.local else [],
         "budgets": [purse_view(purse, now) for purse in pool.purses(person)],
         "holds_gpus": round(tally.by_owner[person], 3),
         "group_holds_gpus": round(tally.by_account[effective.account], 3),
