@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -210,13 +211,15 @@ def _count(value: object) -> int:
 
 def _number(name: str, value: object, low: float, high: float, unit: str) -> float:
     rule = f"must be a number of {unit} above {low:g} and at most {high:g}"
-    # Compared before it is converted: an integer of 400 digits has no float.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid(name, value, rule)
+    if not math.isfinite(value) or not low < value <= high:
         raise invalid(name, value, rule)
     return float(value)
 
 
 def _at_least(name: str, value: object, low: float, high: float, unit: str) -> float:
+    # Compared before it is converted: an integer of 400 digits has no float.
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise invalid(name, value, f"must be a number of {unit} from {low:g} to {high:g}")
     return float(value)

@@ -70,12 +70,11 @@ class HostRules:
 
     def granted(self, request: ShareRequest) -> HostBounds:
         """What ``request`` gets: what it asks for, where it asks, and never more than these rules allow by now."""
-        usual = self.usual
-        wanted = HostBounds(
-            usual.cpus if request.cpus is None else request.cpus,
-            usual.memory_mib if request.host_memory_mib is None else request.host_memory_mib,
+        usual, most = self.usual, self.most
+        return HostBounds(
+            usual.cpus if request.cpus is None else min(request.cpus, most.cpus),
+            usual.memory_mib if request.host_memory_mib is None else min(request.host_memory_mib, most.memory_mib),
         )
-        return wanted.within(self.most)
 
     def check(self, request: ShareRequest) -> None:
         """Raises PublicError when ``request`` asks for more cores or main memory than may be had."""

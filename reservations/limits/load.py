@@ -15,10 +15,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .schema import Limits
+from .values import Misplaced, Where
 
 MOST_BYTES = 1024 * 1024
 DEEPEST = 20
-Where = tuple[str | int, ...]
 
 
 class LimitsError(Exception):
@@ -169,7 +169,8 @@ def _scalar(node: yaml.Node) -> Any:
 
 def _complaints(error: ValidationError, name: str, lines: dict[Where, int]) -> Iterator[str]:
     for found in error.errors():
-        where = tuple(found["loc"])
+        cause = found.get("ctx", {}).get("error")
+        where = cause.where if isinstance(cause, Misplaced) else tuple(found["loc"])
         known = next((where[:n] for n in range(len(where), -1, -1) if where[:n] in lines), ())
         line = lines.get(known, 1)
         keys = ".".join(map(str, where)) or "file"

@@ -23,10 +23,13 @@ from .values import (
     Duration,
     Flag,
     HostMemory,
+    Misplaced,
     MostCpus,
     Name,
     Number,
     Pattern,
+    TimeLimit,
+    Where,
     Whole,
     amount_text,
 )
@@ -54,10 +57,10 @@ class KindLimits(Section):
     at_once: Count | None = Field(
         default=None, description="Running and waiting at once. Default 4 sessions, 100 jobs."
     )
-    default_time: Duration | None = Field(
+    default_time: TimeLimit | None = Field(
         default=None, description="Time limit when none is asked for. Default 2h; jobs 8h."
     )
-    max_time: Duration | None = Field(default=None, description="Longest time limit to ask for. Default 12h; jobs 3d.")
+    max_time: TimeLimit | None = Field(default=None, description="Longest time limit to ask for. Default 12h; jobs 3d.")
     default_cpus: Cpus | None = Field(
         default=None,
         description="Cores when none are asked for: how CPU time is divided while all cores are busy. Default 2.",
@@ -78,9 +81,6 @@ class KindLimits(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> KindLimits:
-        for name, value in (("default_time", self.default_time), ("max_time", self.max_time)):
-            if value is not None and value < 60:
-                raise ValueError(f"{name} is {value} s: it must be at least 60 s")
         if self.default_time and self.max_time and self.default_time > self.max_time:
             raise ValueError(f"default_time ({self.default_time} s) is longer than max_time ({self.max_time} s)")
         for name, unit in (("cpus", "cores"), ("host_memory_gib", "GiB")):
@@ -169,7 +169,7 @@ class KeepForSessions(Section):
     """GPUs of a pool on which batch may only run if it can be preempted."""
 
     gpus: Amount
-    when: str = Field(default="always", description='Such as "Mon-Fri 08:00-18:00". Default always.')
+    when: str = Field(default="always", max_length=500, description='Such as "Mon-Fri 08:00-18:00". Default always.')
 
     @field_validator("when")
     @classmethod
@@ -181,7 +181,9 @@ class KeepForSessions(Section):
 class Preempt(Section):
     """Over-quota batch gives way to a person who waits, and to work within quota. It is requeued, not lost."""
 
-    when: str = Field(default="always", description='Such as "Mon-Fri 08:00-18:00"; never. Default always.')
+    when: str = Field(
+        default="always", max_length=500, description='Such as "Mon-Fri 08:00-18:00"; never. Default always.'
+    )
     after: Duration = Field(default=1800, description="A job that was started runs at least so long. Default 30m.")
     grace: Duration = Field(default=60, description="From the signal to the stop, for a checkpoint. Default 60s.")
 
@@ -202,8 +204,8 @@ class PoolLimits(Section):
         default=None, description="Only members of these may use it. Default: everyone."
     )
     kinds: tuple[Kind, ...] = Field(default=tuple(Kind), description="What may run here. Default [session, batch].")
-    max_time: Duration | None = Field(
-        default=None, ge=60, description="Longest time limit here. Default: that of the person."
+    max_time: TimeLimit | None = Field(
+        default=None, description="Longest time limit here. Default: that of the person."
     )
     gpus: Amount | None = Field(
         default=None, description="GPUs of this pool that a person holds at once. Default unlimited."
@@ -347,44 +349,59 @@ class Limits(Section):
     @model_validator(mode="after")
     def _names_are_known(self) -> Limits:
         for name, group in self.groups.items():
-            self._known("groups", group.inherits, f"groups.{name}.inherits")
+            self._known("groups", group.inherits, ("groups", name, "inherits"))
             self._no_cycle(name)
         for name, pool in self.pools.items():
-            for group_name in pool.groups or ():
-                self._known("groups", group_name, f"pools.{name}.groups")
-        for entry in (*self.events, *self.maintenance):
-            where = f"'{entry.name}'"
-            self._known("pools", entry.pool, f"{where}: pool")
-            begins, ends = (parse_moment(text, self.zone) for text in (entry.begins, entry.ends))
-            if ends <= begins:
-                raise ValueError(f"{where}: ends ({entry.ends}) is not after begins ({entry.begins})")
+            for number, group_name in enumerate(pool.groups or ()):
+                self._known("groups", group_name, ("pools", name, "groups", number))
         return self
 
     @model_validator(mode="after")
+    def _calendar_is_known(self) -> Limits:
+        lists: dict[str, tuple[CalendarEntry, ...]] = {"events": self.events, "maintenance": self.maintenance}
+        for key, entries in lists.items():
+            for number, entry in enumerate(entries):
+                where = (key, number)
+                self._known("pools", entry.pool, (*where, "pool"))
+                begins = self._moment(entry.begins, (*where, "begins"))
+                if self._moment(entry.ends, (*where, "ends")) <= begins:
+                    message = f"'{entry.name}': ends ({entry.ends}) is not after begins ({entry.begins})"
+                    raise Misplaced((*where, "ends"), message)
+        return self
+
+    def _moment(self, text: str, where: Where) -> float:
+        try:
+            return parse_moment(text, self.zone)
+        except ValueError as error:
+            raise Misplaced(where, str(error)) from None
+
+    @model_validator(mode="after")
     def _room_to_park(self) -> Limits:
-        people = {"defaults": self.defaults.idle}
-        people |= {f"groups.{name}.each": group.each.idle for name, group in self.groups.items()}
-        people |= {f"users.{name}": person.idle for name, person in self.users.items()}
-        people |= {f"pools.{name}": pool.idle for name, pool in self.pools.items()}
+        people: dict[Where, IdleRules] = {("defaults",): self.defaults.idle}
+        people |= {("groups", name, "each"): group.each.idle for name, group in self.groups.items()}
+        people |= {("users", name): person.idle for name, person in self.users.items()}
+        people |= {("pools", name): pool.idle for name, pool in self.pools.items()}
         where = next((where for where, idle in people.items() if idle.then == "park"), None)
         if where is not None and not self.parking.host_memory_gib:
-            raise ValueError(
-                f"{where}.idle.then is park, and parking.host_memory_gib is 0: nothing could be kept; say how much of "
-                "the node's memory may be used for it, such as 64"
+            raise Misplaced(
+                (*where, "idle", "then"),
+                "is park, and parking.host_memory_gib is 0: nothing could be kept; say how much of the node's memory "
+                "may be used for it, such as 64",
             )
         return self
 
-    def _known(self, what: Literal["groups", "pools"], name: str | None, where: str) -> None:
+    def _known(self, what: Literal["groups", "pools"], name: str | None, where: Where) -> None:
         known = getattr(self, what)
         if name is not None and name not in known:
             names = ", ".join(known) or "none"
-            raise ValueError(f"{where}: there is no entry {name!r} in {what}; known: {names}")
+            raise Misplaced(where, f"there is no entry {name!r} in {what}; known: {names}")
 
     def _no_cycle(self, name: str) -> None:
         seen = [name]
         while (parent := self.groups[seen[-1]].inherits) is not None and parent in self.groups:
             if parent in seen:
-                raise ValueError(f"groups inherit in a circle: {' -> '.join([*seen, parent])}")
+                message = f"groups inherit in a circle: {' -> '.join([*seen, parent])}"
+                raise Misplaced(("groups", name, "inherits"), message)
             seen.append(parent)
 
     @property

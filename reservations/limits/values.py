@@ -6,7 +6,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from ..shares import MAX_CPUS, MAX_HOST_MEMORY_GIB, MIN_CPUS, MIN_HOST_MEMORY_GIB
 
@@ -15,6 +15,16 @@ UNLIMITED = math.inf
 LARGEST = 1e9
 LONGEST_DAYS = 3650
 """Ten years: a moment so far ahead can still be written as a date."""
+Where = tuple[str | int, ...]
+"""A place in the file, by keys and positions in lists."""
+
+
+class Misplaced(ValueError):
+    """A value that is wrong beside others, which stands at ``where``."""
+
+    def __init__(self, where: Where, message: str) -> None:
+        super().__init__(message)
+        self.where = where
 
 
 def parse_duration(value: Any) -> int:
@@ -23,6 +33,12 @@ def parse_duration(value: Any) -> int:
     seconds = int(match[1]) * UNITS[match[2]] if match else value
     if isinstance(seconds, bool) or not isinstance(seconds, int) or not 0 <= seconds <= LONGEST_DAYS * UNITS["d"]:
         raise ValueError(f"must be a duration such as 90s, 30m, 12h or 7d, at most {LONGEST_DAYS}d")
+    return seconds
+
+
+def _at_least_a_minute(seconds: int) -> int:
+    if seconds < 60:
+        raise ValueError("must be at least 60 s")
     return seconds
 
 
@@ -108,6 +124,7 @@ def _written(value: float) -> float | int | str:
 
 _Written = PlainSerializer(_written, return_type=float | int | str)
 Duration = Annotated[int, BeforeValidator(parse_duration, json_schema_input_type=int | str), Field(ge=0)]
+TimeLimit = Annotated[Duration, AfterValidator(_at_least_a_minute)]
 Number = Annotated[float, BeforeValidator(parse_number, json_schema_input_type=float), _Written]
 Whole = Annotated[int, BeforeValidator(parse_whole, json_schema_input_type=int)]
 Flag = Annotated[bool, BeforeValidator(parse_flag, json_schema_input_type=bool)]

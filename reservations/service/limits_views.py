@@ -45,7 +45,9 @@ LABELS = {
     "extension.total": "Longest in all, with extensions",
     "extension.times": "Extensions without asking",
     "shares": "Weight within the group, for fair share",
-    "idle.after": "Idle for so long, and the GPU goes back",
+    "idle.after": "Idle for so long, something is done",
+    "idle.then": "What is done then",
+    "idle.per_gpu": "That time is divided by the GPUs held",
     "idle.grace": "After the start, nothing counts as idle",
     "idle.gpu_below": "Idle means: GPU use below (%)",
     "idle.cpu_below": "Idle means: CPU use below (% of a core)",
@@ -55,6 +57,11 @@ LABELS = {
 }
 _TIMES = {"default_time", "max_time", "longest", "total", "after", "grace", "busy_cap", "keep"}
 DURATIONS = {key for key in BUILT_IN if key.rpartition(".")[2] in _TIMES}
+THEN = {
+    "give_back": "the GPU goes back",
+    "park": "its state is kept, the GPU goes back",
+    "stop": "the session ends",
+}
 NEVER = {"idle.after": "never", "idle.busy_cap": "always"}
 
 
@@ -62,6 +69,10 @@ def limit_text(key: str, value: Any) -> str:
     """A limit in words, such as ``2 h``."""
     if key in NEVER and not value:
         return NEVER[key]
+    if key == "idle.then":
+        return THEN[value]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if key in DURATIONS:
         return duration_text(value)
     if isinstance(value, tuple):
