@@ -113,6 +113,7 @@ def explained(found: Json) -> str:
         f"{found['person']}: {groups}; counted with {found['account']}; limits version {found['version']}",
         columns([("LIMIT", "VALUE", "SAID BY"), *limits]),
     ]
+    parts += [". ".join(found["host"]) + "."] if found["host"] else []
     if found["budgets"]:
         heads = ("BUDGET", "GPU-HOURS", "USED", "LEFT", "REFILLS", "THEN")
         parts.append(columns([heads, *(_budget(budget) for budget in found["budgets"])]))

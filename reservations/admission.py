@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from .elsewhere import Elsewhere
 from .errors import PublicError
 from .external import External
+from .host import HostSize
 from .limits.checks import Asking, check_submission, check_time
+from .limits.host_bounds import HostRules
 from .placement import Slot
 from .policy import Policy
 from .reservation import Reservation
@@ -22,7 +24,7 @@ from .usage import Running
 class Desk:
     """What is known when somebody asks. ``live``: everything that has not ended; ``seq``: the last place in the queue
     that was given out; ``slots``: empty while nobody has seen the devices. ``engines``: those that place work
-    themselves."""
+    themselves. ``host``: the size of this machine; None: not known, and then it bounds nothing."""
 
     standing: Standing
     policy: Policy
@@ -33,6 +35,7 @@ class Desk:
     now: float
     engines: Mapping[str, Elsewhere] = field(default_factory=dict)
     local: bool = True
+    host: HostSize | None = None
 
 
 def accept(desk: Desk, wish: Submission) -> Reservation:
@@ -51,6 +54,8 @@ def accept(desk: Desk, wish: Submission) -> Reservation:
         raise PublicError("no-engine", message, 422, {"engines": [*desk.engines]})
     if wish.request.engine:
         desk.engines[wish.request.engine].check(wish.request, seconds, wish.kind)
+    host = None if wish.request.engine else desk.host
+    HostRules(limits, wish.kind, host, standing.limits.host_memory_fraction).check(wish.request)
     if desk.slots:
         error = desk.policy.never_fits(desk.slots, wish.request)
         if error is not None:

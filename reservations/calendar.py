@@ -48,13 +48,13 @@ def parse_moment(text: str, zone: tzinfo) -> float:
     """
     match = _MOMENT.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not a moment: write {_MOMENT_FORM}")
+        raise ValueError(f"{text[:60]!r} is not a moment: write {_MOMENT_FORM}")
     offset = match[3] or ""
     try:
         given = datetime.fromisoformat(f"{match[1]}T{match[2]}{'+00:00' if offset == 'Z' else offset}")
         return given.timestamp() if offset else _moment(given, zone)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{text!r} is not a moment ({error}): write {_MOMENT_FORM}") from error
+        raise ValueError(f"{text[:60]!r} is not a moment ({error}): write {_MOMENT_FORM}") from error
 
 
 def window(at: float, every: Every, zone: tzinfo) -> Stretch:

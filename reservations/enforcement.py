@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from .shares import Shape, ShareRequest
 
 HARDWARE = "hardware"
@@ -19,6 +21,25 @@ MEANING = {
     SIMULATED: "simulated: there is no GPU",
     NONE_NEEDED: "no GPU is held, and none is seen",
 }
+
+KERNEL = "kernel"
+NOT_ENFORCED = "not enforced"
+ELSEWHERE = "engine"
+
+BOUND_MEANING = {
+    KERNEL: "the kernel, by a control group of the session's own",
+    NOT_ENFORCED: "this machine gives sessions no control group for it: they are asked to keep to it",
+    ELSEWHERE: "the cluster where it runs, as that is configured",
+}
+"""What holds a session to its cores and its main memory."""
+
+
+def bound_enforcement(what: str, session_bounds: Collection[str], engine: str = "") -> str:
+    """What holds ``what`` (``cpu`` or ``memory``). ``session_bounds``: what control groups hold on this machine, as its
+    agent says."""
+    if engine:
+        return ELSEWHERE
+    return KERNEL if what in session_bounds else NOT_ENFORCED
 
 
 def share_enforcement(share: ShareRequest, device_filter: str | None, simulated: bool) -> str:

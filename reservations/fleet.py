@@ -6,16 +6,19 @@ from collections.abc import Set
 from dataclasses import replace
 
 from .devices.model import Device, Inventory
+from .host import HostSize
 from .placement import Slot, slots_of
 
 MISSING = "not reported by its node any more"
 
 
 class Fleet:
-    """``cordons``: why each device that was taken out of service is, by UUID; the ledger keeps them."""
+    """``cordons``: why each device that was taken out of service is, by UUID; the ledger keeps them. ``host``: the size
+    of this machine."""
 
-    def __init__(self, cordons: dict[str, str]) -> None:
+    def __init__(self, cordons: dict[str, str], host: HostSize) -> None:
         self.cordons = cordons
+        self.host = host
         self.inventory: Inventory | None = None
         """This machine's, as its agent told it last."""
         self._elsewhere: dict[str, tuple[Device, ...]] = {}

@@ -95,6 +95,7 @@ class Intake:
             now=world.now,
             engines=self._pool.engines,
             local=self._pool.local,
+            host=self._pool.host,
         )
 
     def _decide_new(

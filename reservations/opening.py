@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .clock import Clock
 from .deployment import DeploymentError
+from .host import HostSize
 from .ledger import Ledger, policy
 from .limits.load import LimitsFile
 from .pool import Pool
@@ -12,9 +13,9 @@ from .standing import Standing, half_lives
 from .usage import Books
 
 
-def open_pool(ledger: Ledger, file: LimitsFile, clock: Clock) -> Pool:
-    """A pool with everything that the ledger knows of."""
-    return Pool(ledger, standing_of(ledger, file, clock()), clock)
+def open_pool(ledger: Ledger, file: LimitsFile, clock: Clock, host: HostSize | None = None) -> Pool:
+    """A pool with everything that the ledger knows of. ``host``: the size of its machine; None: of this one."""
+    return Pool(ledger, standing_of(ledger, file, clock()), clock, host)
 
 
 def standing_of(ledger: Ledger, file: LimitsFile, now: float) -> Standing:

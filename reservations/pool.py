@@ -15,6 +15,7 @@ from .elsewhere import Elsewhere
 from .enforcement import share_enforcement
 from .errors import PublicError
 from .fleet import Fleet
+from .host import HostSize, this_machine
 from .intake import Intake
 from .kind import Kind
 from .ledger import Change, Ledger
@@ -39,14 +40,17 @@ EXTENDABLE = (State.GRANTED, State.STARTING, State.ACTIVE, State.PARKED)
 
 class Pool:
     """All reservations and devices of a pool. ``changed`` is called after every commit with the ids of what changed;
-    with none for something that all may see."""
+    with none for something that all may see. ``host``: the size of this machine; None: of the one that this process
+    runs on."""
 
-    def __init__(self, ledger: Ledger, standing: Standing, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, standing: Standing, clock: Clock, host: HostSize | None = None) -> None:
         self._ledger = ledger
         self.standing = standing
         self.clock = clock
         self.changed: Callable[[Collection[str]], None] = lambda names: None
         self.device_filter: str | None = None
+        self.session_bounds: tuple[str, ...] = ()
+        """What control groups hold of a session on this machine: of ``cpu``, ``memory``, ``processes``."""
         self.notices: dict[str, tuple[Notice, ...]] = {}
         self.can_give_back = True
         """Whether the node can take the devices of a session that runs on."""
@@ -60,7 +64,7 @@ class Pool:
         self.local = True
         """Whether anything may run that names none of them."""
         self._paused = False
-        self._fleet = Fleet(ledger.read_meta("cordons") or {})
+        self._fleet = Fleet(ledger.read_meta("cordons") or {}, host or this_machine())
         self._live = {reservation.id: reservation for reservation in ledger.live()}
         self._waiting: dict[str, Waiting] = {}
         """Made once for each that waits: a decision looks at all of them."""
@@ -84,6 +88,11 @@ class Pool:
     def slots(self) -> tuple[Slot, ...]:
         """The slots of all devices known."""
         return self._fleet.slots
+
+    @property
+    def host(self) -> HostSize:
+        """The size of this machine."""
+        return self._fleet.host
 
     @property
     def inventory(self) -> Inventory | None:

@@ -55,13 +55,20 @@ class Reason(str, Enum):
 
 @dataclass(frozen=True)
 class Terms:
-    """What is recorded of a grant for good: what it counts (``gpus``; ``rate`` with the weight of ``model``), and the
-    version of the limits that were in force."""
+    """What is recorded of a grant for good: what it counts (``gpus``; ``rate`` with the weight of ``model``), the
+    version of the limits that were in force, and what bounds its processes on this machine: ``cpus`` (cores) and
+    ``host_memory_mib`` (main memory); None: nothing does."""
 
     gpus: float = 0.0
     rate: float = 0.0
     model: str = ""
     limits_version: str = ""
+    cpus: float | None = None
+    host_memory_mib: int | None = None
+
+    def bounded_as(self, other: Terms) -> Terms:
+        """These with the bounds of ``other``: processes that run on stay in the control group they began in."""
+        return replace(self, cpus=other.cpus, host_memory_mib=other.host_memory_mib)
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ class Reservation:
 
     def parked(self, detail: str, kept_mib: int = 0) -> Reservation:
         """Nothing of it uses its devices any more: they are given back."""
-        terms = Terms(limits_version=self.terms.limits_version, model=self.terms.model if kept_mib else "")
+        terms = replace(self.terms, gpus=0.0, rate=0.0, model=self.terms.model if kept_mib else "")
         return self._to(State.PARKED, holdings=(), terms=terms, handling="", detail=detail, kept_mib=kept_mib)
 
     def resumed(self, holdings: tuple[Holding, ...], now: float, terms: Terms) -> Reservation:
@@ -183,7 +190,7 @@ class Reservation:
         return self._to(
             State.ACTIVE,
             holdings=holdings,
-            terms=terms,
+            terms=terms.bounded_as(self.terms),
             granted_at=now,
             handling=RESUMING,
             asked_again_at=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -15,12 +15,20 @@ from .numeric import finite, whole
 MAX_COUNT = 1024
 MAX_MEMORY_GIB = 1024.0
 MAX_NODES = 64
+MIN_CPUS = 0.1
+MAX_CPUS = 1024.0
+MIN_HOST_MEMORY_GIB = 0.5
+"""Below it a notebook server does not even start."""
+MAX_HOST_MEMORY_GIB = 65536.0
 FULL_COMPUTE = 1000
 """Compute weight of a whole device, in thousandths."""
 MODEL_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,62}")
 PROFILE_PATTERN = re.compile(r"[1-9][0-9]?g\.[1-9][0-9]{0,3}gb(\+[a-z0-9.+]{1,12})?")
 ENGINE_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,30}")
-SHARE_FIELDS = ("gpus", "memory_gib", "compute_percent", "mig_profile", "model", "cpu_only", "engine", "nodes")
+SHARE_FIELDS = (
+    *("gpus", "memory_gib", "compute_percent", "mig_profile", "model", "cpu_only", "engine", "nodes"),
+    *("cpus", "host_memory_gib"),
+)
 
 
 class Shape(str, Enum):
@@ -39,7 +47,8 @@ class ShareRequest:
     ``count``: whole devices on one node. ``memory_mib``: device memory of one device, in MiB. ``compute``: weight in
     thousandths of a device, 0 for "in proportion to the memory". ``profile``: a MIG profile such as ``1g.10gb``.
     ``model``: a device model such as ``a100-40gb``; empty for any. ``engine``: the name of the engine that is to run
-    it, such as ``slurm``; empty: this machine. ``nodes``: of an engine, with the same on each.
+    it, such as ``slurm``; empty: this machine. ``nodes``: of an engine, with the same on each. ``cpus``: cores, and
+    ``host_memory_mib``: main memory in MiB, both of each node; None: not asked for, the default of the limits.
     """
 
     shape: Shape
@@ -50,12 +59,22 @@ class ShareRequest:
     model: str = ""
     engine: str = ""
     nodes: int = 1
+    cpus: float | None = None
+    host_memory_mib: int | None = None
 
     def describe(self) -> str:
         """The share in a person's words, such as ``10 GiB of one a100-40gb``."""
+        what = self._what() + self._beside()
         if self.nodes > 1:
-            return f"{self._what()} on each of {self.nodes} nodes of {self.engine}"
-        return f"{self._what()} on {self.engine}" if self.engine else self._what()
+            return f"{what} on each of {self.nodes} nodes of {self.engine}"
+        return f"{what} on {self.engine}" if self.engine else what
+
+    def _beside(self) -> str:
+        """Cores and main memory, where they were asked for."""
+        told = [] if self.cpus is None else [cores_text(self.cpus)]
+        if self.host_memory_mib is not None:
+            told.append(f"{self.host_memory_mib / MIB_PER_GIB:g} GiB of main memory")
+        return f" with {' and '.join(told)}" if told else ""
 
     def _what(self) -> str:
         model = self.model or "GPU"
@@ -87,15 +106,32 @@ class ShareRequest:
             fields["engine"] = self.engine
         if self.nodes > 1:
             fields["nodes"] = self.nodes
+        if self.cpus is not None:
+            fields["cpus"] = self.cpus
+        if self.host_memory_mib is not None:
+            fields["host_memory_gib"] = self.host_memory_mib / MIB_PER_GIB
         return fields
+
+
+def cores_text(cpus: float) -> str:
+    """``1.0`` -> ``1 core``, ``2.5`` -> ``2.5 cores``."""
+    return f"{cpus:g} core{'' if cpus == 1 else 's'}"
 
 
 def parse_share(fields: Mapping[str, Any]) -> ShareRequest:
     """The typed request for API fields (``gpus``, ``memory_gib``, ``compute_percent``, ``mig_profile``, ``model``,
-    ``cpu_only``, ``engine``, ``nodes``).
+    ``cpu_only``, ``engine``, ``nodes``, ``cpus``, ``host_memory_gib``).
 
     Raises PublicError naming the field, the value and the rule.
     """
+    cpus = _at_least("cpus", fields["cpus"], MIN_CPUS, MAX_CPUS, "cores") if "cpus" in fields else None
+    memory_mib = _host_memory_mib(fields["host_memory_gib"]) if "host_memory_gib" in fields else None
+    beside = {"cpus", "host_memory_gib"}
+    devices = _parse_devices({name: value for name, value in fields.items() if name not in beside})
+    return replace(devices, cpus=cpus, host_memory_mib=memory_mib)
+
+
+def _parse_devices(fields: Mapping[str, Any]) -> ShareRequest:
     unknown = sorted(set(fields) - set(SHARE_FIELDS))
     if unknown:
         raise invalid(str(unknown[0]), fields[unknown[0]], f"no such field; known fields: {', '.join(SHARE_FIELDS)}")
@@ -173,6 +209,18 @@ def _number(name: str, value: object, low: float, high: float, unit: str) -> flo
     if number is None or not low < number <= high:
         raise invalid(name, value, f"must be a number of {unit} above {low:g} and at most {high:g}")
     return number
+
+
+def _at_least(name: str, value: object, low: float, high: float, unit: str) -> float:
+    # Compared before it is converted: an integer of 400 digits has no float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise invalid(name, value, f"must be a number of {unit} from {low:g} to {high:g}")
+    return float(value)
+
+
+def _host_memory_mib(value: object) -> int:
+    unit = "GiB of main memory (that of a GPU is memory_gib)"
+    return round(_at_least("host_memory_gib", value, MIN_HOST_MEMORY_GIB, MAX_HOST_MEMORY_GIB, unit) * MIB_PER_GIB)
 
 
 def _memory_mib(value: object) -> int:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from .fleet import Fleet
 from .job import JobSpec
+from .kind import Kind
 from .ledger import Change
+from .limits.host_bounds import HostRules
 from .placement import Holding, gpus_of, least_gpus
 from .policy import Policy
 from .queue import Facts, Forecast, Held, Waiting
@@ -124,7 +126,7 @@ class World:
 
     def begun(self, reservation: Reservation, holdings: Sequence[Holding], at: float) -> Reservation:
         """``reservation`` once its engine has started it on ``holdings``."""
-        return reservation.granted(tuple(holdings), at, self._terms(holdings))
+        return reservation.granted(tuple(holdings), at, self._terms(reservation, holdings))
 
     def forecast(self) -> dict[str, Forecast]:
         """Position and latest start of everyone who waits."""
@@ -172,7 +174,7 @@ class World:
         decision = schedule(self.facts(), self.policy())
         after = {}
         for grant in decision.grants:
-            before, terms = self.live[grant.id], self._terms(grant.holdings)
+            before, terms = self.live[grant.id], self._terms(self.live[grant.id], grant.holdings)
             begin = before.resumed if before.state is State.PARKED else before.granted
             after[grant.id] = begin(grant.holdings, self.now, terms)
         for refusal in decision.refusals:
@@ -185,11 +187,21 @@ class World:
             after[victim.id] = preempted(self.live[victim.id], victim.why, self.now)
         return after
 
-    def _terms(self, holdings: Sequence[Holding]) -> Terms:
+    def _terms(self, reservation: Reservation, holdings: Sequence[Holding]) -> Terms:
         slots = {slot.key: slot for slot in self.fleet.slots}
         gpus = gpus_of(holdings, slots)
         model = next((slots[h.key].model for h in holdings if h.key in slots), "")
-        return Terms(gpus, gpus * self.standing.weight(model), model, self.standing.version)
+        request = reservation.request
+        bounds = self.host_rules(reservation.owner, reservation.kind, request.engine).granted(request)
+        rate = gpus * self.standing.weight(model)
+        return Terms(gpus, rate, model, self.standing.version, bounds.known_cpus, bounds.known_memory_mib)
+
+    def host_rules(self, owner: str, kind: Kind, engine: str = "") -> HostRules:
+        """What ``owner`` may have of cores and main memory by the limits in force now, on this machine or at
+        ``engine``."""
+        host = None if engine else self.fleet.host
+        effective = self.standing.effective(owner, self.now)
+        return HostRules(effective, kind, host, self.standing.limits.host_memory_fraction)
 
     @property
     def _grace(self) -> float:

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from ..reservations.client import Json, ServiceClient, ServiceUnreachable
-from ..reservations.enforcement import MEANING
+from ..reservations.enforcement import BOUND_MEANING, MEANING
 from ..reservations.errors import PublicError
 from .jobs import LISTED, jobs
 
@@ -20,6 +20,7 @@ class Desk:
     """``service`` acts with the deployment's own token; callers say for whom."""
 
     meaning = MEANING
+    bound_meaning = BOUND_MEANING
 
     def __init__(self, service: ServiceClient, most_streams: int = 20) -> None:
         """``most_streams``: event streams of one person at the hub's pages."""

@@ -69,6 +69,8 @@ class LocalGpuSpawner(GpuSpawner):
             "share_text": reservation["share_text"],
             "ends_at": reservation["ends_at"],
             "server_socket": True,
+            "cpus": reservation["cpus"],
+            "memory_mib": reservation["host_memory_mib"],
         }
 
 

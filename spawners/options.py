@@ -58,7 +58,7 @@ def options_from_form(form: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
     ``offer`` is ``gpus:N:model``, ``memory_gib:X:model``, ``mig_profile:P:model``, ``cpu_only`` or ``other``; the last
     reads ``memory_gib``, ``compute_percent`` and ``model``. ``@ENGINE`` may follow; without, it is this machine.
-    ``hours`` is the time limit.
+    ``hours`` is the time limit. ``cpus`` and ``host_memory_gib`` go with every offer.
     """
     given = {name: values[-1].strip() for name, values in form.items() if values and values[-1].strip()}
     given.pop("_xsrf", None)
@@ -122,7 +122,7 @@ def _typed(fields: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(typed.get("gpus"), str):
         number = _number("gpus", typed["gpus"])
         typed["gpus"] = int(number) if number == number // 1 else number
-    for name in ("memory_gib", "compute_percent", "time_limit_s"):
+    for name in ("memory_gib", "compute_percent", "time_limit_s", "cpus", "host_memory_gib"):
         if isinstance(typed.get(name), str):
             typed[name] = _number(name, typed[name])
     if "memory_gib" in typed and typed["memory_gib"] is None:

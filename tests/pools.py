@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timeshare.reservations.devices.model import Device, Inventory, MigInstance
+from timeshare.reservations.host import HostSize
 from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
 from timeshare.reservations.ledger import Ledger
@@ -38,11 +39,18 @@ def mig_device(*profiles: str, order: int = 0, model: str = "a100-40gb") -> Devi
 class Lab:
     """A pool of its own ledger, with limits as in a file and a clock that stands until it is moved."""
 
-    def __init__(self, folder: Path, limits: dict[str, Any], *models: str, start: float = 1_795_000_000.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: dict[str, Any],
+        *models: str,
+        start: float = 1_795_000_000.0,
+        host: HostSize | None = None,
+    ) -> None:
         self.now = start
         self.limits = Limits.model_validate(limits)
         self.ledger = Ledger.open(f"sqlite:///{folder}/ledger.sqlite")
-        self.pool = open_pool(self.ledger, LimitsFile(self.limits, json.dumps(limits)), lambda: self.now)
+        self.pool = open_pool(self.ledger, LimitsFile(self.limits, json.dumps(limits)), lambda: self.now, host)
         self.pool.set_inventory(Inventory(pool(*models)))
         self._number = 0
 

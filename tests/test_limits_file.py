@@ -39,7 +39,7 @@ WRONG = {
     ),
     "a group of itself": ("groups: {a: {inherits: a}}\n", "in a circle: a -> a"),
     "an unknown parent": ("groups: {a: {inherits: z}}\n", "there is no entry 'z' in groups; known: a"),
-    "a pool for nobody known": ("pools: {p: {groups: [x]}}\n", "pools.p.groups: there is no entry 'x' in groups"),
+    "a pool for nobody known": ("pools: {p: {groups: [x]}}\n", "pools.p.groups.0: there is no entry 'x' in groups"),
     "an unknown time zone": ("timezone: Mars/Olympus\n", "line 1: timezone: must be a time zone"),
     "wrong office hours": ('pools: {p: {keep_for_sessions: {gpus: 1, when: "8 to 6"}}}\n', "8 to 6"),
     "a wrong date": (

@@ -91,6 +91,9 @@ def parser(prog: str = "%%gpu_batch") -> Parser:
     add("--memory", metavar="GIB", help="instead: this many GiB of one GPU, shared with others")
     add("--mig", metavar="PROFILE", help="instead: a MIG instance, such as 1g.10gb")
     add("--cpu", action="store_true", help="instead: no GPU at all")
+    add("--cpus", "-c", metavar="N", help="cores beside it, such as 4; default: your limits' own")
+    memory = "GiB of main memory beside it, such as 32; default: your limits' own"
+    add("--host-memory", metavar="GIB", help=memory)
     add("--model", "-C", default="", metavar="M", help="only this model, such as a100-40gb; default any")
     add("--engine", default="", metavar="E", help="an engine of this site, such as slurm; default: this machine")
     add("--nodes", "-N", metavar="N", help="of an engine, N nodes with such a share each; default 1, at most 64")
@@ -151,6 +154,12 @@ def parse(words: Sequence[str] | str, prog: str = "%%gpu_batch") -> Options:
 
 
 def _share(given: argparse.Namespace) -> dict[str, Any]:
+    host = {"cpus": ("--cpus", given.cpus), "host_memory_gib": ("--host-memory", given.host_memory)}
+    beside = {key: _positive(option, text) for key, (option, text) in host.items() if text is not None}
+    return {**_device_share(given), **beside}
+
+
+def _device_share(given: argparse.Namespace) -> dict[str, Any]:
     shapes = {
         "--gpus": given.gpus is not None,
         "--memory": given.memory is not None,
@@ -165,16 +174,21 @@ def _share(given: argparse.Namespace) -> dict[str, Any]:
         return {"cpu_only": True, **where}
     model = {**({"model": given.model} if given.model else {}), **where}
     if given.memory is not None:
-        try:
-            memory = float(given.memory)
-        except ValueError:
-            memory = math.nan
-        if not 0 < memory < 1e6:
-            raise BadOption(f"--memory is {given.memory!r}: must be a number of GiB above 0, such as 10 or 7.5")
-        return {"memory_gib": memory, **model}
+        return {"memory_gib": _positive("--memory", given.memory, "of GiB "), **model}
     if given.mig is not None:
         return {"mig_profile": given.mig, **model}
     return {"gpus": whole("--gpus", given.gpus or "1", 1, 64), **model}
+
+
+def _positive(option: str, text: str, unit: str = "") -> float:
+    """Raises BadOption."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1e6:
+        raise BadOption(f"{option} is {text!r}: must be a number {unit}above 0, such as 10 or 7.5")
+    return number
 
 
 def _where(given: argparse.Namespace) -> dict[str, Any]:

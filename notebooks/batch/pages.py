@@ -95,7 +95,13 @@ def _budget(budgets: Sequence[Json], hours: float) -> str:
 def share_text(share: Json) -> str:
     """``{"gpus": 2, "model": "t4"}`` -> ``2 t4``; with ``"nodes": 3``, ``2 t4 on each of 3 nodes``."""
     nodes = share.get("nodes", 1)
-    return _share_text(share) + (f" on each of {nodes} nodes" if nodes > 1 else "")
+    return _share_text(share) + _beside(share) + (f" on each of {nodes} nodes" if nodes > 1 else "")
+
+
+def _beside(share: Json) -> str:
+    told = [f"{share['cpus']:g} core{'' if share['cpus'] == 1 else 's'}"] if "cpus" in share else []
+    told += [f"{share['host_memory_gib']:g} GiB of main memory"] if "host_memory_gib" in share else []
+    return f" with {' and '.join(told)}" if told else ""
 
 
 def _share_text(share: Json) -> str:

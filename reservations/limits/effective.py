@@ -29,9 +29,17 @@ BUILT_IN: Mapping[str, Any] = {
     "sessions.at_once": 4.0,
     "sessions.default_time": 2 * 3600,
     "sessions.max_time": 12 * 3600,
+    "sessions.default_cpus": 2.0,
+    "sessions.max_cpus": 8.0,
+    "sessions.default_host_memory_gib": UNLIMITED,
+    "sessions.max_host_memory_gib": UNLIMITED,
     "jobs.at_once": 100.0,
     "jobs.default_time": 8 * 3600,
     "jobs.max_time": 3 * 86400,
+    "jobs.default_cpus": 2.0,
+    "jobs.max_cpus": 8.0,
+    "jobs.default_host_memory_gib": UNLIMITED,
+    "jobs.max_host_memory_gib": UNLIMITED,
     "extension.longest": 2 * 3600,
     "extension.total": 86400,
     "extension.times": UNLIMITED,
@@ -107,6 +115,22 @@ class Effective:
 
     def max_time(self, kind: Kind) -> int:
         return int(self.values[f"{_section(kind)}.max_time"])
+
+    def default_cpus(self, kind: Kind) -> float:
+        """Cores when none are asked for."""
+        return min(float(self.values[f"{_section(kind)}.default_cpus"]), self.max_cpus(kind))
+
+    def max_cpus(self, kind: Kind) -> float:
+        """Most cores to ask for; infinite: as many as there are."""
+        return float(self.values[f"{_section(kind)}.max_cpus"])
+
+    def default_host_memory_gib(self, kind: Kind) -> float:
+        """Main memory when none is asked for, in GiB; infinite: as much as one session may have at all."""
+        return min(float(self.values[f"{_section(kind)}.default_host_memory_gib"]), self.max_host_memory_gib(kind))
+
+    def max_host_memory_gib(self, kind: Kind) -> float:
+        """Most main memory to ask for, in GiB; infinite: as much as one session may have at all."""
+        return float(self.values[f"{_section(kind)}.max_host_memory_gib"])
 
 
 def _section(kind: Kind) -> str:

@@ -4,6 +4,7 @@ changes nothing."""
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .schema import Limits
+from .values import Misplaced, Where
 
 MOST_BYTES = 1024 * 1024
 DEEPEST = 20
-Where = tuple[str | int, ...]
 
 
 class LimitsError(Exception):
@@ -111,6 +112,8 @@ def _refuse_hostile(text: str) -> None:
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _At(line, "anchors (&) and aliases (*) are not allowed here: write the value out, or quote it")
+        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in getattr(event, "value", None) or ""):
+            raise _At(line, "holds half of a UTF-16 pair (\\ud800 to \\udfff), which is no character")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -147,7 +150,8 @@ def _mapping(node: yaml.MappingNode, where: Where, lines: dict[Where, int]) -> d
 
 
 def _scalar(node: yaml.Node) -> Any:
-    """Numbers, true, false and null; all else is text. (YAML 1.1 would read 10:00 as 600 and no as false.)"""
+    """Numbers, true, false and null; all else is text. (YAML 1.1 would read 10:00 as 600 and no as false.) A number
+    that is larger than any float stays text too, which no number's rule lets pass: as a float it would be infinite."""
     value: str = node.value
     if node.style in ("'", '"', "|", ">"):  # type: ignore[attr-defined]
         return value
@@ -158,20 +162,15 @@ def _scalar(node: yaml.Node) -> Any:
     if re.fullmatch(r"[+-]?[0-9]{1,18}", value):
         return int(value)
     if re.fullmatch(r"[+-]?([0-9]*\.[0-9]+|[0-9]+\.?)([eE][+-]?[0-9]{1,3})?", value):
-        return _finite(float(value), node)
+        number = float(value)
+        return number if math.isfinite(number) else value
     return value
-
-
-def _finite(number: float, node: yaml.Node) -> float:
-    # Infinity would mean unlimited.
-    if abs(number) == float("inf"):
-        raise _At(node.start_mark.line + 1, "the number is beyond 1.8e308, the largest there is: write unlimited?")
-    return number
 
 
 def _complaints(error: ValidationError, name: str, lines: dict[Where, int]) -> Iterator[str]:
     for found in error.errors():
-        where = tuple(found["loc"])
+        cause = found.get("ctx", {}).get("error")
+        where = cause.where if isinstance(cause, Misplaced) else tuple(found["loc"])
         known = next((where[:n] for n in range(len(where), -1, -1) if where[:n] in lines), ())
         line = lines.get(known, 1)
         keys = ".".join(map(str, where)) or "file"

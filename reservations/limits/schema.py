@@ -15,7 +15,24 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..calendar import WeekTimes, parse_moment
 from ..kind import Kind
 from ..shares import Shape
-from .values import Amount, Count, Duration, Name, Pattern
+from .values import (
+    UNLIMITED,
+    Amount,
+    Count,
+    Cpus,
+    Duration,
+    Flag,
+    HostMemory,
+    Misplaced,
+    MostCpus,
+    Name,
+    Number,
+    Pattern,
+    TimeLimit,
+    Where,
+    Whole,
+    amount_text,
+)
 
 IdleAction = Literal["give_back", "park", "stop"]
 
@@ -40,18 +57,38 @@ class KindLimits(Section):
     at_once: Count | None = Field(
         default=None, description="Running and waiting at once. Default 4 sessions, 100 jobs."
     )
-    default_time: Duration | None = Field(
+    default_time: TimeLimit | None = Field(
         default=None, description="Time limit when none is asked for. Default 2h; jobs 8h."
     )
-    max_time: Duration | None = Field(default=None, description="Longest time limit to ask for. Default 12h; jobs 3d.")
+    max_time: TimeLimit | None = Field(default=None, description="Longest time limit to ask for. Default 12h; jobs 3d.")
+    default_cpus: Cpus | None = Field(
+        default=None,
+        description="Cores when none are asked for: how CPU time is divided while all cores are busy. Default 2.",
+    )
+    max_cpus: MostCpus | None = Field(
+        default=None, description="Most cores to ask for, such as 16. Default 8. unlimited: all that the machine has."
+    )
+    default_host_memory_gib: HostMemory | None = Field(
+        default=None,
+        description="GiB of main memory (not that of a GPU) when none is asked for, such as 32. Default unlimited: "
+        "what host_memory_fraction leaves.",
+    )
+    max_host_memory_gib: HostMemory | None = Field(
+        default=None,
+        description="Most GiB of main memory to ask for, such as 256. Default unlimited: what host_memory_fraction "
+        "leaves.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> KindLimits:
-        for name, value in (("default_time", self.default_time), ("max_time", self.max_time)):
-            if value is not None and value < 60:
-                raise ValueError(f"{name} is {value} s: it must be at least 60 s")
         if self.default_time and self.max_time and self.default_time > self.max_time:
             raise ValueError(f"default_time ({self.default_time} s) is longer than max_time ({self.max_time} s)")
+        for name, unit in (("cpus", "cores"), ("host_memory_gib", "GiB")):
+            usual, most = getattr(self, f"default_{name}"), getattr(self, f"max_{name}")
+            if usual is not None and most is not None and most < usual != UNLIMITED:
+                raise ValueError(
+                    f"default_{name} ({amount_text(usual)} {unit}) is more than max_{name} ({amount_text(most)} {unit})"
+                )
         return self
 
 
@@ -72,12 +109,12 @@ class IdleRules(Section):
     people; exceptions of people hold before both."""
 
     after: Duration | None = Field(default=None, description="Idle for so long: its GPU goes back. Default 0: never.")
-    per_gpu: bool | None = Field(
+    per_gpu: Flag | None = Field(
         default=None, description="after is shared by the GPUs held: of eight, an eighth of the time. Default false."
     )
     grace: Duration | None = Field(default=None, description="After the start nothing counts as idle. Default 15m.")
-    gpu_below: Amount | None = Field(default=None, description="GPU use in percent below which it is idle. Default 5.")
-    cpu_below: Amount | None = Field(default=None, description="CPU use, in percent of one core. Default 10.")
+    gpu_below: Number | None = Field(default=None, description="GPU use in percent below which it is idle. Default 5.")
+    cpu_below: Number | None = Field(default=None, description="CPU use, in percent of one core. Default 10.")
     busy_cap: Duration | None = Field(
         default=None,
         description="A kernel that is busy counts as work for so long without any CPU or GPU. 0 (default): always.",
@@ -109,7 +146,7 @@ class PersonLimits(Section):
     jobs: KindLimits = KindLimits()
     extension: Extension = Extension()
     budgets: tuple[Budget, ...] | None = Field(default=None, description="Default []: none.")
-    shares: Amount | None = Field(default=None, description="Weight among the members of her group. Default 1.")
+    shares: Number | None = Field(default=None, description="Weight among the members of her group. Default 1.")
     idle: IdleRules = IdleRules()
 
 
@@ -118,7 +155,7 @@ class GroupLimits(Section):
 
     members: tuple[Name, ...] = Field(default=(), description="Members by name, beside those that JupyterHub knows.")
     inherits: Name | None = Field(default=None, description="A group whose `each` holds where this one says nothing.")
-    shares: Amount = Field(default=1.0, description="Weight among the groups, for fair share. Default 1.")
+    shares: Number = Field(default=1.0, description="Weight among the groups, for fair share. Default 1.")
     quota: Amount | None = Field(
         default=None,
         description="GPUs guaranteed: within it the group goes first, beyond it its batch may be preempted.",
@@ -132,7 +169,7 @@ class KeepForSessions(Section):
     """GPUs of a pool on which batch may only run if it can be preempted."""
 
     gpus: Amount
-    when: str = Field(default="always", description='Such as "Mon-Fri 08:00-18:00". Default always.')
+    when: str = Field(default="always", max_length=500, description='Such as "Mon-Fri 08:00-18:00". Default always.')
 
     @field_validator("when")
     @classmethod
@@ -144,7 +181,9 @@ class KeepForSessions(Section):
 class Preempt(Section):
     """Over-quota batch gives way to a person who waits, and to work within quota. It is requeued, not lost."""
 
-    when: str = Field(default="always", description='Such as "Mon-Fri 08:00-18:00"; never. Default always.')
+    when: str = Field(
+        default="always", max_length=500, description='Such as "Mon-Fri 08:00-18:00"; never. Default always.'
+    )
     after: Duration = Field(default=1800, description="A job that was started runs at least so long. Default 30m.")
     grace: Duration = Field(default=60, description="From the signal to the stop, for a checkpoint. Default 60s.")
 
@@ -165,8 +204,8 @@ class PoolLimits(Section):
         default=None, description="Only members of these may use it. Default: everyone."
     )
     kinds: tuple[Kind, ...] = Field(default=tuple(Kind), description="What may run here. Default [session, batch].")
-    max_time: Duration | None = Field(
-        default=None, ge=60, description="Longest time limit here. Default: that of the person."
+    max_time: TimeLimit | None = Field(
+        default=None, description="Longest time limit here. Default: that of the person."
     )
     gpus: Amount | None = Field(
         default=None, description="GPUs of this pool that a person holds at once. Default unlimited."
@@ -186,8 +225,8 @@ class FairShare(Section):
 
     method: Literal["fair_tree", "classic"] = Field(default="fair_tree", description="As in Slurm. Default fair_tree.")
     half_life: HalfLife = HalfLife()
-    weight: Amount = Field(default=1.0, description="Weight of fair share in the priority. Default 1.")
-    age_weight: Amount = Field(default=1.0, description="Weight of the waiting time. Default 1.")
+    weight: Number = Field(default=1.0, description="Weight of fair share in the priority. Default 1.")
+    age_weight: Number = Field(default=1.0, description="Weight of the waiting time. Default 1.")
     max_age: Duration = Field(default=86400, ge=60, description="Waiting time that counts in full. Default 1d.")
 
 
@@ -256,7 +295,7 @@ class Limits(Section):
     """The whole file."""
 
     timezone: str = Field(default="UTC", description="Of all times in this file, such as Europe/Zurich. Default UTC.")
-    weights: dict[Pattern, Amount] = Field(default={}, description="By model: what one GPU counts. Default 1.")
+    weights: dict[Pattern, Number] = Field(default={}, description="By model: what one GPU counts. Default 1.")
     defaults: PersonLimits = PersonLimits()
     groups: dict[Name, GroupLimits] = {}
     users: dict[Name, PersonLimits] = {}
@@ -264,7 +303,7 @@ class Limits(Section):
     fair_share: FairShare | None = Field(default=None, description="Default: first come, first served.")
     events: tuple[Event, ...] = ()
     maintenance: tuple[Maintenance, ...] = ()
-    requests_waiting: int = Field(
+    requests_waiting: Whole = Field(
         default=2000,
         ge=1,
         description="Requests that may wait in all, each point of a sweep counted. Default 2000. One person may have "
@@ -279,11 +318,18 @@ class Limits(Section):
     notices: tuple[Duration, ...] = Field(
         default=(1800, 600, 120), description="When to tell people before the end. Default [30m, 10m, 2m]."
     )
-    fractions: tuple[float, ...] = Field(
+    fractions: tuple[Number, ...] = Field(
         default=(0.25, 0.5), description="Parts of a device that the form offers. Default [0.25, 0.5]. []: none."
     )
-    backfill_depth: int = Field(
-        default=100, ge=0, description="How far down the queue overtaking is considered. Default 100. 0: never."
+    backfill_depth: Whole = Field(
+        default=100, description="How far down the queue overtaking is considered. Default 100. 0: never."
+    )
+    host_memory_fraction: Number = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Part of this machine's main memory that one session or job may use at most, whatever limits of "
+        "people say, such as 0.5. Default 0.8. 1: all of it.",
     )
     stop: Stop = Stop()
     job_files: JobFiles = JobFiles()
@@ -308,44 +354,59 @@ class Limits(Section):
     @model_validator(mode="after")
     def _names_are_known(self) -> Limits:
         for name, group in self.groups.items():
-            self._known("groups", group.inherits, f"groups.{name}.inherits")
+            self._known("groups", group.inherits, ("groups", name, "inherits"))
             self._no_cycle(name)
         for name, pool in self.pools.items():
-            for group_name in pool.groups or ():
-                self._known("groups", group_name, f"pools.{name}.groups")
-        for entry in (*self.events, *self.maintenance):
-            where = f"'{entry.name}'"
-            self._known("pools", entry.pool, f"{where}: pool")
-            begins, ends = (parse_moment(text, self.zone) for text in (entry.begins, entry.ends))
-            if ends <= begins:
-                raise ValueError(f"{where}: ends ({entry.ends}) is not after begins ({entry.begins})")
+            for number, group_name in enumerate(pool.groups or ()):
+                self._known("groups", group_name, ("pools", name, "groups", number))
         return self
 
     @model_validator(mode="after")
+    def _calendar_is_known(self) -> Limits:
+        lists: dict[str, tuple[CalendarEntry, ...]] = {"events": self.events, "maintenance": self.maintenance}
+        for key, entries in lists.items():
+            for number, entry in enumerate(entries):
+                where = (key, number)
+                self._known("pools", entry.pool, (*where, "pool"))
+                begins = self._moment(entry.begins, (*where, "begins"))
+                if self._moment(entry.ends, (*where, "ends")) <= begins:
+                    message = f"'{entry.name}': ends ({entry.ends}) is not after begins ({entry.begins})"
+                    raise Misplaced((*where, "ends"), message)
+        return self
+
+    def _moment(self, text: str, where: Where) -> float:
+        try:
+            return parse_moment(text, self.zone)
+        except ValueError as error:
+            raise Misplaced(where, str(error)) from None
+
+    @model_validator(mode="after")
     def _room_to_park(self) -> Limits:
-        people = {"defaults": self.defaults.idle}
-        people |= {f"groups.{name}.each": group.each.idle for name, group in self.groups.items()}
-        people |= {f"users.{name}": person.idle for name, person in self.users.items()}
-        people |= {f"pools.{name}": pool.idle for name, pool in self.pools.items()}
+        people: dict[Where, IdleRules] = {("defaults",): self.defaults.idle}
+        people |= {("groups", name, "each"): group.each.idle for name, group in self.groups.items()}
+        people |= {("users", name): person.idle for name, person in self.users.items()}
+        people |= {("pools", name): pool.idle for name, pool in self.pools.items()}
         where = next((where for where, idle in people.items() if idle.then == "park"), None)
         if where is not None and not self.parking.host_memory_gib:
-            raise ValueError(
-                f"{where}.idle.then is park, and parking.host_memory_gib is 0: nothing could be kept; say how much of "
-                "the node's memory may be used for it, such as 64"
+            raise Misplaced(
+                (*where, "idle", "then"),
+                "is park, and parking.host_memory_gib is 0: nothing could be kept; say how much of the node's memory "
+                "may be used for it, such as 64",
             )
         return self
 
-    def _known(self, what: Literal["groups", "pools"], name: str | None, where: str) -> None:
+    def _known(self, what: Literal["groups", "pools"], name: str | None, where: Where) -> None:
         known = getattr(self, what)
         if name is not None and name not in known:
             names = ", ".join(known) or "none"
-            raise ValueError(f"{where}: there is no entry {name!r} in {what}; known: {names}")
+            raise Misplaced(where, f"there is no entry {name!r} in {what}; known: {names}")
 
     def _no_cycle(self, name: str) -> None:
         seen = [name]
         while (parent := self.groups[seen[-1]].inherits) is not None and parent in self.groups:
             if parent in seen:
-                raise ValueError(f"groups inherit in a circle: {' -> '.join([*seen, parent])}")
+                message = f"groups inherit in a circle: {' -> '.join([*seen, parent])}"
+                raise Misplaced(("groups", name, "inherits"), message)
             seen.append(parent)
 
     @property

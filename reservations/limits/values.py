@@ -8,37 +8,104 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from ..shares import MAX_CPUS, MAX_HOST_MEMORY_GIB, MIN_CPUS, MIN_HOST_MEMORY_GIB
 from ..text import first_unseen
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 UNLIMITED = math.inf
+LARGEST = 1e9
+LONGEST_DAYS = 3650
+"""Ten years: a moment so far ahead can still be written as a date."""
+Where = tuple[str | int, ...]
+"""A place in the file, by keys and positions in lists."""
+
+
+class Misplaced(ValueError):
+    """A value that is wrong beside others, which stands at ``where``."""
+
+    def __init__(self, where: Where, message: str) -> None:
+        super().__init__(message)
+        self.where = where
 
 
 def parse_duration(value: Any) -> int:
     """Whole seconds of ``90s``, ``30m``, ``12h``, ``7d`` or a number. Raises ValueError with the rule."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = re.fullmatch(r"(\d{1,9})\s*([smhd])", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("must be a duration such as 90s, 30m, 12h or 7d")
-    return int(match[1]) * UNITS[match[2]]
+    match = re.fullmatch(r"([0-9]{1,9})\s*([smhd])", value) if isinstance(value, str) else None
+    seconds = int(match[1]) * UNITS[match[2]] if match else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or not 0 <= seconds <= LONGEST_DAYS * UNITS["d"]:
+        raise ValueError(f"must be a duration such as 90s, 30m, 12h or 7d, at most {LONGEST_DAYS}d")
+    return seconds
+
+
+def _at_least_a_minute(seconds: int) -> int:
+    if seconds < 60:
+        raise ValueError("must be at least 60 s")
+    return seconds
 
 
 def parse_amount(value: Any) -> float:
-    """A number, or ``unlimited``. Raises ValueError with the rule."""
-    if value == "unlimited" or value == UNLIMITED:
-        return UNLIMITED
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e9:
-        raise ValueError("must be a number from 0 to 1000000000, or unlimited")
-    return float(value)
+    """A number, or ``unlimited``. Raises ValueError with the rule.
+
+    An infinite number is refused: it is how a number that is too large arrives, and nobody meant ``unlimited`` by it.
+    """
+    return UNLIMITED if value == "unlimited" else _finite(value, ", or unlimited")
+
+
+def parse_number(value: Any) -> float:
+    """A number that cannot be ``unlimited``, such as a weight. Raises ValueError with the rule."""
+    return _finite(value)
+
+
+def _finite(value: Any, otherwise: str = "") -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+        raise ValueError(f"must be a number from 0 to {LARGEST:.0f}{otherwise}")
+    return float(value) + 0.0  # -0.0 is 0
 
 
 def parse_count(value: Any) -> float:
     """A whole number, or ``unlimited``. Raises ValueError with the rule."""
-    amount = value if isinstance(value, bool) else parse_amount(value)
-    if isinstance(amount, bool) or (amount != UNLIMITED and amount != int(amount)):
+    amount = parse_amount(value)
+    if amount != UNLIMITED and amount != int(amount):
         raise ValueError("must be a whole number, or unlimited")
     return amount
+
+
+def parse_whole(value: Any) -> int:
+    """A whole number that cannot be ``unlimited``. Raises ValueError with the rule."""
+    number = parse_number(value)
+    if number != int(number):
+        raise ValueError("must be a whole number")
+    return int(number)
+
+
+def parse_flag(value: Any) -> bool:
+    """``true`` or ``false``, and no number or word that stands for one. Raises ValueError with the rule."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def parse_cpus(value: Any) -> float:
+    """Cores. Raises ValueError with the rule."""
+    return _between(value, MIN_CPUS, MAX_CPUS, "cores")
+
+
+def parse_most_cpus(value: Any) -> float:
+    """Cores, or ``unlimited``: all that a machine has. Raises ValueError with the rule."""
+    return UNLIMITED if value == "unlimited" else _between(value, MIN_CPUS, MAX_CPUS, "cores", ", or unlimited")
+
+
+def parse_host_memory(value: Any) -> float:
+    """GiB of main memory, or ``unlimited``. Raises ValueError with the rule."""
+    if value == "unlimited":
+        return UNLIMITED
+    return _between(value, MIN_HOST_MEMORY_GIB, MAX_HOST_MEMORY_GIB, "GiB", ", or unlimited")
+
+
+def _between(value: Any, low: float, high: float, unit: str, otherwise: str = "") -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"must be a number of {unit} from {low:g} to {high:g}{otherwise}")
+    return float(value)
 
 
 def amount_text(value: float) -> str:
@@ -65,6 +132,13 @@ def _seen(name: str) -> str:
 
 _Written = PlainSerializer(_written, return_type=float | int | str)
 Duration = Annotated[int, BeforeValidator(parse_duration, json_schema_input_type=int | str), Field(ge=0)]
+TimeLimit = Annotated[Duration, AfterValidator(_at_least_a_minute)]
+Number = Annotated[float, BeforeValidator(parse_number, json_schema_input_type=float), _Written]
+Whole = Annotated[int, BeforeValidator(parse_whole, json_schema_input_type=int)]
+Flag = Annotated[bool, BeforeValidator(parse_flag, json_schema_input_type=bool)]
+Cpus = Annotated[float, BeforeValidator(parse_cpus, json_schema_input_type=float), _Written]
+MostCpus = Annotated[float, BeforeValidator(parse_most_cpus, json_schema_input_type=float | str), _Written]
+HostMemory = Annotated[float, BeforeValidator(parse_host_memory, json_schema_input_type=float | str), _Written]
 Amount = Annotated[float, BeforeValidator(parse_amount, json_schema_input_type=float | str), _Written]
 Count = Annotated[float, BeforeValidator(parse_count, json_schema_input_type=int | str), _Written]
 Name = Annotated[str, AfterValidator(_seen), Field(min_length=1, max_length=255)]

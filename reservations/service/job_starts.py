@@ -87,6 +87,8 @@ class JobStarts:
             "share": share_parts(reservation),
             "share_text": reservation.request.describe(),
             "ends_at": rfc3339(reservation.ends_at),
+            "cpus": reservation.terms.cpus,
+            "memory_mib": reservation.terms.host_memory_mib,
         }
 
     def _environment(self, reservation: Reservation) -> dict[str, str]:

@@ -18,6 +18,7 @@ from ..reservation import Reservation
 from ..standing import Purse
 from ..tally import Tally
 from ..usage import HOUR, Charge, Charges
+from .host_views import host_texts
 from .offers import announcements
 
 LABELS = {
@@ -29,14 +30,24 @@ LABELS = {
     "sessions.at_once": "Sessions at once, waiting ones included",
     "sessions.default_time": "Time of a session, if none is chosen",
     "sessions.max_time": "Longest time of a session",
+    "sessions.default_cpus": "Cores of a session, if none are chosen",
+    "sessions.max_cpus": "Most cores of a session",
+    "sessions.default_host_memory_gib": "Main memory of a session, if none is chosen (GiB)",
+    "sessions.max_host_memory_gib": "Most main memory of a session (GiB)",
     "jobs.at_once": "Batch jobs at once, waiting ones included",
     "jobs.default_time": "Time of a batch job, if none is chosen",
     "jobs.max_time": "Longest time of a batch job",
+    "jobs.default_cpus": "Cores of a batch job, if none are chosen",
+    "jobs.max_cpus": "Most cores of a batch job",
+    "jobs.default_host_memory_gib": "Main memory of a batch job, if none is chosen (GiB)",
+    "jobs.max_host_memory_gib": "Most main memory of a batch job (GiB)",
     "extension.longest": "One extension adds at most",
     "extension.total": "Longest in all, with extensions",
     "extension.times": "Extensions without asking",
     "shares": "Weight within the group, for fair share",
-    "idle.after": "Idle for so long, and the GPU goes back",
+    "idle.after": "Idle for so long, something is done",
+    "idle.then": "What is done then",
+    "idle.per_gpu": "That time is divided by the GPUs held",
     "idle.grace": "After the start, nothing counts as idle",
     "idle.gpu_below": "Idle means: GPU use below (%)",
     "idle.cpu_below": "Idle means: CPU use below (% of a core)",
@@ -46,6 +57,11 @@ LABELS = {
 }
 _TIMES = {"default_time", "max_time", "longest", "total", "after", "grace", "busy_cap", "keep"}
 DURATIONS = {key for key in BUILT_IN if key.rpartition(".")[2] in _TIMES}
+THEN = {
+    "give_back": "the GPU goes back",
+    "park": "its state is kept, the GPU goes back",
+    "stop": "the session ends",
+}
 NEVER = {"idle.after": "never", "idle.busy_cap": "always"}
 
 
@@ -53,6 +69,10 @@ def limit_text(key: str, value: Any) -> str:
     """A limit in words, such as ``2 h``."""
     if key in NEVER and not value:
         return NEVER[key]
+    if key == "idle.then":
+        return THEN[value]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if key in DURATIONS:
         return duration_text(value)
     if isinstance(value, tuple):
@@ -77,6 +97,7 @@ def explanation(pool: Pool, person: str) -> dict[str, Any]:
         "account": effective.account,
         "version": pool.standing.version,
         "limits": limit_rows(effective),
+        "host": host_texts(pool, person) if pool.local else [],
         "budgets": [purse_view(purse, now) for purse in pool.purses(person)],
         "holds_gpus": round(tally.by_owner[person], 3),
         "group_holds_gpus": round(tally.by_account[effective.account], 3),

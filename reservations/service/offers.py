@@ -19,6 +19,7 @@ from ..queue import Forecast, Waiting
 from ..shares import Shape, ShareRequest
 from ..standing import AHEAD_S
 from ..submission import Submission
+from .host_views import host_limits
 
 STALE_S = 45.0
 """What an engine told so long ago is said to be old."""
@@ -123,7 +124,7 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
         "simulated": bool(inventory and inventory.simulated),
         "note": _note(pool),
         "fresh": fresh,
-        "limits": {"default_time_s": default, "max_time_s": longest},
+        "limits": {"default_time_s": default, "max_time_s": longest, **host_limits(pool, owner, Kind.SESSION)},
         "announced": announcements(pool, now),
     }
 

@@ -10,7 +10,7 @@ from ..kind import Kind
 from ..numeric import LARGEST
 from ..reservation import Reason, State
 from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MAX_NODES, MODEL_PATTERN, PROFILE_PATTERN
-from . import json_bodies, openapi_activity, openapi_jobagent, openapi_jobs, openapi_limits
+from . import json_bodies, openapi_activity, openapi_host, openapi_jobagent, openapi_jobs, openapi_limits
 from .openapi_parts import (
     COUNT,
     FLAG,
@@ -62,9 +62,11 @@ def share_schema() -> Schema:
             "maximum": MAX_NODES,
             "description": "of an engine: how many nodes, each with the same share; left out: 1",
         },
+        **openapi_host.SHARE,
     }
+    beside = tuple(openapi_host.SHARE)
     shapes = [
-        record({k: properties[k] for k in names}, (names[0],))
+        record({k: properties[k] for k in (*names, *beside)}, (names[0],))
         for names in (
             ("gpus", "model", "engine"),
             ("memory_gib", "compute_percent", "model", "engine"),
@@ -74,7 +76,7 @@ def share_schema() -> Schema:
     ]
     several = {**properties, "engine": {**properties["engine"], "pattern": f"^{ENGINE_PATTERN.pattern}$"}}
     shapes += [
-        record({k: several[k] for k in names}, (names[0], "engine", "nodes"))
+        record({k: several[k] for k in (*names, *beside)}, (names[0], "engine", "nodes"))
         for names in (("gpus", "model", "engine", "nodes"), ("cpu_only", "engine", "nodes"))
     ]
     return {"description": "Exactly one kind of share.", "oneOf": shapes}
@@ -110,6 +112,7 @@ def reservation_schema() -> Schema:
             "placement": {"type": "array", "items": holding_schema()},
             "generation": {"type": "integer", "minimum": 0, "description": "how often it was started"},
             "enforcement": {"enum": ["", *MEANING], "description": "what holds the share to its size"},
+            **openapi_host.RESERVATION,
             "simulated": FLAG,
             "time_limit_s": COUNT,
             **dict.fromkeys(times, TIME),
@@ -163,7 +166,7 @@ def offers_schema() -> Schema:
             "free_for_s": {**SECONDS, "description": "when it starts now: the longest before maintenance or an event"},
         }
     )
-    limits = record({"default_time_s": COUNT, "max_time_s": COUNT})
+    limits = record({"default_time_s": COUNT, "max_time_s": COUNT, **openapi_host.LIMITS})
     return record(
         {
             "offers": {"type": "array", "items": offer},

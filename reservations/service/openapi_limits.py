@@ -124,6 +124,7 @@ def my_limits_schema() -> Schema:
             "account": {"type": "string", "description": "the group that she is counted with"},
             "version": TEXT,
             "limits": {"type": "array", "items": limit},
+            "host": {**MANY_TEXTS, "description": "cores and main memory of this machine, and what holds them"},
             "budgets": {"type": "array", "items": budget_schema()},
             "holds_gpus": NUMBER,
             "group_holds_gpus": NUMBER,

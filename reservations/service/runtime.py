@@ -253,6 +253,7 @@ class Runtime:
 
     def _take_inventory(self, hello: dict[str, Any], inventory: Inventory) -> None:
         self.pool.device_filter = hello.get("device_filter")
+        self.pool.session_bounds = tuple(hello.get("session_bounds") or ())
         self.pool.can_give_back = bool(hello.get("can_exchange", False))
         self.pool.node_cannot_park = str(hello.get("cannot_park", ""))
         self.pool.set_inventory(inventory)

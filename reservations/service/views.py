@@ -11,6 +11,7 @@ from ..notices import idle_notice, time_notice
 from ..pool import EXTENDABLE, Pool
 from ..reservation import Reservation, State
 from ..text import escaped
+from .host_views import host_view
 
 
 def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         ],
         "generation": reservation.generation,
         "enforcement": reservation.enforcement,
+        **host_view(pool, reservation),
         "simulated": any(d.simulated for u, d in devices.items() if u in {h.device_uuid for h in reservation.holdings}),
         "time_limit_s": reservation.time_limit_s,
         **{name: rfc3339(getattr(reservation, name)) for name in times},

@@ -114,14 +114,17 @@ def _checked_mig(mig: MigType) -> None:
 
 
 def sbatch_options(request: ShareRequest, site: SlurmSite, nodes: int = 1) -> list[str]:
-    """Options of sbatch for the share, on each of ``nodes`` nodes. Raises PublicError for what can never run."""
+    """Options of sbatch for the share, on each of ``nodes`` nodes. Raises PublicError for what can never run.
+
+    Cores and main memory that are asked for win over what the pool says for each GPU.
+    """
     if nodes < 1 or (nodes > 1 and request.shape in (Shape.FRACTION, Shape.MIG)):
         message = f"nodes is {nodes}: a part of a GPU is on one node; ask for whole GPUs to have several"
         raise _refusal("too-many-nodes", message, request, nodes=nodes)
     told = [f"--{name}={value}" for name, value in _places(site) if value]
     told += ["--nodes=1"] if nodes == 1 else [f"--nodes={nodes}", "--ntasks-per-node=1"]
     if request.shape is Shape.CPU:
-        return told + _constraint(site) + _host(site.cpus_alone, site.memory_mib_alone)
+        return told + _constraint(site) + _host(request, site.cpus_alone, site.memory_mib_alone)
     if request.shape is Shape.WHOLE:
         return told + _whole(request, site)
     if request.shape is Shape.MIG:
@@ -138,8 +141,10 @@ def _places(site: SlurmSite) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _host(cpus: float, memory_mib: float) -> list[str]:
-    """CPUs and main memory on each node."""
+def _host(request: ShareRequest, cpus: float, memory_mib: float) -> list[str]:
+    """CPUs and main memory on each node: what ``request`` asks for, else ``cpus`` and ``memory_mib`` of the pool."""
+    cpus = cpus if request.cpus is None else request.cpus
+    memory_mib = memory_mib if request.host_memory_mib is None else request.host_memory_mib
     options = [f"--cpus-per-task={max(1, math.ceil(cpus))}"] if cpus else []
     return options + ([f"--mem={max(1, math.ceil(memory_mib))}M"] if memory_mib else [])
 
@@ -163,7 +168,7 @@ def _whole(request: ShareRequest, site: SlurmSite) -> list[str]:
     # Without a type Slurm would count MIG instances as GPUs; then the first kind that the site lists is taken.
     kind = f"{enough[0].gres}:" if request.model or site.mig or len(site.gpus) == 1 else ""
     part = request.count
-    return [f"--gres=gpu:{kind}{part}", *_constraint(site), *_host(site.cpus * part, site.memory_mib * part)]
+    return [f"--gres=gpu:{kind}{part}", *_constraint(site), *_host(request, site.cpus * part, site.memory_mib * part)]
 
 
 def _mig(request: ShareRequest, site: SlurmSite) -> list[str]:
@@ -176,7 +181,11 @@ def _mig(request: ShareRequest, site: SlurmSite) -> list[str]:
         message = f"mig_profile is '{request.profile}': this cluster has no such slice{whose}; {offered}"
         raise _refusal("unknown-profile", message, request, profiles=known)
     part = _slices(found[0].profile) / MIG_SLICES
-    return [f"--gres=gpu:{found[0].gres}:1", *_constraint(site), *_host(site.cpus * part, site.memory_mib * part)]
+    return [
+        f"--gres=gpu:{found[0].gres}:1",
+        *_constraint(site),
+        *_host(request, site.cpus * part, site.memory_mib * part),
+    ]
 
 
 MIG_SLICES = 7
@@ -206,7 +215,7 @@ def _fraction(request: ShareRequest, site: SlurmSite) -> list[str]:
     # Wherever it lands it must be enough, so the smallest GPU decides the count.
     count = max(_units(request, gpu, site) for gpu in fitting)
     part = min(1.0, count / min(site.units(gpu) for gpu in fitting))
-    host = _host(site.cpus * part, site.memory_mib * part)
+    host = _host(request, site.cpus * part, site.memory_mib * part)
     return [f"--gres={site.fraction}:{count}", *_constraint(site, features), *host]
 
 
