@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .clock import rfc3339
 from .errors import PublicError
-from .ledger import Ledger, policy
+from .ledger import Ledger, policy, sweep
+from .ledger.reader import Span
 from .limits.effective import Override
 from .limits.load import LimitsError, LimitsFile, parse_limits, read_limits
 from .limits.schema import Limits, PersonLimits
@@ -37,6 +37,21 @@ class Exemption:
     extra_gpu_hours: float
     until: float
     why: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The present, for a report.
+
+    ``running``: what is held, charged until now and cut to ``span``; what ended stands in the ledger, up to the row
+    ``span.last_charge``. ``live``: what has not ended. ``removed_until``: of what ended before, within the span,
+    something is no longer kept; None: all of it is there.
+    """
+
+    span: Span
+    running: tuple[Charge, ...]
+    live: tuple[Reservation, ...]
+    removed_until: float | None
 
 
 class Administration:
@@ -127,32 +142,29 @@ class Administration:
         return found
 
     def overrides(self) -> list[Override]:
-        """All there ever were, the newest first."""
-        with self._ledger.transaction() as connection:
+        """All that are kept, the newest first."""
+        with self._ledger.reading() as connection:
             return policy.overrides(connection)
 
     def audit(self, limit: int) -> list[dict[str, object]]:
         """The newest ``limit`` entries."""
-        with self._ledger.transaction() as connection:
+        with self._ledger.reading() as connection:
             return policy.audit(connection, limit)
 
-    def charges(self, since: float, until: float) -> list[Charge]:
-        """Every interval of holding between ``since`` and ``until``, cut to them; what still holds is charged until
-        now."""
-        with self._ledger.transaction() as connection:
-            past = policy.charges_since(connection, since)
-        everything: Iterable[Charge] = [*past, *self.pool.running()]
-        cut = [replace(c, began=max(c.began, since), ended=min(c.ended, until)) for c in everything]
-        return [charge for charge in cut if charge.ended > charge.began]
-
-    def handed_over(self, since: float, until: float) -> list[Reservation]:
-        """Reservations at engines that place work themselves, as they are now, that were there between."""
-        return self._ledger.handed_over(since, until)
+    def moment(self, since: float, until: float) -> Moment:
+        """What a report on the time between ``since`` and ``until`` must know of the present."""
+        with self._ledger.reading() as connection:
+            span = Span(since, until, policy.last_charge(connection))
+            removed_until = sweep.swept(connection).get("charges", 0.0)
+        cut = [replace(c, began=max(c.began, since), ended=min(c.ended, until)) for c in self.pool.running()]
+        running = tuple(charge for charge in cut if charge.ended > charge.began)
+        live = tuple(r for r in self.pool.live() if r.submitted_at < until)
+        return Moment(span, running, live, removed_until if removed_until > since else None)
 
     def _install(self, file: LimitsFile, who: str, what: str) -> None:
         before = self.pool.standing.version
         groups = self.pool.standing.known_groups()
-        standing = standing_of(self._ledger, file, self.pool.clock())
+        standing = standing_of(self._ledger, file, self.pool.clock(), self.pool.standing.books)
         for name, found in groups.items():
             standing.set_groups(name, found)
         self.text = file.text

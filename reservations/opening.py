@@ -5,7 +5,7 @@ from __future__ import annotations
 from .clock import Clock
 from .deployment import DeploymentError
 from .host import HostSize
-from .ledger import Ledger, policy
+from .ledger import Ledger, balances, policy
 from .limits.load import LimitsFile
 from .pool import Pool
 from .reservation import Reason, State
@@ -18,15 +18,19 @@ def open_pool(ledger: Ledger, file: LimitsFile, clock: Clock, host: HostSize | N
     return Pool(ledger, standing_of(ledger, file, clock()), clock, host)
 
 
-def standing_of(ledger: Ledger, file: LimitsFile, now: float) -> Standing:
-    """How everybody stands under ``file``, which is remembered as a version that was in force."""
-    since = now - Books.horizon(half_lives(file.limits))
+def standing_of(ledger: Ledger, file: LimitsFile, now: float, before: Books | None = None) -> Standing:
+    """How everybody stands under ``file``, which is remembered as a version that was in force. ``before``: the books so
+    far, which go on where the rules for them are the same."""
+    books = Books(file.limits.zone, half_lives(file.limits))
     with ledger.transaction() as connection:
         policy.remember_limits(connection, file.version, file.text, now)
-        past = policy.charges_since(connection, since)
+        if before is not None and books.follows(before):
+            books = before
+        else:
+            balances.fill(connection, books, now - Books.horizon(half_lives(file.limits)), now)
         overrides = policy.overrides(connection)
         people = policy.people(connection)
-    standing = Standing(file.limits, file.version, past)
+    standing = Standing(file.limits, file.version, books)
     standing.set_overrides(override for override in overrides if override.in_force(now))
     for name, groups in people.items():
         standing.set_groups(name, groups)

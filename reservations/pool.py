@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from heapq import nlargest
 
 from .clock import Clock, duration_text
 from .deadlines import due, shortened
@@ -112,7 +113,13 @@ class Pool:
     def find(
         self, owner: str | None, states: Iterable[State], limit: int, kind: Kind | None = None
     ) -> list[Reservation]:
-        return self._ledger.find(owner, states, limit, kind)
+        """The newest ``limit`` reservations, of ``owner`` (None: of all), in one of ``states`` (none given: any), of
+        ``kind`` (None: both)."""
+        wanted = frozenset(states)
+        if not wanted or State.ENDED in wanted:
+            return self._ledger.find(owner, wanted, limit, kind)
+        mine = (r for r in self._live.values() if r.state in wanted and owner in (None, r.owner))
+        return nlargest(limit, (r for r in mine if kind in (None, r.kind)), key=lambda r: r.seq)
 
     def events(self, reservation_id: str) -> list[dict[str, object]]:
         return self._ledger.events(reservation_id)
@@ -401,7 +408,7 @@ class Pool:
         self._ledger.commit(changes, now)
         for change in changes:
             if change.charge is not None:
-                self.standing.books.close(change.charge)
+                self.standing.books.close(change.charge, now)
             if change.after.waits:
                 self._waiting[change.after.id] = change.after.waiting(self.limits.stop.longest_s)
             else:

@@ -20,7 +20,7 @@ from .limits.values import UNLIMITED, amount_text
 from .placement import Slot, SlotKey
 from .policy import Account, Block, FairRules, People, Person, Policy, PoolRule, Preemption, Span
 from .reservation import Reservation
-from .usage import Books, Charge, Running
+from .usage import Books, Running
 
 ENTRY_S = 3600.0
 Owners = Callable[[], Iterable[str]]
@@ -69,9 +69,9 @@ class Purse:
 
 
 class Standing:
-    """See the module. ``version`` is that of the limits in force."""
+    """See the module. ``version`` is that of the limits in force; ``books``: what was used, by their rules."""
 
-    def __init__(self, limits: Limits, version: str, past: Iterable[Charge] = ()) -> None:
+    def __init__(self, limits: Limits, version: str, books: Books | None = None) -> None:
         self.limits = limits
         self.version = version
         self.overrides: tuple[Override, ...] = ()
@@ -79,7 +79,7 @@ class Standing:
         self._known: dict[str, Effective] = {}
         self._places: dict[str, tuple[str, float]] = {}
         self._known_until = -1.0
-        self.books = Books(limits.zone, half_lives(limits), past)
+        self.books = books or Books(limits.zone, half_lives(limits))
         self._frame: tuple[Sequence[Slot], float, float, Policy] | None = None
         everyone = said(limits.defaults)
         parts = (limits.groups, limits.users, limits.pools, limits.fair_share, limits.events, limits.maintenance)

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, get_args
 from zoneinfo import ZoneInfo
 
-from .calendar import Every, window
+from .calendar import Every, Stretch, window
 from .fairshare import average_use, decayed_interval
 from .kind import Kind
 
 HOUR = 3600.0
 REMEMBERED_HALF_LIVES = 20
 """After so many a use counts a millionth."""
-LONGEST_WINDOW_S = 32 * 86400.0
+DAY_S = 86400.0
+LONGEST_WINDOW_S = 32 * DAY_S
+FORMAT = 1
+"""Of ``Books.as_json``; another one is not read."""
 FAR_HALF_LIVES = 200
 """A use is counted at a moment not further than this from its end: numbers stay well within what a float holds."""
 
@@ -75,18 +78,53 @@ def payers(charge: Charge) -> tuple[Payer, Payer]:
     return ("user", charge.owner, charge.kind), ("group", charge.account, charge.kind)
 
 
-@dataclass
-class _Window:
-    """What was charged since the beginning of the calendar's window that now is in."""
+class _Windows:
+    """What was charged in the calendar's windows of one length, in weighted GPU-hours by payer.
 
-    began: float
-    ended: float
-    hours: dict[Payer, float]
+    Kept are the window that the present is in and, for a clock that is set back a little, those of the day before.
+    """
+
+    def __init__(self, every: Every, zone: ZoneInfo) -> None:
+        self._every, self._zone = every, zone
+        self._kept: list[tuple[Stretch, dict[Payer, float]]] = []
+
+    def move_to(self, now: float) -> None:
+        """Begins new windows as time passes. Nothing that was charged before can lie in them: it ended before."""
+        if self._kept and now < self._kept[-1][0][1]:
+            return
+        known = dict(self._kept)
+        at = window(now - DAY_S, self._every, self._zone)
+        self._kept = [(at, known.get(at, {}))]
+        while at[1] <= now:
+            at = window(at[1], self._every, self._zone)
+            self._kept.append((at, known.get(at, {})))
 
     def add(self, charge: Charge) -> None:
-        hours = charge.hours(self.began, self.ended)
-        for payer in payers(charge):
-            self.hours[payer] = self.hours.get(payer, 0.0) + hours
+        for stretch, hours in self._kept:
+            more = charge.hours(*stretch)
+            if more:
+                for payer in payers(charge):
+                    hours[payer] = hours.get(payer, 0.0) + more
+
+    def at(self, now: float) -> tuple[Stretch, Mapping[Payer, float]]:
+        """The window that ``now`` is in, and what was charged in it."""
+        self.move_to(now)
+        for stretch, hours in reversed(self._kept):
+            if stretch[0] <= now < stretch[1]:
+                return stretch, hours
+        return window(now, self._every, self._zone), {}
+
+    def as_json(self) -> Any:
+        return [
+            [*stretch, [[whose, name, kind.value, value] for (whose, name, kind), value in hours.items()]]
+            for stretch, hours in self._kept
+        ]
+
+    def restore(self, stored: Any) -> None:
+        self._kept = [
+            ((began, ended), {(whose, name, Kind(kind)): value for whose, name, kind, value in hours})
+            for began, ended, hours in stored
+        ]
 
 
 class _Past:
@@ -117,20 +155,26 @@ class _Past:
         self.values = {owner: value * faded for owner, value in self.values.items()}
         self._at = at
 
+    def as_json(self) -> Any:
+        return {"at": self._at, "values": self.values}
+
+    def restore(self, stored: Any) -> None:
+        self._at, self.values = float(stored["at"]), dict(stored["values"])
+
 
 class Books:
-    """Intervals that ended, kept as sums: by calendar window, and decayed. ``half_lives``: seconds by kind; None when
-    there is no fair share."""
+    """Intervals that ended, kept as sums alone: by calendar window, and decayed. ``half_lives``: seconds by kind; None
+    when there is no fair share."""
 
-    def __init__(self, zone: ZoneInfo, half_lives: Mapping[Kind, float] | None, past: Iterable[Charge]) -> None:
-        self._zone = zone
-        self._windows: dict[str, _Window] = {}
-        self._recent: list[Charge] = []
+    def __init__(self, zone: ZoneInfo, half_lives: Mapping[Kind, float] | None) -> None:
+        self._rules = {"zone": zone.key, "half_lives": {k.value: v for k, v in (half_lives or {}).items() if v}}
+        self._windows = {every: _Windows(every, zone) for every in get_args(Every)}
         self._decayed = {kind: _Past(kind, value) for kind, value in (half_lives or {}).items() if value}
         self._scaled_at = -1.0
         self._scales: list[tuple[_Past, float]] = []
-        for charge in past:
-            self.close(charge)
+        self._moved_to = 0.0
+        self.unkept = 0
+        """Intervals taken in since the sums were last written down."""
 
     @staticmethod
     def horizon(half_lives: Mapping[Kind, float] | None) -> float:
@@ -138,11 +182,39 @@ class Books:
         longest = max(half_lives.values()) if half_lives else 0.0
         return max(LONGEST_WINDOW_S, REMEMBERED_HALF_LIVES * longest)
 
-    def close(self, charge: Charge) -> None:
-        """Takes in an interval that has ended."""
-        self._recent.append(charge)
-        for known in self._windows.values():
-            known.add(charge)
+    def follows(self, other: Books) -> bool:
+        """Whether the sums of ``other`` were made by the same rules, and may stand in for these."""
+        return self._rules == other._rules
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it; ``restore`` takes it back, to the last digit."""
+        return {
+            "format": FORMAT,
+            "rules": self._rules,
+            "moved_to": self._moved_to,
+            "windows": {every: windows.as_json() for every, windows in self._windows.items()},
+            "decayed": {kind.value: past.as_json() for kind, past in self._decayed.items()},
+        }
+
+    def restore(self, stored: Mapping[str, Any], now: float) -> bool:
+        """Takes back what ``as_json`` gave. False, and nothing is taken, where it was made by other rules, or later
+        than ``now`` by more than a clock is set back: then the sums must be made anew."""
+        if stored.get("format") != FORMAT or stored["rules"] != self._rules or stored["moved_to"] - DAY_S > now:
+            return False
+        for every, windows in self._windows.items():
+            windows.restore(stored["windows"][every])
+        for kind, past in self._decayed.items():
+            past.restore(stored["decayed"][kind.value])
+        self._moved_to = stored["moved_to"]
+        return True
+
+    def close(self, charge: Charge, now: float) -> None:
+        """Takes in an interval that has ended, at ``now`` or before."""
+        self._moved_to = max(self._moved_to, now)
+        self.unkept += 1
+        for windows in self._windows.values():
+            windows.move_to(now)
+            windows.add(charge)
         if charge.kind in self._decayed:
             self._decayed[charge.kind].add(charge)
             self._scaled_at = -1.0
@@ -168,20 +240,9 @@ class Books:
 
     def hours(self, payer: tuple[str, str], kinds: Iterable[Kind], every: Every, now: float) -> float:
         """Weighted GPU-hours of intervals that ended, within the window that ``now`` is in."""
-        current = self._window(every, now)
-        return sum(current.hours.get((*payer, kind), 0.0) for kind in kinds)
+        _, hours = self._windows[every].at(now)
+        return sum(hours.get((*payer, kind), 0.0) for kind in kinds)
 
     def window(self, every: Every, now: float) -> tuple[float, float]:
         """Begin and end (when it refills) of the window that ``now`` is in."""
-        current = self._window(every, now)
-        return current.began, current.ended
-
-    def _window(self, every: Every, now: float) -> _Window:
-        known = self._windows.get(every)
-        if known is None or not known.began <= now < known.ended:
-            known = _Window(*window(now, every, self._zone), {})
-            self._recent = [charge for charge in self._recent if charge.ended > now - LONGEST_WINDOW_S]
-            for charge in self._recent:
-                known.add(charge)
-            self._windows[every] = known
-        return known
+        return self._windows[every].at(now)[0]

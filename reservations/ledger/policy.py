@@ -6,7 +6,7 @@ Functions on an open connection; ``Ledger.transaction`` gives one and checks the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from . import tables
 
 C = tables.charges
 _INSERT_CHARGES = sa.insert(C)
+_CHARGES = sa.select(*(column for column in C.columns if column.name != "id"))
 
 
 def add_charges(connection: sa.Connection, charges: Iterable[Charge]) -> None:
@@ -28,12 +29,25 @@ def add_charges(connection: sa.Connection, charges: Iterable[Charge]) -> None:
         connection.execute(_INSERT_CHARGES, rows)
 
 
-def charges_since(connection: sa.Connection, since: float) -> list[Charge]:
+def charges_since(connection: sa.Connection, since: float) -> Iterator[Charge]:
     """Every interval that ended after ``since``, in the order of their ends."""
-    columns = [column for column in C.columns if column.name != "id"]
-    rows = connection.execute(sa.select(*columns).where(C.c.ended > since).order_by(C.c.ended))
+    return _read_charges(connection, _CHARGES.where(C.c.ended > since).order_by(C.c.ended))
+
+
+def charges_after(connection: sa.Connection, row: int) -> Iterator[Charge]:
+    """Every interval that was written after ``row``, in that order."""
+    return _read_charges(connection, _CHARGES.where(C.c.id > row).order_by(C.c.id))
+
+
+def last_charge(connection: sa.Connection) -> int:
+    """The row of the newest interval; 0 when there is none."""
+    return int(connection.scalar(sa.select(sa.func.max(C.c.id))) or 0)
+
+
+def _read_charges(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Charge]:
     kinds = {kind.value: kind for kind in Kind}
-    return [Charge(r[0], r[1], r[2], kinds[r[3]], *r[4:]) for r in rows]
+    for r in connection.execute(query.execution_options(yield_per=1000)):
+        yield Charge(r[0], r[1], r[2], kinds[r[3]], *r[4:])
 
 
 def remember_limits(connection: sa.Connection, version: str, text: str, now: float) -> None:

@@ -43,6 +43,7 @@ class Change:
         return self.before is None
 
 
+LOG_BYTES = 64 * 1024 * 1024
 _T = tables.reservations
 _H = tables.holdings
 _CHECK_EPOCH = (
@@ -122,6 +123,12 @@ class Ledger:
             self._check_owner()
             yield self._connection
 
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection to read with, in one moment of the ledger."""
+        with self._connection.begin():
+            yield self._connection
+
     def _check_owner(self) -> None:
         done = self._connection.execute(_CHECK_EPOCH, {"mine": self._epoch, "mine_too": self._epoch})
         if done.rowcount != 1:
@@ -143,7 +150,7 @@ class Ledger:
 
     def live(self) -> list[Reservation]:
         """Every reservation that has not ended, in queue order."""
-        return self._select(sa.select(_T).where(_T.c.state != State.ENDED.value).order_by(_T.c.seq))
+        return self._select(sa.select(_T).where(tables.live).order_by(_T.c.seq))
 
     def get(self, reservation_id: str) -> Reservation | None:
         found = self._select(sa.select(_T).where(_T.c.id == reservation_id))
@@ -167,12 +174,6 @@ class Ledger:
         if values:
             query = query.where(_T.c.state.in_(values))
         return self._select(query)
-
-    def handed_over(self, since: float, until: float) -> list[Reservation]:
-        """Those at engines that place work themselves that were there at some time between."""
-        there = sa.and_(_T.c.external.is_not(None), _T.c.submitted_at < until)
-        open_then = sa.or_(_T.c.ended_at.is_(None), _T.c.ended_at > since)
-        return self._select(sa.select(_T).where(there, open_then).order_by(_T.c.seq))
 
     def last_seq(self) -> int:
         with self._connection.begin():
@@ -224,8 +225,16 @@ def _engine(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _durable(connection: Any, _record: Any) -> None:
-        # WAL + FULL: a commit is on disk when it returns, and readers never block the writer.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        # Python's sqlite3 would begin no transaction before a change of tables, and so half of a migration could be
+        # written: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html, "pysqlite transactional behavior".
+        connection.isolation_level = None
+        # WAL + FULL: a commit is on disk when it returns, and readers never block the writer. The log of a long sweep
+        # or read gives its space back.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"journal_size_limit={LOG_BYTES}"):
             connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
 
     return engine

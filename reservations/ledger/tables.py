@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     Index,
@@ -15,9 +16,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
 )
 
 metadata = MetaData()
+ENDED: ColumnElement[str] = literal_column("'ended'", String)
+"""Written out, not a parameter: an index of a part of a table serves only queries that name the part itself."""
 SERIAL = BigInteger().with_variant(Integer, "sqlite")
 
 reservations = Table(
@@ -54,10 +58,17 @@ reservations = Table(
     Column("kept_mib", Integer, nullable=False, server_default="0"),
     Column("external", Text),
     UniqueConstraint("owner", "client_key", name="one_request_a_key"),
-    Index("by_state", "state"),
     Index("by_owner", "owner", "seq"),
+    Index("by_owner_and_kind", "owner", "kind", "seq"),
+    Index("by_kind", "kind", "seq"),
 )
-"""Every reservation there ever was. ``placement`` keeps what it held after it has ended."""
+"""Every reservation, those that have ended for as long as the limits say. ``placement`` keeps what it held after it has
+ended."""
+
+live = reservations.c.state != ENDED
+past = reservations.c.state == ENDED
+Index("live", reservations.c.seq, sqlite_where=live, postgresql_where=live)
+Index("past", reservations.c.ended_at, sqlite_where=past, postgresql_where=past)
 
 holdings = Table(
     "holdings",
@@ -101,13 +112,14 @@ meta = Table(
     Column("key", String(64), primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""``epoch``: which service process owns the ledger. ``clock``: the steady clock's anchor. ``cordons``: by device."""
+"""``epoch``: which service process owns the ledger. ``clock``: the steady clock's anchor. ``cordons``: by device.
+``books``: sums of the charges (see ``balances``). ``swept``: what was removed (see ``sweep``)."""
 
 charges = Table(
     "charges",
     metadata,
     Column("id", SERIAL, primary_key=True, autoincrement=True),
-    Column("reservation_id", String(36), ForeignKey("reservations.id"), nullable=False),
+    Column("reservation_id", String(36), nullable=False),
     Column("owner", String(255), nullable=False),
     Column("account", String(255), nullable=False),
     Column("kind", String(16), nullable=False),
@@ -118,8 +130,10 @@ charges = Table(
     Column("ended", Double, nullable=False),
     Column("reason", String(16), nullable=False),
     Index("charges_by_end", "ended"),
+    Index("charges_by_owner", "owner", "ended"),
 )
-"""Each interval in which devices were held, written with its end: what was charged, exactly once."""
+"""Each interval in which devices were held, written with its end: what was charged, exactly once. It outlives its
+reservation: accounts are kept for longer."""
 
 limits_versions = Table(
     "limits_versions",
@@ -184,5 +198,6 @@ decisions = Table(
     Column("why", Text, nullable=False),
     Column("signals", Text, nullable=False),
     Index("decisions_by_reservation", "reservation_id"),
+    Index("decisions_by_time", "at"),
 )
 """What was decided about idle sessions, with the signals that decided it."""

@@ -34,6 +34,7 @@ from .values import (
     amount_text,
 )
 
+DAY_S = 86400
 IdleAction = Literal["give_back", "park", "stop"]
 
 
@@ -291,6 +292,33 @@ class Parking(Section):
         return int(min(self.host_memory_gib, 1e9) * 1024)
 
 
+class Retention(Section):
+    """How long what is over is kept, counted from its end. 0 keeps it for ever."""
+
+    reservations: Duration = Field(
+        default=400 * DAY_S, description="Ended sessions and jobs, and what happened to them. Default 400d."
+    )
+    decisions: Duration = Field(default=90 * DAY_S, description="What was decided about idle sessions. Default 90d.")
+    charges: Duration = Field(
+        default=730 * DAY_S,
+        description="What was held, for `timeshare usage`. Default 730d. Kept for longer where fair share needs it.",
+    )
+    changes: Duration = Field(
+        default=1825 * DAY_S, description="What admins changed, exceptions and limits that are over. Default 1825d."
+    )
+    session_logs: Duration = Field(default=30 * DAY_S, description="Logs of sessions that have ended. Default 30d.")
+    session_logs_gib: Amount = Field(
+        default=10, description="GiB of all session logs; beyond, the oldest go first. Default 10. 0: none is kept."
+    )
+
+    @field_validator("reservations", "decisions", "charges", "changes", "session_logs")
+    @classmethod
+    def _a_day_at_least(cls, value: int) -> int:
+        if 0 < value < DAY_S:
+            raise ValueError(f"must be at least 1d, or 0 to keep it for ever, not {value} s")
+        return value
+
+
 class Limits(Section):
     """The whole file."""
 
@@ -334,6 +362,7 @@ class Limits(Section):
     stop: Stop = Stop()
     job_files: JobFiles = JobFiles()
     parking: Parking = Parking()
+    retention: Retention = Retention()
 
     @field_validator("timezone")
     @classmethod
@@ -392,6 +421,16 @@ class Limits(Section):
                 (*where, "idle", "then"),
                 "is park, and parking.host_memory_gib is 0: nothing could be kept; say how much of the node's memory "
                 "may be used for it, such as 64",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _jobs_are_known_while_their_files_are(self) -> Limits:
+        kept, files = self.retention.reservations, self.job_files.keep
+        if 0 < kept < files:
+            raise ValueError(
+                f"retention.reservations is {kept} s and job_files.keep is {files} s: a job must be known for as long "
+                "as its files are kept; make the first one longer, or 0 for ever"
             )
         return self
 

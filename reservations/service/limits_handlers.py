@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..administration import Exemption
+from ..administration import Exemption, Moment
 from ..calendar import parse_moment
 from ..clock import rfc3339
 from ..errors import PublicError, invalid
+from ..ledger.reader import GROUPINGS
 from ..limits.load import LimitsError, parse_limits, version_of
 from ..limits.schema import PersonLimits
 from ..numeric import finite
@@ -175,16 +176,15 @@ class Usage(Base):
         bodies.known_fields(query, ("since", "until", "by", "owner"))
         since, until = _span(query, self.runtime.pool.clock(), self.runtime.pool.limits.zone)
         by = tuple(dict.fromkeys(word for word in query.get("by", "owner").split(",") if word))
-        unknown = [word for word in by if word not in limits_views.GROUPINGS]
+        unknown = [word for word in by if word not in GROUPINGS]
         if unknown or not by:
-            raise invalid(
-                "by", query.get("by", ""), f"must be of {', '.join(limits_views.GROUPINGS)}, separated by commas"
-            )
+            raise invalid("by", query.get("by", ""), f"must be of {', '.join(GROUPINGS)}, separated by commas")
         owner = self.seen_owner(query) or (None if self.caller.sees_all else self.caller.name)
-        charges = await self.runtime.call(self.runtime.administration.charges, since, until)
-        mine = [charge for charge in charges if owner in (None, charge.owner)]
-        rows = limits_views.usage_rows(mine, by)
-        self.answer({"since": rfc3339(since), "until": rfc3339(until), "by": list(by), "usage": rows})
+        moment = await self.runtime.call(self.runtime.administration.moment, since, until)
+        past = await self.runtime.read(self.runtime.reader.usage, moment.span, by, owner)
+        running = [charge for charge in moment.running if owner in (None, charge.owner)]
+        rows = limits_views.usage_rows(past, running, by)
+        self.answer({**_period(moment), "by": list(by), "usage": rows})
 
 
 class EngineUsage(Base):
@@ -195,13 +195,27 @@ class EngineUsage(Base):
         bodies.known_fields(query, ("since", "until"))
         self.readers_only()
         since, until = _span(query, self.runtime.pool.clock(), self.runtime.pool.limits.zone)
-        rows = await self.runtime.call(self.shown, since, until)
-        self.answer({"since": rfc3339(since), "until": rfc3339(until), "reservations": rows})
+        moment = await self.runtime.call(self.runtime.administration.moment, since, until)
+        ended, charged = await self.runtime.read(self.runtime.reader.handed_over, moment.span)
+        rows = limits_views.handed_over_rows(ended, charged, moment, self.runtime.pool.clock())
+        self.answer({**_period(moment), "reservations": rows})
 
-    def shown(self, since: float, until: float) -> list[dict[str, Any]]:
-        office, now = self.runtime.administration, self.runtime.pool.clock()
-        found = office.handed_over(since, until)
-        return limits_views.handed_over_rows(found, office.charges(since, until), now)
+
+class Retention(Base):
+    """How long what is over is kept, and how much of it there is."""
+
+    async def get(self) -> None:
+        self.no_query()
+        self.readers_only()
+        self.answer(await self.runtime.call(self.runtime.retention.view))
+
+
+def _period(moment: Moment) -> dict[str, Any]:
+    return {
+        "since": rfc3339(moment.span.since),
+        "until": rfc3339(moment.span.until),
+        "removed_until": rfc3339(moment.removed_until),
+    }
 
 
 def _span(query: Mapping[str, str], now: float, zone: Any) -> tuple[float, float]:
@@ -270,6 +284,7 @@ def routes(base: str) -> list[tuple[str, type[Base]]]:
         (f"{base}/limits/exceptions", Overrides),
         (f"{base}/limits/exceptions/([^/]+)/end", Revoke),
         (f"{base}/limits/audit", Audit),
+        (f"{base}/retention", Retention),
         (f"{base}/usage", Usage),
         (f"{base}/usage/engines", EngineUsage),
     ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from enum import Enum
 from typing import Any
 
+from ..administration import Moment
 from ..clock import duration_text, rfc3339
 from ..engines.matching import index_of, name_of
 from ..kind import Kind
+from ..ledger.reader import Used
 from ..limits.effective import BUILT_IN, Effective, Override
 from ..limits.values import UNLIMITED, amount_text, gpus_text
 from ..pool import Pool
@@ -21,6 +23,7 @@ from ..usage import HOUR, Charge, Charges
 from .host_views import host_texts
 from .offers import announcements
 
+DAY = 86400.0
 LABELS = {
     "shapes": "Shapes of share",
     "models": "Models",
@@ -235,21 +238,26 @@ def override_view(override: Override, now: float) -> dict[str, Any]:
 
 
 def handed_over_rows(
-    reservations: Iterable[Reservation], charges: Iterable[Charge], now: float
+    ended: Sequence[Reservation], charged: Mapping[str, tuple[float, float, float]], moment: Moment, now: float
 ) -> list[dict[str, Any]]:
-    """What each reservation at an engine was charged, with its name there; for the comparison with its accounting."""
-    by_id: dict[str, list[Charge]] = {}
-    for charge in charges:
-        by_id.setdefault(charge.reservation_id, []).append(charge)
+    """What each reservation at an engine was charged, with its name there; for the comparison with its accounting.
+    ``charged``: by reservation, most GPUs at once, seconds and GPU-seconds of what has ended."""
+    sums = dict(charged)
+    for charge in moment.running:
+        gpus, held, gpu_s = sums.get(charge.reservation_id, (0.0, 0.0, 0.0))
+        more = charge.ended - charge.began
+        sums[charge.reservation_id] = max(gpus, charge.gpus), held + more, gpu_s + charge.gpus * more
+    # What ended while the report was read is among both, and still live by ``moment``.
+    there = {reservation.id: reservation for reservation in (*ended, *moment.live)}
     return [
-        _handed_over_row(reservation, by_id.get(reservation.id, []), now)
-        for reservation in reservations
+        _handed_over_row(reservation, sums.get(reservation.id, (0.0, 0.0, 0.0)), now)
+        for reservation in sorted(there.values(), key=lambda r: r.seq)
         if reservation.external is not None and reservation.external.handed_over
     ]
 
 
-def _handed_over_row(reservation: Reservation, charges: Sequence[Charge], now: float) -> dict[str, Any]:
-    external = reservation.external
+def _handed_over_row(reservation: Reservation, charged: tuple[float, float, float], now: float) -> dict[str, Any]:
+    external, (gpus, held_s, gpu_s) = reservation.external, charged
     assert external is not None
     return {
         "id": reservation.id,
@@ -259,31 +267,20 @@ def _handed_over_row(reservation: Reservation, charges: Sequence[Charge], now: f
         "index": index_of(reservation),
         "job": external.job_id,
         "handed_over_s": max(0, round(now - (external.tried_at or reservation.submitted_at))),
-        "gpus": max((charge.gpus for charge in charges), default=0.0),
-        "held_s": round(sum(charge.ended - charge.began for charge in charges), 1),
-        "gpu_hours": round(sum(charge.gpus * (charge.ended - charge.began) for charge in charges) / HOUR, 4),
+        "gpus": gpus,
+        "held_s": round(held_s, 1),
+        "gpu_hours": round(gpu_s / HOUR, 4),
     }
 
 
-GROUPINGS: Mapping[str, Callable[[Charge], str]] = {
-    "owner": lambda c: c.owner,
-    "group": lambda c: c.account,
-    "model": lambda c: c.model or "none",
-    "kind": lambda c: c.kind.value,
-    "reason": lambda c: c.reason or "running",
-    "day": lambda c: datetime.fromtimestamp(c.began, timezone.utc).date().isoformat(),
-}
-
-
-def usage_rows(charges: Iterable[Charge], by: Sequence[str]) -> list[dict[str, Any]]:
-    """GPU-hours held, by the groupings asked for, the most first. An interval counts for the day on which it began."""
+def usage_rows(past: Iterable[Used], running: Iterable[Charge], by: Sequence[str]) -> list[dict[str, Any]]:
+    """GPU-hours held, by the groupings asked for, the most first. ``running``: cut to the same time as ``past``."""
     found: dict[tuple[str, ...], list[float]] = {}
-    for charge in charges:
-        row = found.setdefault(tuple(GROUPINGS[name](charge) for name in by), [0.0, 0.0, 0.0])
-        hours = (charge.ended - charge.began) / HOUR
-        row[0] += 1
-        row[1] += charge.gpus * hours
-        row[2] += charge.rate * hours
+    for used in (*past, *(_used(charge, by) for charge in running)):
+        row = found.setdefault(tuple(_shown(*pair) for pair in zip(by, used.key, strict=True)), [0.0, 0.0, 0.0])
+        row[0] += used.intervals
+        row[1] += used.gpu_s / HOUR
+        row[2] += used.weighted_s / HOUR
     ordered = sorted(found.items(), key=lambda entry: (-entry[1][2], entry[0]))
     return [
         {
@@ -294,3 +291,16 @@ def usage_rows(charges: Iterable[Charge], by: Sequence[str]) -> list[dict[str, A
         }
         for key, (count, hours, weighted) in ordered
     ]
+
+
+def _used(charge: Charge, by: Sequence[str]) -> Used:
+    """What runs, as the ledger will have it."""
+    values = {**vars(charge), "group": charge.account, "kind": charge.kind.value, "day": int(charge.began // DAY)}
+    held = charge.ended - charge.began
+    return Used(tuple(str(values[name]) for name in by), 1, charge.gpus * held, charge.rate * held)
+
+
+def _shown(name: str, value: str) -> str:
+    if name == "day":
+        return datetime.fromtimestamp(float(value) * DAY, timezone.utc).date().isoformat()
+    return value or {"model": "none", "reason": "running"}.get(name, "")

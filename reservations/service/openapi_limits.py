@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from ..kind import Kind
+from ..ledger.reader import GROUPINGS
 from . import bodies
-from .limits_views import GROUPINGS
 from .openapi_parts import COUNT, FLAG, NUMBER, TEXT, TIME, Schema, body, line, operation, path, query, record, ref
 
 AMOUNT: Schema = {"type": ["number", "null"], "description": "null: unlimited"}
+PERIOD: Schema = {
+    "since": TIME,
+    "until": TIME,
+    "removed_until": {**TIME, "description": "of what ended before, something is no longer kept; null: all is there"},
+}
 MANY_TEXTS: Schema = {"type": "array", "items": TEXT}
 
 
@@ -58,10 +63,10 @@ def schemas() -> Schema:
             {"audit": {"type": "array", "items": record({"at": TIME, "who": TEXT, "what": TEXT, "detail": TEXT})}}
         ),
         "EngineUsage": engine_usage_schema(),
+        "Retention": retention_schema(),
         "Usage": record(
             {
-                "since": TIME,
-                "until": TIME,
+                **PERIOD,
                 "by": {"type": "array", "items": {"enum": list(GROUPINGS)}},
                 "usage": {
                     "type": "array",
@@ -91,7 +96,25 @@ def engine_usage_schema() -> Schema:
         "handed_over_s": {**COUNT, "description": "how long ago it was last handed over"},
         **dict.fromkeys(("gpus", "held_s", "gpu_hours"), NUMBER),
     }
-    return record({"since": TIME, "until": TIME, "reservations": {"type": "array", "items": record(row)}})
+    return record({**PERIOD, "reservations": {"type": "array", "items": record(row)}})
+
+
+def retention_schema() -> Schema:
+    counts: Schema = {"type": "object", "additionalProperties": COUNT}
+    size: Schema = {"type": ["integer", "null"], "description": "null: not counted yet"}
+    return record(
+        {
+            "policy": {"type": "object", "description": "the limits' `retention`, in seconds; 0: for ever"},
+            "kept": {"type": "array", "items": record({"of": TEXT, "rows": COUNT, "oldest": TIME})},
+            "ledger_bytes": size,
+            "free_bytes": {**size, "description": "of them, what holds nothing any more and is used again"},
+            "sweeping": FLAG,
+            "removed": {**counts, "description": "by the last sweep"},
+            "last_sweep": TIME,
+            "next_sweep_in_s": COUNT,
+            "longest_piece_ms": {**NUMBER, "description": "that a grant may have waited for a sweep"},
+        }
+    )
 
 
 def budget_schema() -> Schema:
@@ -219,6 +242,7 @@ def paths() -> Schema:
                 parameters=span,
             )
         },
+        "/retention": {"get": operation("How long what is over is kept, and how much there is", "Retention")},
         "/usage": {
             "get": operation(
                 "GPU-hours held", "Usage", 422, parameters=[*span, query("by", words, "groupings, by commas"), owner]

@@ -10,6 +10,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +24,7 @@ from ..engines.slurm.meeting import Meeting
 from ..errors import PublicError
 from ..kind import Kind
 from ..ledger import Ledger, LedgerLost
+from ..ledger.reader import Reader
 from ..limits.load import read_limits
 from ..monitor import Monitor
 from ..opening import close_local, open_pool
@@ -34,6 +36,7 @@ from ..text import escaped
 from .bells import Bells
 from .fair_thread import LANE, FairThread
 from .people import People
+from .retention import Retention
 from .settings import Settings
 from .trying import Trials
 
@@ -60,6 +63,7 @@ class Runtime:
         self.meeting.changed = self.bells.ring
         self._thread = FairThread("pool")
         self._watchers: list[Callable[[Collection[str]], None]] = []
+        self._reports = ThreadPoolExecutor(1, thread_name_prefix="reports")
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -72,6 +76,9 @@ class Runtime:
         self.monitor: Monitor
         self.parking: Parking
         self.administration: Administration
+        self.retention: Retention
+        self.ledger: Ledger
+        self.reader = Reader(settings.ledger_url)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -84,6 +91,8 @@ class Runtime:
         engine_s = self.settings.engine_period_s
         for step, period in ((self._time_step, 1.0), (self._limits_step, 1.0), (self._engine_step, engine_s)):
             self._tasks.append(asyncio.create_task(self._every(step, period)))
+        self.retention = Retention(self)
+        self._tasks.append(asyncio.create_task(self.retention.run()))
 
     def _open(self) -> Pool:
         ledger = Ledger.open(self.settings.ledger_url)
@@ -95,6 +104,7 @@ class Runtime:
             close_local(pool)
         self.monitor, self.parking = Monitor(pool, ledger), Parking(pool)
         self.administration = Administration(pool, ledger, self.settings.limits_path)
+        self.ledger = ledger
         return pool
 
     async def stop(self) -> None:
@@ -104,6 +114,8 @@ class Runtime:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=0.5)
+        self._reports.shutdown(cancel_futures=True)
+        self.reader.close()
         self._thread.stop()
 
     async def call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
@@ -118,6 +130,15 @@ class Runtime:
             log.critical("the ledger is lost, this process stops: %s", error)
             os.kill(os.getpid(), signal.SIGTERM)
             raise PublicError("ledger-lost", "the service is restarting: try again in a few seconds", 503) from error
+
+    async def read(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Runs a question to ``reader``, one at a time, beside the pool's thread. Raises PublicError 503 when the
+        ledger does not answer it."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reports, lambda: function(*arguments))
+        except SQLAlchemyError as error:
+            log.warning("the ledger cannot be read: %s", error)
+            raise PublicError("ledger-silent", "the ledger does not answer: try again in a minute", 503) from error
 
     async def know(self, person: str) -> None:
         """Makes sure that her groups are known before limits are applied to her; the last answer stands while the hub

@@ -336,7 +336,7 @@ class _Replay:
         del self._held[reservation.id]
         self._open.remove(run)
         charge = reservation.charge(now)
-        self._standing.books.close(charge)
+        self._standing.books.close(charge, now)
         seconds = charge.ended - charge.began
         hours = charge.gpus / 3600.0
         outcome.held += seconds * hours
