@@ -27,6 +27,8 @@ from ..capture.store import Untrusted, check_own
 from .torchrun import LAUNCHES, Layout
 
 MAX_FILE = 64 * 1024 * 1024
+PRIVATE = "TIMESHARE_JOB_PRIVATE"
+"""Variable with a folder of the kernel on its node, below one that lets nobody rename it; it goes with the kernel."""
 
 
 @dataclass(frozen=True)

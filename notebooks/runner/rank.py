@@ -90,7 +90,7 @@ class Rank:
             meeting = torchrun.Meeting.told(os.environ)
             variables |= torchrun.environment(self._job.layout, self._rank, meeting)
             try:
-                self._kernel = Kernel(self._job.cwd, variables)
+                self._kernel = Kernel(variables)
                 voice.say(Report(self._rank, READY, "", node, time.time()))
                 found = self._run(self._kernel)
             except KernelDied as died:
@@ -110,7 +110,7 @@ class Rank:
             self._tick()
             time.sleep(POLL_S)
         path = str(self._folder.path)
-        begin = f"{preparing.INSIDE}\n__timeshare_inside.begin({path!r}, globals(), lead=False)"
+        begin = f"{preparing.INSIDE}\n__timeshare_inside.begin({path!r}, globals())"
         begun = kernel.run(begin, self._told_if_wrong, self._tick)
         if not begun.ok:
             return Ending(FAILED, f"its variables could not be loaded: {begun.name}: {begun.value}")

@@ -79,7 +79,7 @@ class Runner:
         (self._folder.path / "stop").unlink(missing_ok=True)
         try:
             variables = {**preparing.environment(self._job, self._folder), **self._launched()}
-            self._kernel = Kernel(self._job.cwd, variables)
+            self._kernel = Kernel(variables)
             return self._run(self._kernel)
         except step.NoStep as error:
             return Ending(REFUSED, str(error))

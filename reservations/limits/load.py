@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ..files import open_plain
 from .schema import Limits
 
 MOST_BYTES = 1024 * 1024
@@ -50,7 +51,7 @@ def read_limits(path: Path | None) -> LimitsFile:
     if path is None:
         return LimitsFile(Limits(), "")
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise LimitsError(f"{path}: is longer than {MOST_BYTES // 1024} KiB: that is not a limits file")
