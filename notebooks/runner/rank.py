@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..capture.own import Untrusted
 from ..capture.snapshot import VersionMismatch
-from ..capture.store import Untrusted
 from . import ending, preparing, step, torchrun
 from .crew import GO, INTERRUPT
 from .ending import FAILED, READY, REFUSED, STOPPED, Ending, Report
@@ -76,7 +76,7 @@ class Rank:
 
     def __init__(self, folder: Folder, job: Job, rank: int, orders: Orders) -> None:
         self._folder, self._job, self._rank, self._orders = folder, job, rank, orders
-        path = folder_of(folder.path, rank)
+        path = folder_of(folder.at(""), rank)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._spool = preparing.spool(path / "spool.jsonl", preparing.attempt())
         self._kernel: Kernel | None = None
