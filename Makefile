@@ -6,6 +6,8 @@ VENV ?= .venv
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=900
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Exact versions with their hashes, for what may run as root. LOCK= takes the newest versions that pyproject.toml allows.
+LOCK ?= requirements-hub.lock
 # Options for `timeshare up`, such as UP="--simulate a100-40gb:2".
 UP ?=
 # The folder of the Slurm that `make slurm-up` starts.
@@ -15,7 +17,7 @@ SYSTEM := python3-venv chromium fonts-dejavu-core bubblewrap postgresql sudo \
 	munge slurm-client slurmctld slurmd slurmdbd mariadb-server-core mariadb-client-core
 PARTS := reservations spawners idle_culler notebooks hub_config
 
-.PHONY: up test fast lint setup stress bench screenshots system system-if-root slurm-up slurm-down clean
+.PHONY: up test fast lint setup lock stress bench screenshots system system-if-root slurm-up slurm-down clean
 # `make -j test`: nothing before the packages are there.
 .NOTPARALLEL:
 
@@ -24,15 +26,30 @@ up: $(VENV)/.user
 
 setup: $(VENV)/.dev
 
-$(VENV)/.user: pyproject.toml
+$(VENV)/.user: pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[hub]'
+	@if [ -n "$(LOCK)" ]; then \
+		$(PIP) --require-hashes --only-binary :all: -r $(LOCK) || { \
+			echo "The versions in $(LOCK) cannot be installed for $$($(BIN)/python --version): pip says why above." >&2; \
+			echo "Name another interpreter (make up PYTHON=python3.11 VENV=.venv311), or take the newest versions," >&2; \
+			echo "which nothing checks against hashes: make up LOCK=" >&2; exit 1; }; \
+		$(PIP) --no-deps --no-build-isolation -e .; \
+	else $(PIP) -e '.[hub]'; fi
 	touch $@
 
 $(VENV)/.dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[dev]'
 	touch $@ $(VENV)/.user
+
+# All that runs on the hub's side, for Python 3.10 and later, with the hashes of its files; setuptools installs timeshare itself.
+lock: setup
+	echo 'setuptools>=77' | $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+		--no-annotate --upgrade --extra hub --extra postgresql --extra oidc --custom-compile-command 'make lock' \
+		--output-file requirements-hub.lock pyproject.toml -
+	$(BIN)/npm install --prefix hub_config/npm --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts \
+		--no-audit --no-fund
+	$(BIN)/python docs/licences.py
 
 # mypy reads packages from folders of their own names, so it is shown the tree as it will be imported.
 lint: setup

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from ..reservations.files import from_start
 from . import console, doctor, limits_command, ls, reconcile, up, usage
 
 PORT = (
@@ -42,7 +43,11 @@ def parser() -> argparse.ArgumentParser:
     )
     starts.add_argument("--simulate", default="", metavar="SPEC", help="simulated GPUs, such as a100-40gb:2,t4:1")
     starts.add_argument(
-        "--limits", default="", metavar="FILE", help="the limits; default: limits.yaml in the state folder"
+        "--limits",
+        type=from_start,
+        default="",
+        metavar="FILE",
+        help="the limits; default: limits.yaml in the state folder",
     )
     starts.add_argument(
         "--ledger", default="", metavar="URL", help="database, without password; default: SQLite in the state folder"
@@ -60,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     looks.set_defaults(run=doctor.run)
     _state(looks)
     looks.add_argument("--simulate", default="", metavar="SPEC", help="look at simulated GPUs instead")
-    looks.add_argument("--limits", default="", metavar="FILE", help="the limits to check")
+    looks.add_argument("--limits", type=from_start, default="", metavar="FILE", help="the limits to check")
     looks.add_argument("--json", action="store_true", help="for programs")
     looks.add_argument(
         "--engine", default="", choices=["slurm"], help="look at the pools of timeshare_slurm.py instead"
@@ -85,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _state(command: argparse.ArgumentParser) -> None:
     text = "folder for what must survive; default ~/.local/state/timeshare, with --multi-user /var/lib/timeshare"
-    command.add_argument("--state", default="", metavar="DIR", help=text)
+    command.add_argument("--state", type=from_start, default="", metavar="DIR", help=text)
 
 
 def run(words: Sequence[str]) -> int:

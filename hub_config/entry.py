@@ -15,6 +15,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             sys.exit(batch(words[1:]))
         try:
+            from ..reservations.files import leave_folder
+
+            leave_folder()
             from .command import run
         except ImportError as error:
             sys.exit(f"timeshare: only `timeshare batch` works here ({error}); the rest needs timeshare[hub]")

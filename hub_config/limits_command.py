@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reservations.client import Json, ServiceClient
+from ..reservations.files import from_start
 from ..reservations.limits.load import LimitsError, read_limits
 from ..reservations.limits.schema import Limits
 from ..reservations.whatif.command import add_try
@@ -24,7 +25,7 @@ def add(commands: Any, state: Callable[[argparse.ArgumentParser], None]) -> None
     kinds = limits.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     checks = kinds.add_parser("check", help="is this file valid; nothing needs to run")
-    checks.add_argument("file", metavar="FILE")
+    checks.add_argument("file", type=from_start, metavar="FILE")
     checks.set_defaults(run=check)
 
     schema = kinds.add_parser("schema", help="the file's JSON schema, for editors")
@@ -42,7 +43,7 @@ def add(commands: Any, state: Callable[[argparse.ArgumentParser], None]) -> None
 
     applies = kinds.add_parser("apply", help="puts a file in force, without a restart")
     state(applies)
-    applies.add_argument("file", metavar="FILE")
+    applies.add_argument("file", type=from_start, metavar="FILE")
     applies.add_argument(
         "--cut-running", action="store_true", help="what runs longer than allowed then ends earlier; default: it stays"
     )

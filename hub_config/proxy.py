@@ -6,13 +6,12 @@ wrapper script of the package, which would leave it behind when it is ended.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 from ..reservations.deployment import Deployment
-from .run.environment import for_components
+from . import npm_tree
 
 HERE = Path(__file__).parent
 VERSION = "5.3.0"
@@ -38,33 +37,42 @@ def script_path(state_dir: Path) -> Path:
 
 
 def install(state_dir: Path) -> None:
-    """Installs the proxy unless it is there. Complete or not at all: it is moved into place as a whole."""
-    if script_path(state_dir).exists():
+    """Install the locked packages of the proxy unless they are there (see ``npm_tree``).
+
+    Complete or not at all: the folder is moved into place as a whole. Raises ProxyError.
+    """
+    final = state_dir / "proxy" / VERSION
+    if script_path(state_dir).exists() and npm_tree.is_current(final):
         return
     node = node_path()
     npm = node.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    final = state_dir / "proxy" / VERSION
     draft = final.with_name(f"{VERSION}.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    words = [str(node), str(npm), "install", f"configurable-http-proxy@{VERSION}", "--prefix", str(draft)]
-    words += ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    kept = for_components(os.environ, os.geteuid() == 0)
-    env = {**kept, "PATH": f"{node.parent}{os.pathsep}{kept.get('PATH', os.defpath)}"}
+    npm_tree.lay_out(draft)
+    words = [str(node), str(npm), *npm_tree.WORDS, "--prefix", str(draft)]
     try:
         done = subprocess.run(
-            words, env=env, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False, cwd=draft
+            words,
+            env=npm_tree.environment(node),
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+            check=False,
+            cwd=draft,
         )
     except subprocess.TimeoutExpired:
         raise ProxyError(
             f"installing the proxy took longer than {INSTALL_TIMEOUT_S} s: is npm's registry slow?"
         ) from None
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        message = said[-1] if said else f"npm ended with code {done.returncode}"
         raise ProxyError(
-            f"the proxy could not be installed: {message}. It needs npm's registry once, at the first start"
+            f"the proxy could not be installed: {npm_tree.reason(done.stderr or done.stdout)}. "
+            "It needs npm's registry once, at the first start and after an upgrade"
         )
+    if wrong := npm_tree.differences(draft):
+        raise ProxyError(f"the proxy was not installed as its lock file has it: {'; '.join(wrong)}")
+    shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
 
 

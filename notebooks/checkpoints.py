@@ -54,7 +54,7 @@ def resumable(items: Iterable[T], state: Any = (), *, every_s: float = EVERY_S) 
         loop.done += 1
         if not _leads():
             continue
-        stop = (loop.folder.path / "stop").exists()
+        stop = loop.folder.at("stop").exists()
         if stop or time.monotonic() - kept_at >= every_s:
             _keep(loop.folder)
             kept_at = time.monotonic()
@@ -83,7 +83,7 @@ class _Loop:
             if self.done:
                 print(f"timeshare: goes on after step {self.done}", file=sys.stderr)
         if _leads():  # from now on a stop waits for the end of a step
-            (folder.path / "resumable").touch(mode=0o600)
+            folder.at("resumable").touch(mode=0o600)
 
 
 def _parts(state: Any) -> list[Any]:

@@ -19,16 +19,28 @@ from timeshare.notebooks.runner.spool import read_lines
 
 
 class Work:
-    """A job and its folder. ``prefix``: of the command that runs it."""
+    """A job and its folder. ``prefix``: of the command that runs it. ``path_first``: what stands first in the import
+    path of where the cell comes from; "": its working folder, as in a notebook. ``cwd``: that folder."""
 
     prefix: tuple[str, ...] = ()
 
-    def __init__(self, tmp_path: Path, cell: str, notebook: str = "", names: str = "", **fields: Any) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        cell: str,
+        notebook: str = "",
+        names: str = "",
+        *,
+        path_first: str | None = None,
+        cwd: str = "",
+        **fields: Any,
+    ) -> None:
         self.store = Store(tmp_path / "store")
         self.main: dict[str, Any] = {"__name__": "__main__"}
         exec(compile(notebook, "<notebook>", "exec"), self.main)
         header = snapshot.write({name: self.main[name] for name in names.split()}, self.main, self.store).header
-        job = Job("job-1", cell, header, str(self.store.folder), str(tmp_path), tuple(sys.path), **fields)
+        path = (*(() if path_first is None else (path_first,)), *(entry for entry in sys.path if entry))
+        job = Job("job-1", cell, header, str(self.store.folder), cwd or str(tmp_path), path, **fields)
         self.folder = Folder.make(tmp_path / "job", job)
         self.process: subprocess.Popen[bytes] | None = None
 

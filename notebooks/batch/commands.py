@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..capture.own import Untrusted
 from ..capture.preflight import size_text
 from ..capture.snapshot import VersionMismatch
-from ..capture.store import Untrusted
 from . import disk, pages
 from .following import Following, Screen, status_text
 from .job import Job, JobFailed, NoSuchJob

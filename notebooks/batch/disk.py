@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..capture.own import shown
 from ..capture.preflight import size_text
 from .preparation import CannotGo
 
@@ -35,9 +36,10 @@ def _told(error: OSError, root: Path) -> str | None:
             "%gpu_batch rm ID removes one; or set TIMESHARE_DATA to a folder with room that every node sees, and "
             "restart the kernel. What was written by now is not sent again"
         )
-    if error.errno in _SHUT and (error.filename is None or Path(str(error.filename)).is_relative_to(root)):
+    name = shown(str(error.filename)) if error.filename else root
+    if error.errno in _SHUT and name.is_relative_to(root):
         return (
-            f"{error.filename or root} cannot be written ({why}): make it writable for you, or set TIMESHARE_DATA to a "
+            f"{name} cannot be written ({why}): make it writable for you, or set TIMESHARE_DATA to a "
             "folder of yours that every node sees, and restart the kernel"
         )
     return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..capture.store import Untrusted
+from ..capture.own import Untrusted
 from ..runner.document import outputs
 from ..runner.folder import Folder, folder_of
 from ..runner.spool import read_lines

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..capture.store import Store, Untrusted, check_own, digest_of
+from ..capture.own import OwnFolder, Untrusted
+from ..capture.store import Store, digest_of
 from ..runner.folder import Folder
 
 VARIABLE = "TIMESHARE_DATA"
 REQUEST = "request.json"
 """In a job's folder, what the service was asked for."""
+_REMOVED = re.compile(r"\..+\.[0-9a-f]{8}")
+"""Names of folders of jobs that are being removed."""
 SETTLED_S = 3600.0
 """A piece that nothing refers to is kept this long: its job may just be about to be written."""
 
@@ -40,7 +43,7 @@ class Places:
     def jobs(self) -> Path:
         folder = self.root / "jobs"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_own(folder, os.lstat(folder), stat.S_ISDIR)
+        OwnFolder(folder)
         return folder
 
     @property
@@ -53,7 +56,8 @@ class Places:
 
     def ids(self) -> list[str]:
         """Of all jobs, the newest first."""
-        folders = [entry for entry in os.scandir(self.jobs) if entry.is_dir(follow_symlinks=False)]
+        jobs = OwnFolder(self.jobs)
+        folders = [entry for entry in os.scandir(jobs.path) if entry.is_dir(follow_symlinks=False)]
         dated = sorted(((_submitted_at(Path(entry.path)), entry.name) for entry in folders), reverse=True)
         return [name for _, name in dated if not name.startswith(".")]
 
@@ -79,7 +83,8 @@ class Places:
 
     def remove(self, job_id: str) -> None:
         """The job's folder; ``sweep`` then frees what only it used."""
-        top = self.jobs / job_id
+        jobs = OwnFolder(self.jobs)
+        top = jobs.path / job_id
         gone = top.with_name(f".{job_id}.{secrets.token_hex(4)}")
         top.rename(gone)  # at once: nobody finds half of it
         shutil.rmtree(gone)
@@ -88,13 +93,16 @@ class Places:
         """Removes pieces of the store that no job refers to; the bytes that came free."""
         used = {digest for job_id in self.ids() for path in self.folders(job_id) for digest in _pieces(path)}
         freed = 0
-        for path in self.store.folder.glob("*/*"):
+        store = self.store
+        for path in store.files():
             status = path.lstat()
             if digest_of(path) not in used and now - status.st_mtime > SETTLED_S:
                 path.unlink(missing_ok=True)
                 freed += status.st_size
-        for path in self.jobs.glob(".*"):
-            shutil.rmtree(path, ignore_errors=True)
+        jobs = OwnFolder(self.jobs)
+        for path in jobs.path.glob(".*"):
+            if _REMOVED.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
         return freed
 
 

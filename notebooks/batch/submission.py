@@ -124,7 +124,7 @@ def _write(job_id: str, prepared: Prepared, places: Places, main: dict[str, Any]
             snapshot=written.header,
             store=str(store.folder),
             cwd=os.getcwd(),
-            path=tuple(path for path in sys.path if path),
+            path=tuple(sys.path),
             returns=options.out_names,
             environment=environment,
             modules=local,

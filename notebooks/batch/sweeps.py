@@ -58,6 +58,8 @@ def again(job: Job, places: Places, service: Service) -> None:
 
 def _begin_afresh(path: Path) -> None:
     """Moves what the last run left out of the way."""
+    folder = Folder(path)
+    path = folder.at("")
     number = 1
     while (path / f"run-{number}").exists():
         number += 1

@@ -13,6 +13,7 @@ import re
 import secrets
 import stat
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from blake3 import blake3
 
 from . import packing
 from .draft import Backlog, Draft
+from .own import OwnFolder, Untrusted, open_own
 from .packing import FRAME, Packing
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -31,10 +33,6 @@ LARGE = 64 * 1024 * 1024
 BEHIND = 2 * FRAME
 """Bytes that keep the disk busy for as long as a frame takes to be packed."""
 _PACKED = ".packed"
-
-
-class Untrusted(Exception):
-    """A file is not what it should be, and was not loaded. The text names it, the reason, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Store:
         self.folder = folder
         self._pack, self._behind, self._backlog = pack, behind, Backlog()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_own(folder, os.lstat(folder), stat.S_ISDIR)
+        self._own = OwnFolder(folder)
         self._placing = threading.Lock()
 
     def put(self, data: memoryview | bytes) -> Blob:
@@ -72,7 +70,7 @@ class Store:
         kind, draft = self._packing(view), self._draft()
         try:
             digest = self._written(view, kind, draft)
-            path = self.path(digest) if kind is None else _packed(self.path(digest))
+            path = self._at(digest) if kind is None else _packed(self._at(digest))
             path.parent.mkdir(mode=0o700, exist_ok=True)
             with self._placing:
                 new = self._kept(digest, view.nbytes) is None
@@ -83,7 +81,7 @@ class Store:
         return Blob(digest, view.nbytes, new)
 
     def _draft(self) -> Path:
-        drafts = self.folder / "drafts"
+        drafts = self._own.path / "drafts"
         drafts.mkdir(mode=0o700, exist_ok=True)
         return drafts / secrets.token_hex(16)
 
@@ -113,11 +111,11 @@ class Store:
     @cached_property
     def _sizes(self) -> set[int]:
         """Of everything that was kept before: data of another size is certainly new."""
-        return {_size(path) for path in self.folder.glob("*/*")}
+        return {_size(path) for path in self.files()}
 
     def _kept(self, digest: str, size: int) -> Path | None:
         """The file that has it, whole."""
-        path = self.path(digest)
+        path = self._at(digest)
         return next((found for found in (path, _packed(path)) if _size(found) == size), None)
 
     def has(self, data: memoryview) -> bool:
@@ -126,12 +124,12 @@ class Store:
 
     def stored(self, digest: str) -> int:
         """Bytes that it takes on the disk; 0 if it is not there."""
-        path = self.path(digest)
+        path = self._at(digest)
         return sum(found.lstat().st_size for found in (path, _packed(path)) if _size(found) >= 0)
 
     def get(self, digest: str, size: int) -> memoryview:
         """The bytes of ``digest``, as memory that may be written without changing the store. Raises Untrusted."""
-        path = self.path(digest)
+        path = self._at(digest)
         file = next((found for found in (path, _packed(path)) if os.path.lexists(found)), path)
         view = _read(file)
         if file != path:
@@ -151,20 +149,20 @@ class Store:
             raise Untrusted(f"{digest[:80]!r} is no digest: 64 hexadecimal digits are")
         return self.folder / digest[:2] / digest
 
+    def _at(self, digest: str) -> Path:
+        """The same, by the folder that is held."""
+        return self._own.path / self.path(digest).relative_to(self.folder)
+
+    def files(self) -> Iterator[Path]:
+        """Of all pieces, and drafts of such, by the folder that is held."""
+        for path in self._own.path.glob("*/*"):
+            if path.parent.name == "drafts" or _DIGEST.fullmatch(digest_of(path)):
+                yield path
+
 
 def digest_of(file: Path) -> str:
     """Of the piece that a file of a store has, by the file's name."""
     return file.name.removesuffix(_PACKED)
-
-
-def check_own(path: Path, status: os.stat_result, right_type: object) -> None:
-    """Raises Untrusted unless ``status`` is of a file of our own that nobody else can write."""
-    if not callable(right_type) or not right_type(status.st_mode):
-        raise Untrusted(f"{path} is not a plain file or folder (a link, perhaps): it is not loaded")
-    if status.st_uid != os.geteuid():
-        raise Untrusted(f"{path} belongs to the account with number {status.st_uid}, not to you: it is not loaded")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise Untrusted(f"{path} can be written by others: it is not loaded; make it your own with chmod go-w")
 
 
 def _packed(path: Path) -> Path:
@@ -179,7 +177,7 @@ def _size(path: Path) -> int:
             return -1
         if path.suffix != _PACKED:
             return status.st_size
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             size, stored = packing.sizes(file.read(packing.HEAD_SIZE))
     except (OSError, packing.Damaged):
         return -1
@@ -189,16 +187,14 @@ def _size(path: Path) -> int:
 def _read(path: Path) -> memoryview:
     """A file of our own, as memory that may be written without changing it. Raises Untrusted."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError as error:
+        file = open_own(path)
+    except FileNotFoundError as error:
         raise Untrusted(f"{path.name}: cannot be read ({error.strerror}): submit the cell again") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        check_own(path, status, stat.S_ISREG)
-        if not status.st_size:
+    with file:
+        if not (size := os.fstat(file.fileno()).st_size):
             return memoryview(b"")
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-        return memoryview(mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_COPY))
+        return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY))
 
 
 def _digest(view: memoryview) -> str:

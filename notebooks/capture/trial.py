@@ -42,11 +42,11 @@ def load_in_a_clean_process(pickles: Mapping[str, Pickled]) -> dict[str, str]:
 
 def _tried(pickles: Mapping[str, Pickled]) -> dict[str, str]:
     """What a child says of each, as far as it came."""
-    words = [sys.executable, "-m", __name__]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    child = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    )
+    # It begins in /, because -m looks for Python's own modules in the working folder, and then goes to ours.
+    words = [sys.executable, "-m", __name__, os.getcwd(), *(["local"] if "" in sys.path else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path)}
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, cwd="/")
     request = b"".join(_framed(name, *pickled) for name, pickled in pickles.items())
     try:
         output, _ = child.communicate(request, timeout=LONGEST_S)
@@ -72,6 +72,9 @@ def _frames(source: IO[bytes]) -> list[tuple[str, tuple[int, ...], bytes]]:
 def main() -> None:
     """Reads all, loads one after the other, and says after each how it went."""
     from .snapshot import load
+
+    sys.path[:] = [*([""] if "local" in sys.argv[2:] else []), *(path for path in sys.path if path != "/")]
+    os.chdir(sys.argv[1])
 
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what is loaded may print

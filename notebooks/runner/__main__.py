@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from ..capture.own import Untrusted
 from ..capture.snapshot import VersionMismatch
-from ..capture.store import Untrusted
 from . import preparing
 from .document import as_notebook
 from .ending import REFUSED, Ending
@@ -53,7 +53,7 @@ def main(words: list[str]) -> int:
         ending = Runner(folder, job, settings).run()
     except VersionMismatch as error:
         ending = Ending(REFUSED, str(error))
-    lines = list(read_lines(folder.path / "spool.jsonl"))
+    lines = list(read_lines(folder.at("spool.jsonl")))
     folder.write("job.ipynb", as_notebook(job.cell, lines))
     told = {"state": ending.state, "why": ending.why, "attempt": settings.attempt, "began": began, "ended": time.time()}
     folder.write("status.json", json.dumps({**told, "lines": len(lines)}))

@@ -12,21 +12,23 @@ ranks/R/        of a cell that runs as several processes: what rank R put out, a
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
-import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
+from ..capture.own import OwnFolder, Untrusted, open_own
 from ..capture.snapshot import Header
-from ..capture.store import Untrusted, check_own
 from .torchrun import LAUNCHES, Layout
 
 MAX_FILE = 64 * 1024 * 1024
+PRIVATE = "TIMESHARE_JOB_PRIVATE"
+"""Variable with a folder of the kernel on its node, below one that lets nobody rename it; it goes with the kernel."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            check_own(path, os.lstat(path), stat.S_ISDIR)
+            self._own = OwnFolder(path)
         except FileNotFoundError:
             raise Untrusted(f"{path} does not exist: the job was removed, or belongs to another machine") from None
 
@@ -107,6 +109,10 @@ class Folder:
         folder = Folder(path)
         folder.write("job.json", job.to_json())
         return folder
+
+    def at(self, name: str) -> Path:
+        """Where ``name`` is in this folder, even if another folder has its name by now; while this object lives."""
+        return self._own.path / name
 
     def job(self, digest: str = "") -> Job:
         """Raises Untrusted unless its file has ``digest``, if one is given."""
@@ -126,13 +132,13 @@ class Folder:
 
     def write(self, name: str, text: str) -> None:
         """At once or not at all, and on the disk when this returns."""
-        draft = self.path / f".{name}.{secrets.token_hex(4)}"
+        draft = self.at(f".{name}.{secrets.token_hex(4)}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(self.path / name)
+        draft.replace(self.at(name))
 
     def read(self, name: str) -> str:
         text = self.read_if_there(name)
@@ -141,16 +147,12 @@ class Folder:
         return text
 
     def read_if_there(self, name: str) -> str | None:
-        path = self.path / name
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            file = open_own(self.at(name))
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise Untrusted(f"{path} is not a plain file ({error.strerror}): it is not loaded") from None
-        with os.fdopen(descriptor, encoding="utf-8") as file:
-            check_own(path, os.fstat(file.fileno()), stat.S_ISREG)
-            return file.read(MAX_FILE)
+        with io.TextIOWrapper(file, encoding="utf-8") as text:
+            return text.read(MAX_FILE)
 
 
 def folder_of(job: Path, rank: int) -> Path:

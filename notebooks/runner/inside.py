@@ -23,7 +23,7 @@ from ..capture.preflight import judge
 from ..capture.reach import Reached, reach
 from ..capture.store import Store
 from . import failure, trials
-from .folder import Folder, Job
+from .folder import PRIVATE, Folder, Job
 from .staging import fetched
 
 EXTRA = "__timeshare_extra__"
@@ -33,21 +33,20 @@ PATCHED = "functions set in modules"
 _LEFT_OUT = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open", "trial", "staged"})
 
 
-def begin(folder: str, main: dict[str, Any], *, lead: bool = True) -> dict[str, str]:
-    """Loads the job's variables into ``main``; what each of them was, to know afterwards what has changed. Only the
-    ``lead`` of several processes writes what all of them read, and it does so before any other begins."""
+def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
+    """Loads the job's variables into ``main``; what each of them was, to know afterwards what has changed."""
     place = Folder(Path(folder))
     job = place.job()
     store = Store(Path(job.store))
     _bars_as_text()
     for stream in (sys.stdout, sys.stderr):
         _flush_sends(stream)
-    sources = place.path / "modules"
-    if lead:
-        modules.unpack(job.modules, store, sources)
-    sys.path[:] = [str(sources), *job.path, *(entry for entry in sys.path if entry not in job.path)]
-    if job.cwd and Path(job.cwd).is_dir():
-        os.chdir(job.cwd)
+    # Beside the job's folder, which others may be able to rename, and put another there that is theirs.
+    sources = Path(os.environ[PRIVATE]) / "modules"
+    modules.unpack(job.modules, store, sources)
+    # The cell's own folder ("") counts only if it did so where the cell comes from: not for a file of the terminal.
+    sys.path[:] = [str(sources), *job.path, *(p for p in sys.path if p not in (*job.path, "", "/"))]
+    os.chdir(job.cwd if job.cwd and Path(job.cwd).is_dir() else place.path)
     found = snapshot.read(job.snapshot, store, main)
     more = found.pop(EXTRA, {})
     _set_extra(more)

@@ -17,6 +17,8 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
+from .folder import PRIVATE
+
 POLL_S = 0.1
 DRAIN_S = 3.0
 """How long, at most, the last words of child processes are waited for."""
@@ -43,13 +45,14 @@ class Outcome:
 class Kernel:
     """Started when made. ``close`` ends it in any case."""
 
-    def __init__(self, cwd: str, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str]) -> None:
         words = [sys.executable, "-m", "timeshare.notebooks.runner.launch", "-f", "{connection_file}"]
         # Sockets have names of at most 107 characters, and job folders lie deep: they get a short private folder.
         self._sockets = tempfile.TemporaryDirectory(prefix="timeshare-job-")
         self._manager = KernelManager(transport="ipc", connection_file=f"{self._sockets.name}/kernel.json")
         self._manager._kernel_spec = KernelSpec(argv=words, display_name="job", language="python")
-        self._manager.start_kernel(cwd=cwd or None, env=environment)
+        # Not in the cell's folder: -m would look for Python's own modules there. ``inside.begin`` goes there.
+        self._manager.start_kernel(cwd="/", env={**environment, PRIVATE: self._sockets.name})
         self._client: BlockingKernelClient = self._manager.client()
         self._client.start_channels()
         self._until_ready()

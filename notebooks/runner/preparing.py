@@ -45,7 +45,7 @@ def environment(job: Job, folder: Folder) -> dict[str, str]:
     return {
         **given,
         **ours,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path not in ("", "/")),
         "TIMESHARE_JOB_ID": job.id,
         "TIMESHARE_JOB_FOLDER": str(folder.path),
         "TIMESHARE_RUNNER_PID": str(os.getpid()),

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..capture.own import Untrusted
 from ..capture.snapshot import VersionMismatch
-from ..capture.store import Untrusted
 from . import ending, preparing, step, torchrun
 from .crew import GO, INTERRUPT
 from .ending import FAILED, READY, REFUSED, STOPPED, Ending, Report
@@ -76,7 +76,7 @@ class Rank:
 
     def __init__(self, folder: Folder, job: Job, rank: int, orders: Orders) -> None:
         self._folder, self._job, self._rank, self._orders = folder, job, rank, orders
-        path = folder_of(folder.path, rank)
+        path = folder_of(folder.at(""), rank)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._spool = preparing.spool(path / "spool.jsonl", preparing.attempt())
         self._kernel: Kernel | None = None
@@ -90,7 +90,7 @@ class Rank:
             meeting = torchrun.Meeting.told(os.environ)
             variables |= torchrun.environment(self._job.layout, self._rank, meeting)
             try:
-                self._kernel = Kernel(self._job.cwd, variables)
+                self._kernel = Kernel(variables)
                 voice.say(Report(self._rank, READY, "", node, time.time()))
                 found = self._run(self._kernel)
             except KernelDied as died:
@@ -110,7 +110,7 @@ class Rank:
             self._tick()
             time.sleep(POLL_S)
         path = str(self._folder.path)
-        begin = f"{preparing.INSIDE}\n__timeshare_inside.begin({path!r}, globals(), lead=False)"
+        begin = f"{preparing.INSIDE}\n__timeshare_inside.begin({path!r}, globals())"
         begun = kernel.run(begin, self._told_if_wrong, self._tick)
         if not begun.ok:
             return Ending(FAILED, f"its variables could not be loaded: {begun.name}: {begun.value}")

@@ -63,7 +63,7 @@ class Runner:
     def __init__(self, folder: Folder, job: Job, settings: Settings) -> None:
         self._folder, self._job, self._settings = folder, job, settings
         self._grace_s = settings.grace_s
-        self._spool = preparing.spool(folder.path / "spool.jsonl", settings.attempt)
+        self._spool = preparing.spool(folder.at("spool.jsonl"), settings.attempt)
         self._kernel: Kernel | None = None
         self._crew = Crew()
         self._port: torchrun.HeldPort | None = None
@@ -76,10 +76,10 @@ class Runner:
     def run(self) -> Ending:
         signal.signal(signal.SIGINT, self._asked_to_stop)
         signal.signal(signal.SIGTERM, self._asked_to_stop)
-        (self._folder.path / "stop").unlink(missing_ok=True)
+        self._folder.at("stop").unlink(missing_ok=True)
         try:
             variables = {**preparing.environment(self._job, self._folder), **self._launched()}
-            self._kernel = Kernel(self._job.cwd, variables)
+            self._kernel = Kernel(variables)
             return self._run(self._kernel)
         except step.NoStep as error:
             return Ending(REFUSED, str(error))
@@ -169,7 +169,7 @@ class Runner:
             raise NotKept(f"its results could not be kept: {saved.name}: {saved.value}")
         body: dict[str, Any] = json.loads(self._folder.read("unsigned.json"))
         self._folder.write("results.json", signed(self._job.id, body, self._settings.key))
-        (self._folder.path / "unsigned.json").unlink()
+        self._folder.at("unsigned.json").unlink()
         trial: dict[str, Any] = body.get("trial", {})
         return trial
 
@@ -200,7 +200,7 @@ class Runner:
         more = f"%gpu_batch logs --rank {cause.rank} shows what it put out"
         text = f"timeshare: {cause.who} {cause.state}: {cause.why}; {more}\n"
         self._spool.add("stream", {"name": "stderr", "text": text})
-        lines = read_lines(folder_of(self._folder.path, cause.rank) / "spool.jsonl")
+        lines = read_lines(folder_of(self._folder.at(""), cause.rank) / "spool.jsonl")
         errors = [line["content"] for line in lines if line["kind"] == "error"]
         if errors and cause.state == FAILED:
             self._spool.add("error", errors[-1])
@@ -250,6 +250,6 @@ class Runner:
         if number == signal.SIGTERM:
             self._grace_s = self._settings.term_grace_s
         first = self._stop_at is None
-        resumable = (self._folder.path / "resumable").exists()
+        resumable = self._folder.at("resumable").exists()
         self._stop_at = time.monotonic() + (SAVE_SHARE * self._grace_s if first and resumable else 0.0)
-        (self._folder.path / "stop").touch(mode=0o600)
+        self._folder.at("stop").touch(mode=0o600)

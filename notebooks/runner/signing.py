@@ -8,7 +8,7 @@ import hmac
 import json
 from typing import Any
 
-from ..capture.store import Untrusted
+from ..capture.own import Untrusted
 
 
 def signed(job_id: str, body: dict[str, Any], key: str) -> str:

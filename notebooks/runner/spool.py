@@ -11,11 +11,14 @@ import contextlib
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..capture.own import check_own, open_own
 
 REDRAW_S = 0.5
 SYNC_S = 1.0
@@ -35,9 +38,10 @@ class Spool:
     _drawn_at: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._seq = _repaired(self.path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._descriptor = os.open(self.path, flags, 0o600)
+        check_own(self.path, os.fstat(self._descriptor), stat.S_ISREG)
+        self._seq = _repaired(self._descriptor)
 
     def add(self, kind: str, content: Line) -> None:
         """``kind`` and ``content`` of a message as Jupyter's protocol has them."""
@@ -110,24 +114,22 @@ def newest(line: str) -> str:
     return line.rstrip("\r").rpartition("\r")[2]
 
 
-def _repaired(path: Path) -> int:
+def _repaired(descriptor: int) -> int:
     """The last number in the spool. A half line that a crash left is cut off: it was never shown to anybody."""
-    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
-        whole = 0
-        seq = 0
+    whole = seq = 0
+    with open(descriptor, "rb", closefd=False) as file:
         for line in file:
             if not line.endswith(b"\n"):
                 break
             whole += len(line)
             seq = int(json.loads(line)["seq"])
-        file.truncate(whole)
-        return seq
-    return 0
+    os.ftruncate(descriptor, whole)
+    return seq
 
 
 def read_lines(path: Path, after: int = 0) -> Iterator[Line]:
     """The whole lines with a number above ``after`` that are there now."""
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+    with contextlib.suppress(FileNotFoundError), open_own(path) as file:
         for raw in file:
             if not raw.endswith(b"\n"):
                 return
@@ -147,7 +149,7 @@ class SpoolReader:
     def new(self) -> list[Line]:
         """The whole lines since the last call."""
         found: list[Line] = []
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), open_own(self.path) as file:
             if os.fstat(file.fileno()).st_size < self._offset:
                 self._offset = 0  # a half line was cut off; numbers tell what was read before
             file.seek(self._offset)

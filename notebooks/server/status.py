@@ -15,7 +15,7 @@ from ..batch.job import Task
 from ..batch.places import Places
 from ..batch.service import Refused, Service, Unreachable
 from ..batch.states import status_of, summary
-from ..capture.store import Untrusted
+from ..capture.own import Untrusted, open_own
 from ..runner.folder import Folder
 from .devices import Devices
 
@@ -141,7 +141,7 @@ def _told(folder: Path) -> Mapping[str, Any] | None:
 def progress(folder: Path) -> tuple[float | None, str]:
     """Of a job that runs: how much of it is done (0 to 1, None: it does not say), and its newest bar."""
     try:
-        with open(folder / "spool.jsonl", "rb") as file:
+        with open_own(folder / "spool.jsonl") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - LOOK_BACK))
             lines = file.read().split(b"\n")
@@ -149,7 +149,7 @@ def progress(folder: Path) -> tuple[float | None, str]:
             if b'"kind": "progress"' in line:
                 told = json.loads(line)["content"]
                 return float(told["percent"]) / 100, str(told["what"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, Untrusted):
         pass  # it has not begun, or its first line in view is not whole
     return None, ""
 

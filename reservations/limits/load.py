@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ..files import open_plain
 from .schema import Limits
 from .values import Misplaced, Where
 
@@ -51,7 +52,7 @@ def read_limits(path: Path | None) -> LimitsFile:
     if path is None:
         return LimitsFile(Limits(), "")
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise LimitsError(f"{path}: is longer than {MOST_BYTES // 1024} KiB: that is not a limits file")

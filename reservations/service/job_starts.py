@@ -82,7 +82,8 @@ class JobStarts:
             "argv": [job.python, "-m", RUNNER, job.folder, "--digest", job.digest, "--key-stdin"],
             "env": self._environment(reservation),
             "stdin": job.key,
-            "cwd": job.folder,
+            # -m puts the working folder before Python's own: nobody but root may be able to put a module there.
+            "cwd": "/",
             "log_path": None if log_path is None else str(log_path),
             "share": share_parts(reservation),
             "share_text": reservation.request.describe(),

@@ -31,9 +31,9 @@ class Trials:
             self._busy = False
 
     async def _ask(self, asked: bytes) -> dict[str, Any]:
-        words = (sys.executable, "-m", "timeshare.reservations.whatif")
+        words = (sys.executable, "-I", "-m", "timeshare.reservations.whatif")
         pipe = asyncio.subprocess.PIPE
-        child = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe)
+        child = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe, cwd="/")
         try:
             output, _ = await asyncio.wait_for(child.communicate(asked), LONGEST_S)
         except asyncio.TimeoutError:

@@ -19,6 +19,7 @@ from ..deployment import FILE_NAME, Deployment, DeploymentError, load_deployment
 from ..devices.model import Device, MigInstance
 from ..devices.simulated import parse_spec
 from ..errors import PublicError
+from ..files import from_start, write_anew
 from ..limits.load import LimitsError, LimitsFile, limits_in_force, read_limits
 from .compare import Comparison, Figures, figures
 from .history import from_ledger, read_history
@@ -38,15 +39,19 @@ def add_try(kinds: Any, state: Callable[[ArgumentParser], None], folder: Callabl
     tries = kinds.add_parser("try", help="what a file would have changed in what really came", description=__doc__)
     state(tries)
     add = tries.add_argument
-    add("file", metavar="NEW.yaml", help="the limits to try")
+    add("file", type=from_start, metavar="NEW.yaml", help="the limits to try")
     source = tries.add_mutually_exclusive_group(required=True)
-    source.add_argument("--trace", default="", metavar="FILE", help="arrivals as CSV; see docs/admin_guide.md")
+    source.add_argument(
+        "--trace", type=from_start, default="", metavar="FILE", help="arrivals as CSV; see docs/admin_guide.md"
+    )
     source.add_argument("--history", action="store_true", help="arrivals of this deployment's own past")
     add("--days", type=float, default=90, metavar="N", help="with --history: the last N days; default 90")
-    add("--against", default="", metavar="OLD.yaml", help="compared with; default: the limits in force")
+    add(
+        "--against", type=from_start, default="", metavar="OLD.yaml", help="compared with; default: the limits in force"
+    )
     add("--devices", default="", metavar="SPEC", help=f"such as {EXAMPLE}; default: this deployment's own")
     add("--checkpoints", action="store_true", help="preempted jobs go on where they were; default: they begin again")
-    add("--output", default="limits_try.html", metavar="HTML", help="default limits_try.html")
+    add("--output", type=from_start, default="limits_try.html", metavar="HTML", help="default limits_try.html")
     tries.set_defaults(run=run_try, folder=folder)
 
 
@@ -59,7 +64,7 @@ def run_try(options: Namespace) -> int:
 
         comparison = compared(scenario, old, new, about, progress_bar("both limits"))
         text, page = report.as_text(comparison), report.as_html(comparison)
-        Path(options.output).write_text(page, encoding="utf-8")
+        write_anew(Path(options.output), page)
     except (LimitsError, TraceError, TryError, DeploymentError, PublicError) as error:
         return _failed(str(error))
     except ServiceUnreachable:

@@ -18,7 +18,9 @@ The columns of a trace (CSV with a heading line, UTF-8, any order; those in brac
 from __future__ import annotations
 
 import csv
+import io
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PublicError
+from ..files import open_plain
 from ..kind import Kind
 from ..shares import ShareRequest, parse_share
 
@@ -34,6 +37,7 @@ NEEDED = ("submitted_at", "owner", "run_s")
 COLUMNS = (*NEEDED, "groups", "kind", *SHARE_COLUMNS, "time_limit_s", "idle_s")
 LONGEST_RUN_S = 10 * 366 * 86400.0
 MOST_ARRIVALS = 5_000_000
+MOST_BYTES = 2 * 1024**3
 
 
 class TraceError(Exception):
@@ -63,8 +67,11 @@ class Arrival:
 def read_trace(path: Path) -> list[Arrival]:
     """The arrivals in ``path``, by time. Raises TraceError."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read(csv.DictReader(file, strict=True), str(path))
+        with open_plain(path) as raw:
+            if (size := os.fstat(raw.fileno()).st_size) > MOST_BYTES:
+                raise TraceError(f"{path}: has {size} bytes, and a trace at most {MOST_BYTES}: cut it in pieces")
+            with io.TextIOWrapper(raw, newline="", encoding="utf-8-sig") as file:
+                return _read(csv.DictReader(file, strict=True), str(path))
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

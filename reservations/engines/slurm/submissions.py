@@ -91,7 +91,8 @@ def _program(
     argv = (job.python, "-m", RUNNER, job.folder, "--digest", job.digest, "--key-stdin")
     path = f"{PurePosixPath(job.python).parent}{os.pathsep}{PATH}"
     env = {**base, "PATH": path, "TIMESHARE_STOP_GRACE_S": str(stop.save_grace)}
-    return Program(argv, job.folder, env, stdin=job.key, generation=generation)
+    # -m puts the working folder before Python's own: nobody but root may be able to put a module there.
+    return Program(argv, "/", env, stdin=job.key, generation=generation)
 
 
 def _account(account: Account) -> dict[str, str]:
