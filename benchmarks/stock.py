@@ -97,7 +97,7 @@ class Noting(ThreadingHTTPServer):
         class Front(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 answer = requests.get(
-                    f"{hub.deployment.hub_url.rstrip('/')}{self.path}",
+                    f"{hub.url.rstrip('/')}{self.path}",
                     headers={name: self.headers[name] for name in ("Authorization", "Accept") if name in self.headers},
                     timeout=30,
                 )

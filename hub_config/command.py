@@ -20,7 +20,7 @@ LEDGER_PASSWORD_FILE = (
 KEEP_ENV = (
     "further environment variables that hub and other parts get when root starts them, comma-separated, such as "
     "MY_CLIENT_SECRET for jupyterhub_site.py; default: none but the usual ones (PATH, HOME, LANG, TZ, proxies, "
-    "TIMESHARE_*, OAUTH*)"
+    "TIMESHARE_*, OAUTH*, OIDC_*)"
 )
 
 

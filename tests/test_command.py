@@ -228,9 +228,9 @@ def test_what_was_signed_by_the_admins_token_before_there_was_a_key_stays_good(t
         (8000, True, 1024, "any account of this machine can listen on port 8000 and collect the passwords"),
         (443, True, 1024, ""),
         (8000, False, 1024, ""),
-        (443, True, 0, "a web server with TLS in front"),
+        (443, True, 0, "let a socket unit of systemd keep the port"),
         (1023, True, 1024, ""),
-        (1024, True, 1024, "use a port below 1024, or a web server with TLS in front"),
+        (1024, True, 1024, "use a port below 1024, also behind a web server of this machine"),
     ],
 )
 def test_several_people_are_warned_of_a_port_that_anybody_can_take(

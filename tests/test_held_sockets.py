@@ -36,17 +36,7 @@ NOBODY = pwd.getpwnam("nobody").pw_uid
 KILLS = 50 if FULL_STRESS else 3
 SECONDS = 600 if FULL_STRESS else 0
 COMPONENTS = ("proxy", "hub", "service", "agent", "culler", "starter")
-PLANTED = (
-    "tornado",
-    "jupyterhub",
-    "sitecustomize",
-    "usercustomize",
-    "runpy",
-    "json",
-    "sqlalchemy",
-    "fcntl",
-    "timeshare",
-)
+PLANTED = ("tornado", "jupyterhub", "sitecustomize", "usercustomize", "runpy", "json", "sqlalchemy", "timeshare")
 
 
 @pytest.fixture(scope="module")
@@ -134,17 +124,15 @@ def askers(hub: Machine) -> list[Asker]:
     told = hub.deployment
     token = {"Authorization": f"Bearer {told.admin_token}"}
     agent = AgentClient(Path(told.agent_socket))
-    devices = "api/v1/devices"
+    by_socket = f"{told.service_url}/api/v1/devices"
 
     def by_the_public_port(path: str) -> Callable[[], bool]:
         return lambda: requests.get(f"{hub.url}{path}", headers=token, timeout=120).status_code == 200
 
     return [
         Asker("hub, by the public port", by_the_public_port("hub/health")),
-        Asker("service, by the public port", by_the_public_port(f"services/timeshare/{devices}")),
-        Asker(
-            "service, by its socket", lambda: "devices" in ask(f"{told.service_url}/{devices}", "GET", token, None, 120)
-        ),
+        Asker("service, by the public port", by_the_public_port("services/timeshare/api/v1/devices")),
+        Asker("service, by its socket", lambda: "devices" in ask(by_socket, "GET", token, None, 120)),
         Asker("hub, by its socket", lambda: "version" in ask(f"{told.hub_api_url}/", "GET", {}, None, 120)),
         Asker("agent", lambda: bool(asyncio.run(agent.call("hello")))),
     ]
@@ -169,16 +157,9 @@ def asking(hub: Machine) -> Iterator[list[Asker]]:
 def attacked(hub: Machine, seen: list[str]) -> Iterator[None]:
     """Another account tries all that it can with the deployment's sockets; what succeeded is in ``seen`` afterwards."""
     public = urlsplit(hub.url)
-    script = Path(__file__).with_name("socket_attack.py")
-    words = [
-        "/usr/bin/python3",
-        "-I",
-        "-c",
-        script.read_text(),
-        hub.deployment.run_dir,
-        public.hostname,
-        str(public.port),
-    ]
+    script = Path(__file__).with_name("socket_attack.py").read_text()
+    where = [hub.deployment.run_dir, str(public.hostname), str(public.port)]
+    words = ["/usr/bin/python3", "-I", "-c", script, *where]
     attacker = subprocess.Popen(words, user=NOBODY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
     try:
         yield

@@ -16,6 +16,9 @@ from hubs import Hub, command, plain, running_hub
 from nodes import core, eventually, marked
 
 from timeshare.hub_config.run.leftovers import leftovers
+from timeshare.notebooks.batch.service import Service
+from timeshare.notebooks.server.reporter import Target, send
+from timeshare.notebooks.server.watcher import Activity
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(600)]
 
@@ -232,6 +235,41 @@ def test_the_queue_survives_a_kill_of_hub_and_service_together(hub: Hub) -> None
     eventually(hub.login("ben").is_ready, 60)
 
 
+def told_secrets(hub: Hub, session: set[int]) -> list[str]:
+    """Where secrets of the deployment stand that should not: arguments, sessions, the environment of components (the
+    proxy has its own there), logs, files that others can read."""
+    told = hub.deployment
+    tokens = ("proxy_token", "service_token", "admin_token", "starter_token", "culler_token", "signing_key")
+    secrets = {name: getattr(told, name).encode() for name in tokens}
+    own = set(hub.components().values())
+    found = []
+    for entry in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        with contextlib.suppress(OSError):
+            text = (entry / "cmdline").read_bytes()
+            if int(entry.name) in session | own:
+                text += (
+                    (entry / "environ").read_bytes().replace(b"CONFIGPROXY_AUTH_TOKEN=" + secrets["proxy_token"], b"")
+                )
+            found += [f"{name} in {entry}: {text[:200]!r}" for name, secret in secrets.items() if secret in text]
+    for path in [*hub.state_dir.glob("*.log"), *hub.state_dir.glob("logs/**/*.log")]:
+        found += [f"{name} in {path}" for name, secret in secrets.items() if secret in path.read_bytes()]
+    files = [path for path in hub.state_dir.iterdir() if path.is_file() and path.stat().st_mode & 0o077]
+    return found + [f"{path} can be read by others" for path in files]
+
+
+def speaks(hub: Hub, reservation_id: str) -> None:
+    """A session reports activity and asks the service, with what its server was told at its start."""
+    server = core(reservation_id)[-1]
+    pairs = Path(f"/proc/{server}/environ").read_text().split("\0")
+    env = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    url = env["TIMESHARE_SERVICE_URL"]
+    assert url == hub.deployment.service_url
+    report = Target(url, reservation_id, 1, env["TIMESHARE_ACTIVITY_KEY"])
+    assert send(report, Activity(kernel_busy_s=0.0, terminal=None, input_ago_s=None)) > 0
+    mine = Service(url, env["JUPYTERHUB_API_TOKEN"]).get(reservation_id)
+    assert mine["state"] == "active"
+
+
 def test_a_restart_of_everything_finds_the_sessions_again(tmp_path: Path) -> None:
     with running_hub(tmp_path) as hub:
         ada = hub.login("ada")
@@ -239,11 +277,15 @@ def test_a_restart_of_everything_finds_the_sessions_again(tmp_path: Path) -> Non
         eventually(ada.is_ready, 60)
         (before,) = eventually(lambda: [r for r in ada.reservations() if r["state"] == "active"])
         pids = set(core(before["id"]))
+        assert told_secrets(hub, set(marked(before["id"]))) == []
+        speaks(hub, before["id"])
         hub.end(signal.SIGTERM)
         assert leftovers(hub.state_dir) == {}
         hub.start()
         eventually(hub.login("ada").is_ready, 60)
         assert pids <= set(marked(before["id"]))
+        speaks(hub, before["id"])  # by what it was told before, though all tokens are new
+        assert told_secrets(hub, set(marked(before["id"]))) == []
         assert hub.process is not None
         hub.process.kill()
         hub.process.wait()

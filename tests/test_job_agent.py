@@ -27,7 +27,7 @@ from timeshare.reservations.devices.simulated import FAULTS_VARIABLE
 from timeshare.reservations.engines.local import LocalEngine
 from timeshare.reservations.jobagent.setting import KEY
 from timeshare.reservations.jobagent.talk import SOCKET_HERE, Stop
-from timeshare.reservations.service.__main__ import settings_of
+from timeshare.reservations.service.__main__ import listen, settings_of
 from timeshare.reservations.service.base import Context
 from timeshare.reservations.service.handlers import make_app
 from timeshare.reservations.service.runtime import Runtime
@@ -409,7 +409,7 @@ async def near_service(place: Deployment) -> AsyncIterator[Near]:
     runtime = Runtime(settings, LocalEngine(settings.agent_socket))
     await runtime.start()
     server = HTTPServer(make_app(Context(settings, runtime, None)))
-    server.listen(settings.port, settings.address)
+    listen(server, settings.url)
     try:
         yield Near(runtime, place.service_url)
     finally:

@@ -126,7 +126,7 @@ async def test_an_answer_is_remembered_for_its_time_and_a_change_is_seen_after_i
 
 def test_the_services_token_may_read_names_and_groups_and_nothing_else(hub: Hub) -> None:
     headers = {"Authorization": f"Bearer {hub.deployment.service_token}"}
-    api = hub.deployment.hub_api_url
+    api = hub.deployment.public_hub_api_url
     me = requests.get(f"{api}/user", headers=headers, timeout=10).json()
     assert set(me["scopes"]) == {"read:users:groups", "read:users:name"}
     hub.login("ada")

@@ -58,7 +58,7 @@ class Crowd:
 def overlapping(hub: SlurmHub) -> list[str]:
     """Names of this hub's jobs, but for the attempt, of which two ran at the same time. Those of other tests have been
     in this Slurm too, and points of a sweep share a name."""
-    mine = job_prefix(engine_tag(hub.deployment.admin_token, "slurm"))
+    mine = job_prefix(engine_tag(hub.deployment.signing_key, "slurm"))
     fields = "--format=JobName,Start,End,State"
     rows = str(hub.cluster.run("sacct", "-X", "-D", "-n", "-P", fields, "-S", "now-1days", "-a").stdout).splitlines()
     spans: dict[str, list[tuple[float, float]]] = {}

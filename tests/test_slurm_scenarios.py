@@ -31,6 +31,8 @@ from fake_slurm import FakeSlurm, Job
 from nodes import eventually, kept_from_others, marked
 from slurm_hubs import SlurmAccount, SlurmHub, slurm_hub
 
+from timeshare.notebooks.transport import ask
+
 pytestmark = [
     pytest.mark.hub,
     pytest.mark.stress,
@@ -133,7 +135,7 @@ def where(alice: SlurmAccount, reservation: dict[str, Any]) -> SplitResult:
     """Where the proxy sends what is for the server of a session."""
     told = alice.hub.deployment
     headers = {"Authorization": f"token {told.proxy_token}"}
-    routes = requests.get(f"{told.proxy_api_url}/api/routes", headers=headers, timeout=30).json()
+    routes = ask(f"{told.proxy_api_url}/api/routes", "GET", headers)
     return urlsplit(routes[f"/user/{alice.name}/{reservation['server_name']}"]["target"])
 
 
@@ -182,7 +184,8 @@ def test_what_the_site_and_the_share_ask_of_slurm_is_in_the_submission_and_no_to
     assert set(argv) >= {*wanted, "--partition=gpu", "--cpus-per-task=8", "--mem=20480M", "--export=NIL"}
     assert "-m timeshare.reservations.jobagent" in job["script"]
     told = alice.hub.deployment
-    for secret in (told.admin_token, told.service_token, told.starter_token, told.proxy_token, alice.token):
+    own = (told.admin_token, told.service_token, told.starter_token, told.culler_token, told.proxy_token)
+    for secret in (*own, told.signing_key, alice.token):
         assert secret not in job["script"] + " ".join(argv)
 
 

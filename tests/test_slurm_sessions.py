@@ -266,7 +266,7 @@ def test_the_ledger_agrees_with_slurms_accounting_but_for_what_it_does_not_know(
     alice.start(gpus=2, model="a100", engine="slurm")
     eventually(alice.is_ready, 90)
     mine = alice.active()
-    tag = engine_tag(hub.deployment.admin_token, "slurm")
+    tag = engine_tag(hub.deployment.signing_key, "slurm")
     stray = cluster.submit("sleep 600", "--gres=gpu:p100:1", f"--job-name=timeshare-{tag}-stray.1", user="tsbob")
     cluster.wait(stray, "CANCELLED")  # it is nobody's
     alice.stop()

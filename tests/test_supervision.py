@@ -299,14 +299,8 @@ def test_accounts_may_go_through_a_shared_run_folder_and_write_nothing_there() -
             "proxy-api.sock": 0o600,
             "agent.sock": 0o600,
         }
-        words = [
-            "/usr/bin/python3",
-            "-I",
-            str(Path(__file__).with_name("socket_attack.py")),
-            str(made),
-            "127.0.0.1",
-            "1",
-        ]
+        script = Path(__file__).with_name("socket_attack.py").read_text()
+        words = ["/usr/bin/python3", "-I", "-c", script, str(made), "127.0.0.1", "1"]
         done = subprocess.run(words, user=NOBODY, input="", capture_output=True, text=True, check=True, cwd="/")
         assert done.stdout.splitlines()[:-1] == ["reached hub", "reached service"]
     finally:

@@ -135,11 +135,9 @@ def public_port_advice(port: int, multi_user: bool, first_open: int = 1024) -> s
     """
     if not multi_user or port < first_open:
         return ""
-    cure = (
-        f"use a port below {first_open}, or a web server with TLS in front"
-        if first_open > 1
-        else ("use a web server with TLS in front, or a socket unit of systemd that keeps the port")
-    )
+    # A web server with TLS on this machine is no cure: it forwards to whoever listens.
+    below = f"use a port below {first_open}, also behind a web server of this machine"
+    cure = below if first_open > 1 else "let a socket unit of systemd keep the port"
     return (
         f"while timeshare is stopped, any account of this machine can listen on port {port} "
         f"and collect the passwords of people who log in there: {cure}"
