@@ -157,7 +157,7 @@ def running(hub: Hub) -> Iterator[Hub]:
 def started(hub: Hub, browser: Browser, name: str) -> Person:
     person = Person(browser, hub.url, name, hub.deployment.password)
     person.open_form()
-    person.start("4 GiB")
+    person.start("1/4 of one a100-40gb")
     person.page.wait_for_url("**/lab**")
     return person
 
@@ -225,7 +225,7 @@ def test_with_subdomains_everything_works_as_before(apart: Hub, browser: Browser
         person.url = base
         person.open_notebook()
         assert person.run_cell("6 * 7") == "42"
-        person.page.get_by_text("4 GiB").first.wait_for()  # the Lab extension hears of its session
+        person.page.get_by_text("10 GiB").first.wait_for()  # the Lab extension hears of its session
         person.url = apart.url
         person.stop()
     finally:
