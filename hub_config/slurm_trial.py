@@ -15,6 +15,7 @@ from ..reservations.engines.slurm.cluster import site_of
 from ..reservations.engines.slurm.commands import Commands
 from ..reservations.engines.slurm.config import SlurmPool
 from ..reservations.engines.slurm.errors import SchedulerRefused, SchedulerSilent
+from ..reservations.engines.slurm.log_folders import below, status_argv, unsafe
 from ..reservations.engines.slurm.nodes import SlurmNode
 from ..reservations.engines.slurm.queue import SlurmJob, parse_queue, queue_argv
 from ..reservations.engines.slurm.request import sbatch_options
@@ -46,7 +47,7 @@ class Trial:
         self._pool, self._commands, self._state_dir, self._nodes = pool, commands, state_dir, nodes
         self._name = account.pw_name
         self._user = account.pw_name if pool.run_as else ""
-        self._home = account.pw_dir
+        self._home, self._uid = account.pw_dir, account.pw_uid
         ways = Ways(pool.service_url, pool.python, pool.log_folder, key=lambda _: "")
         self._folder = log_folder(ways, Account(account.pw_name, account.pw_dir))
 
@@ -66,10 +67,16 @@ class Trial:
         what = "log_folder"
         try:
             await self._commands.run(["mkdir", "-p", "-m", "0700", "--", self._folder], self._user)
+            told = "" if below(self._folder, self._home) else await self._status()
         except (SchedulerSilent, SchedulerRefused) as error:
             advice = "homes must be there, here and on the nodes; or name another log_folder"
             return Finding(FAIL, what, f"{self._name} cannot make {self._folder}: {error}", advice)
+        if why := unsafe(told, self._uid):
+            return Finding(FAIL, what, f"logs cannot be kept in {self._folder}: {why}", "name another log_folder")
         return Finding(OK, what, f"{self._folder} of {self._name}")
+
+    async def _status(self) -> str:
+        return (await self._commands.run(status_argv(self._folder), self._user)).out
 
     async def submission(self) -> Finding:
         """Nothing is submitted: Slurm says whether it would take the smallest thing that the pool offers."""

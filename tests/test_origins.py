@@ -93,11 +93,20 @@ document.getElementById("go").onclick = async () => {
     history.pushState({}, "", "/hub/home");
     return makes((document.cookie.match(/_xsrf=([^;]+)/) || [])[1]);
   });
-  await attempt("server", async () => {
-    history.pushState({}, "", "/user/ben/lab");
-    const xsrf = (document.cookie.match(/_xsrf=([^;]+)/) || [])[1] || "";
-    return (await fetch(`${bens}api/contents`, { credentials: "include", headers: { "X-XSRFToken": xsrf } })).status;
-  });
+  await attempt("server", () => new Promise((done) => {
+    const frame = document.createElement("iframe");
+    frame.onload = async () => {
+      try {
+        const xsrf = (frame.contentDocument.cookie.match(/_xsrf=([^;]+)/) || [])[1] || "";
+        const words = { credentials: "include", headers: { "X-XSRFToken": xsrf } };
+        done((await fetch(`${bens}api/contents`, words)).status);
+      } catch (error) { done(error.name); }
+    };
+    frame.src = `${bens}static/favicons/favicon.ico`;
+    document.body.append(frame);
+  }));
+  await attempt("server, unasked", async () =>
+    (await fetch(`${bens}api/contents`, { credentials: "include", mode: "no-cors" })).status);
   document.getElementById("found").textContent = JSON.stringify(found);
   document.getElementById("found").dataset.done = "1";
 };
@@ -154,26 +163,31 @@ def running(hub: Hub) -> Iterator[Hub]:
         hub.close()
 
 
-def started(hub: Hub, browser: Browser, name: str) -> Person:
+def arrived(hub: Hub, browser: Browser, name: str, servers: str) -> Person:
+    """Has a server, and has been there. Lab itself takes its time, and is not needed."""
     person = Person(browser, hub.url, name, hub.deployment.password)
     person.open_form()
-    person.start("4 GiB")
-    person.page.wait_for_url("**/lab**")
+    person.start("1/4 of one a100-40gb")
+    eventually(lambda: [r for r in hub.everybodys() if (r["owner"], r["state"]) == (name, "active")], 120)
+    person.page.goto(f"{servers}lab", wait_until="domcontentloaded")
     return person
 
 
-def attacked(hub: Hub, browser: Browser, theirs: str, bens: str, coop: str = "unsafe-none") -> dict[str, Any]:
-    """What a page of ada's server, at ``theirs``, gets out of ben's browser."""
-    ada, ben = started(hub, browser, "ada"), started(hub, browser, "ben")
+def attacked(hub: Hub, browser: Browser, theirs: str, bens: str, *coops: str) -> list[dict[str, Any]]:
+    """What a page of ada's server, at ``theirs``, gets out of ben's browser; once for each policy that it may have."""
+    ada, ben = arrived(hub, browser, "ada", theirs), arrived(hub, browser, "ben", bens)
+    found = []
     try:
-        ben.page.goto(f"{theirs}evil?hub={hub.url}hub/&bens={bens}&coop={coop}")
-        ben.page.click("#go")
-        ben.page.wait_for_selector("#found[data-done]", timeout=60_000)
-        return dict(json.loads(ben.page.inner_text("#found")))
+        for coop in coops:
+            ben.page.goto(f"{theirs}evil?hub={hub.url}hub/&bens={bens}&coop={coop}")
+            ben.page.click("#go")
+            ben.page.wait_for_selector("#found[data-done]", timeout=120_000)
+            found.append(json.loads(ben.page.text_content("#found") or ""))
     finally:
         ada.close()
         ben.close()
         hub_ended(hub)
+    return found
 
 
 def hub_ended(hub: Hub) -> None:
@@ -197,35 +211,39 @@ def marked(test: Any) -> Any:
 
 
 @marked
-@pytest.mark.parametrize("coop", ["unsafe-none", "same-origin", "noopener-allow-popups"])
 def test_on_a_shared_origin_a_script_gets_no_token_of_the_hub_but_reaches_the_server(
-    shared: Hub, browser: Browser, coop: str
+    shared: Hub, browser: Browser
 ) -> None:
     url = shared.url
-    found = attacked(shared, browser, f"{url}user/ada/", f"{url}user/ben/", coop)
-    assert {way: found[way] for way in WAYS if found[way] == 201} == {}, found
-    assert {found["api"], found["facts"]} <= {403}, found
-    # Not held: the server of whoever opens the page. It takes subdomains to keep that.
-    assert found["server"] == 200, found
+    policies = ("unsafe-none", "same-origin", "noopener-allow-popups")
+    for found in attacked(shared, browser, f"{url}user/ada/", f"{url}user/ben/", *policies):
+        print(found)
+        assert {way: found[way] for way in WAYS if found[way] == 201} == {}, found
+        assert {found["api"], found["facts"]} <= {403}, found
+        # Not held: the server of whoever opens the page. It takes subdomains to keep that.
+        assert 200 in (found["server"], found["server, unasked"]), found
 
 
 @marked
 def test_with_subdomains_a_script_reaches_nothing_of_others(apart: Hub, browser: Browser) -> None:
     base = apart.url.replace("hub.localhost", "{}.hub.localhost")
-    found = attacked(apart, browser, f"{base.format('ada')}user/ada/", f"{base.format('ben')}user/ben/")
+    (found,) = attacked(
+        apart, browser, f"{base.format('ada')}user/ada/", f"{base.format('ben')}user/ben/", "unsafe-none"
+    )
+    print(found)
     assert {name: what for name, what in found.items() if what in (200, 201)} == {}, found
 
 
 @marked
 def test_with_subdomains_everything_works_as_before(apart: Hub, browser: Browser) -> None:
-    person = started(apart, browser, "cleo")
+    base = apart.url.replace("hub.localhost", "cleo.hub.localhost")
+    person = arrived(apart, browser, "cleo", f"{base}user/cleo/")
     try:
         assert "//cleo.hub.localhost" in person.page.url
-        base = apart.url.replace("hub.localhost", "cleo.hub.localhost")
         person.url = base
         person.open_notebook()
         assert person.run_cell("6 * 7") == "42"
-        person.page.get_by_text("4 GiB").first.wait_for()  # the Lab extension hears of its session
+        person.page.get_by_text("10 GiB").first.wait_for()  # the Lab extension hears of its session
         person.url = apart.url
         person.stop()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 import pytest
 import requests
 from hubs import command
-from nodes import eventually
+from nodes import eventually, marked
 from slurm_cluster import Cluster
 from slurm_hubs import SlurmHub, slurm_hub
+from test_job_agent import environment_of
+from test_session_strangers import CONNECTS, KERNELS, listens, ports_of_kernels
 
+from timeshare.reservations.jobagent.setting import KEY
 from timeshare.reservations.service.settings import engine_tag
 
 pytestmark = [pytest.mark.hub, pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -106,6 +110,65 @@ def test_a_session_runs_as_a_job_of_its_owner_on_what_it_asked_for(hub: SlurmHub
     alice.stop()
     ended = alice.get(mine)
     assert (ended["state"], ended["reason"], ended["detail"]) == ("ended", "cancelled", "stopped by its owner")
+    assert jobs(hub) == []
+
+
+def as_bob(hub: SlurmHub, *words: str) -> str:
+    """What another account of the node gets to see."""
+    env = {**hub.cluster.env, "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        ["runuser", "-u", "tsbob", "--", *words], env=env, capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def test_key_and_sockets_of_a_job_are_for_its_account_alone(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    alice.start(gpus=1, model="a100", engine="slurm")
+    eventually(alice.is_ready, 90)
+    mine = alice.active()
+    base, headers = f"{hub.url}user/tsalice/api/kernels", {"Authorization": f"Bearer {alice.token}"}
+    assert requests.post(base, headers=headers, json={}, timeout=60).ok
+    eventually(lambda: sum("/kernel-" in path for path in listens(marked(mine["id"]))[1]) >= KERNELS, 60)
+    agents = [pid for pid in marked(mine["id"]) if b"timeshare.reservations.jobagent" in words_of(pid)]
+    (agent,) = [pid for pid in agents if KEY in environment_of(pid)]
+    key = environment_of(agent)[KEY]
+
+    tcp, unix = listens(marked(mine["id"]))
+    front = listens([agent])[0]
+    assert len(front) == 1
+    assert ports_of_kernels([address for address in tcp if address not in front])
+    assert as_bob(hub, "/usr/bin/python3", "-c", CONNECTS, *unix).split() == ["reached:"]
+    assert key.encode() not in b"".join(words_of(pid) for pid in marked(mine["id"]))
+    job, folder = mine["external_job"], str(hub.cluster.layout.folder)
+    looks = [
+        ("scontrol", "show", "job", "-dd", job),
+        ("scontrol", "write", "batch_script", job, "-"),
+        ("ps", "axeww"),
+        ("cat", f"/proc/{agent}/environ"),
+        ("grep", "-rsF", "-e", key, folder, "/home/tsalice", "/var/spool"),
+    ]
+    for look in looks:
+        assert key not in as_bob(hub, *look).replace(" ".join(looks[-1]), ""), look[:2]
+    assert (
+        key in subprocess.run(["grep", "-rshF", "-e", key, folder], capture_output=True, text=True).stdout
+    )  # it is there
+
+
+def words_of(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def test_nothing_runs_on_slurm_as_root(hub: SlurmHub) -> None:
+    body = {"share": {"engine": "slurm", "gpus": 1, "model": "a100"}, "owner": "root", "server_name": "r"}
+    made = hub.service("POST", "reservations", json=body)
+    assert made.status_code in (201, 400, 403, 409), made.text
+    if made.status_code == 201:
+        name = made.json()["id"]
+        eventually(lambda: hub.service("GET", f"reservations/{name}").json()["state"] == "ended", 60)
+        assert "has all rights (user id 0)" in hub.service("GET", f"reservations/{name}").json()["detail"]
     assert jobs(hub) == []
 
 

@@ -24,7 +24,7 @@ from ..sockets import LONGEST_PATH
 
 TRIES = 200
 CHUNK = 256 * 1024
-"""Bytes that are read at once; twice as many wait at most for a side that reads slowly."""
+"""Bytes that wait for a side that reads slowly, and no more is read of the other; asyncio reads as many at once."""
 BACKLOG = 128
 KEPT_DESCRIPTORS = 100
 """For the agent itself, whatever connects."""
@@ -94,35 +94,71 @@ class Front:
             task.add_done_callback(over)
 
 
+class _Side(asyncio.Protocol):
+    """One side of a carried connection: what it says goes to the other, as fast as that takes it."""
+
+    transport: asyncio.Transport
+    other: _Side
+
+    def __init__(self) -> None:
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._said_all = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.pause_reading()  # until there is another side
+
+    def data_received(self, data: bytes) -> None:
+        self.other.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.other.transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        """Whether it stays open: the other side may have much to say still."""
+        self._said_all = True
+        if self.other._said_all:
+            self.other.transport.close()
+            return False
+        self.other.transport.write_eof()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+        if exc is not None:
+            self.other.transport.abort()
+        else:
+            self.other.transport.close()
+
+
 async def _carry(connection: socket.socket, target: str) -> None:
-    """Carries bytes both ways until both sides have said all."""
-    writers: list[asyncio.StreamWriter] = []
+    """Carries bytes both ways until both sides have said all, or one is gone."""
+    loop = asyncio.get_running_loop()
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        outer, to_outer = await asyncio.open_connection(sock=connection, limit=CHUNK)
-        writers.append(to_outer)
-        inner, to_inner = await asyncio.open_unix_connection(target, limit=CHUNK)
-        writers.append(to_inner)
-        ways = [asyncio.create_task(_copy(outer, to_inner)), asyncio.create_task(_copy(inner, to_outer))]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+        _, inner = await loop.create_unix_connection(_Side, target)
     except OSError:
-        pass  # no server yet or any more: whoever connects is let go
-    finally:
-        for writer in writers:
-            writer.close()
-        if not writers:
-            connection.close()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(CHUNK):
-        writer.write(data)
-        await writer.drain()
-    writer.write_eof()  # the other way may have much to say still
+        connection.close()  # no server yet or any more: whoever connects is let go
+        return
+    outer = _Side()
+    inner.other, outer.other = outer, inner
+    try:
+        await loop.connect_accepted_socket(lambda: outer, connection)
+    except OSError:
+        inner.other = inner
+        inner.transport.abort()
+        connection.close()
+        return
+    for side in (inner, outer):
+        side.transport.set_write_buffer_limits(high=CHUNK)
+        side.transport.resume_reading()
+    await asyncio.gather(inner.over, outer.over)
 
 
 def most_connections() -> int:
