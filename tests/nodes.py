@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from timeshare.reservations.agent.cgroups import sweep
 from timeshare.reservations.agent.client import AgentClient, AgentUnreachable
 from timeshare.reservations.deployment import VARIABLE, Deployment
 from timeshare.reservations.devices.model import Inventory
@@ -147,6 +148,7 @@ class Node:
         for pid in (pid for reservation_id in self.ids for pid in left.get(reservation_id, ())):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        sweep(Path(self.deployment.state_dir) / "agent", ())
 
 
 def marked(reservation_id: str) -> list[int]:

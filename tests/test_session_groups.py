@@ -1,4 +1,4 @@
-"""A session is ended as a whole and stays within bounds: by each kind of control group that works here, and without."""
+"""A session is ended as a whole, and stays within bounds: by each kind of control group that works here, and none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from nodes import Node, eventually, marked, order, running_node
 
 from timeshare.reservations.agent import ending
-from timeshare.reservations.agent.cgroups import PROCESSES, Folders, Groups, Mounts, group_name
+from timeshare.reservations.agent.cgroups import PROCESSES, Bounds, Folders, Groups, Mounts, group_name, remove
+from timeshare.reservations.agent.client import AgentError
 from timeshare.reservations.agent.grouptrial import choose_groups, group_findings
 from timeshare.reservations.agent.handover import Hidden
 from timeshare.reservations.agent.members import Members
@@ -138,8 +139,6 @@ def test_groups_of_starts_that_never_began_are_swept_and_no_others(tmp_path: Pat
     groups = KINDS["chosen"]
     if groups is None:
         pytest.skip("there are no control groups here")
-    from timeshare.reservations.agent.cgroups import Bounds, remove
-
     root = tmp_path / "agent"
     sessions = Sessions(root, None, True, groups=groups)
     record = launch(sessions, "sleep", "300")
@@ -221,8 +220,6 @@ def test_cores_are_a_weight(node: Node, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"cpus": 0}, {"cpus": "2"}, {"memory_mib": -1}, {"memory_mib": 10**400}])
 def test_bounds_that_no_kernel_can_be_told_are_refused(node: Node, wrong: dict[str, object]) -> None:
-    from timeshare.reservations.agent.client import AgentError
-
     with pytest.raises(AgentError, match=next(iter(wrong))):
         node.launch("sleep", "300", **wrong)
 
