@@ -20,6 +20,8 @@ from ..reservations.errors import PublicError
 from ..reservations.limits.load import LimitsError, load_limits
 from . import proxy, slurm_doctor
 from .findings import FAIL, NOTE, OK, WARN, Finding, show
+from .import_path import import_path_findings, places_of_python
+from .machine_findings import look, machine_findings, state_findings
 from .up import HERE, default_state_dir
 
 FREE_BYTES = 1 << 30
@@ -43,6 +45,7 @@ def examine(state_dir: Path, options: Namespace) -> Iterator[Finding]:
     yield from _filters(probes)
     yield _parking(options.simulate, probes)
     yield _accounts()
+    yield from _security(state_dir)
     yield _state(state_dir)
     yield _proxy(state_dir)
     yield _limits(options.limits)
@@ -116,6 +119,14 @@ def _accounts() -> Finding:
         return Finding(OK, "accounts", "run by root: --multi-user can start sessions as other accounts")
     detail = "not run by root: every session runs as this account"
     return Finding(WARN, "accounts", detail, "for several people use `sudo timeshare up --multi-user`")
+
+
+def _security(state_dir: Path) -> Iterator[Finding]:
+    """What keeps accounts of this machine from each other and from timeshare; root's deployments are for several."""
+    if os.geteuid() == 0:
+        yield from import_path_findings(places_of_python(), frozenset({0}), deep=True)
+        yield from machine_findings(look())
+    yield from state_findings(state_dir, os.geteuid())
 
 
 def _state(folder: Path) -> Finding:

@@ -188,6 +188,16 @@ def test_a_command_in_a_folder_that_is_gone_still_works(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "folder", "huge", "missing"])
+def test_an_odd_file_in_place_of_a_cell_is_refused_at_once_in_words(tmp_path: Path, kind: str) -> None:
+    session = {"TIMESHARE_SERVICE_URL": "http://127.0.0.1:1/services/timeshare", "TIMESHARE_TOKEN": "none"}
+    path = odd(tmp_path, kind)
+    done = run(tmp_path, "batch", "submit", path.name, "--gpus", "1", HOME=str(tmp_path), **session)
+    assert done.returncode == 2
+    assert f"{path.name} cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # --- what is started for cells
 
 

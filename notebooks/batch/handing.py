@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +24,8 @@ from .service import Json, Refused, Service, Unreachable
 from .submission import Sent, send, write
 
 CALL = "returned = called()"
+MOST_BYTES = 16 * 1024 * 1024
+"""Of a file that is handed over as a cell."""
 TRIES_S = (0.5, 1.0, 2.0, 4.0)
 """How often, and after how long, the service is asked again while it does not answer: it may be restarting."""
 
@@ -94,11 +98,21 @@ def notebook() -> dict[str, Any]:
 
 def run_file(path: Path, options: Options, places: Places, service: Service) -> Handed:
     """A file as a cell, with no variables. Raises CannotGo for one that cannot be read."""
+    return hand_over(read_cell(path), options, {"__name__": "__main__"}, places, service)
+
+
+def read_cell(path: Path) -> str:
+    """The text of a plain file. Raises CannotGo, without waiting where it is a pipe."""
     try:
-        cell = path.read_text(encoding="utf-8")
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CannotGo(f"{path} cannot be read: it is no plain file")
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise CannotGo(f"{path} cannot be read: it is longer than {size_text(MOST_BYTES)}, as no program is")
+        return content.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise CannotGo(f"{path} cannot be read: {error}") from None
-    return hand_over(cell, options, {"__name__": "__main__"}, places, service)
 
 
 def _sent(sent: Sent, places: Places, service: Service) -> None:

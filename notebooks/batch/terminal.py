@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .commands import FOR_PEOPLE, Desk
 from .following import Following, TerminalScreen
-from .handing import check, run_file
+from .handing import check, read_cell, run_file
 from .options import BadOption, HelpShown, parse
 from .places import Places
 from .service import Service
@@ -51,7 +51,7 @@ def _submit(words: Sequence[str]) -> int:
     options = parse(words[1:], "timeshare batch submit FILE")
     places, service, path = Places.own(), Service.of_session(), Path(words[0])
     if options.dry_run:
-        cell = path.read_text(encoding="utf-8")
+        cell = read_cell(path)
         print(check(cell, options, {"__name__": "__main__"}, places, service))
         return 0
     handed = run_file(path, options, places, service)

@@ -45,7 +45,7 @@ def open_own(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Untrusted(f"{shown(path)} is not a plain file ({error.strerror}): it is not loaded") from None
+        raise Untrusted(f"{shown(path)} cannot be read as a plain file ({error.strerror}): it is not loaded") from None
     try:
         check_own(path, os.fstat(descriptor), stat.S_ISREG)
         return os.fdopen(descriptor, "rb")
