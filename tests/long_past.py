@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
+from alembic import command
+
+from timeshare.reservations.ledger.store import migrations, open_engine
 
 PEOPLE = [f"user{number:03}" for number in range(200)]
 YEARS_S = 3 * 365 * 86400.0
@@ -23,6 +26,14 @@ STEPS = {
     "ended": "ended_at",
 }
 AT_ONCE = 10_000
+
+
+def make(url: str, revision: str) -> None:
+    """Make the ledger at ``url`` as it was at ``revision``."""
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        command.upgrade(migrations(connection), revision)
+    engine.dispose()
 
 
 def fill(url: str, count: int, *, now: float | None = None, seed: int = 1) -> None:
