@@ -7,6 +7,7 @@ import csv
 import html
 import io
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +39,12 @@ def run(options: Namespace) -> int:
     async def deed(service: ServiceClient) -> None:
         found = await service.call("GET", f"usage?{urlencode({k: v for k, v in asked.items() if v})}")
         print(WRITERS[options.format](found))
+        if found["removed_until"]:
+            until = found["removed_until"]
+            print(
+                f"Incomplete: of what ended before {until} some is no longer kept (see `retention` in the limits)",
+                file=sys.stderr,
+            )
 
     return with_service(options, "usage", deed)
 

@@ -14,6 +14,7 @@ from .jobs import LISTED, jobs
 
 SILENT = "The reservations service does not answer at the moment; this page tries again by itself."
 HISTORY = 5
+LIVE = "queued,granted,starting,active,parked,ending"
 
 
 class Desk:
@@ -52,7 +53,7 @@ class Desk:
         """Everything for the administrators' page; ``error`` instead when there is no answer."""
         asked = {
             "devices": "devices",
-            "reservations": "reservations?state=queued,granted,starting,active,parked,ending&limit=500",
+            "reservations": f"reservations?state={LIVE}&limit=500",
             "file": "limits/file",
             "exceptions": "limits/exceptions",
             "audit": "limits/audit?limit=50",
@@ -60,6 +61,7 @@ class Desk:
             "budgets": "limits/budgets",
             "engines": "limits/engines",
             "offers": "offers",
+            "retention": "retention",
         }
         try:
             answers = await asyncio.gather(*(self.service.call("GET", path) for path in asked.values()))
@@ -72,14 +74,13 @@ class Desk:
     async def sessions(self, owner: str) -> dict[str, Any]:
         """``live`` and lately ``ended`` sessions of ``owner``, the newest first, and her ``jobs``."""
         try:
-            found, batch = await asyncio.gather(
-                self.service.list(owner, limit=50, kind="session"),
+            live, ended, batch = await asyncio.gather(
+                self.service.list(owner, LIVE, limit=50, kind="session"),
+                self.service.list(owner, "ended", limit=HISTORY, kind="session"),
                 self.service.list(owner, limit=LISTED, kind="batch"),
             )
         except (PublicError, ServiceUnreachable):
             return {"live": [], "ended": [], "jobs": [], "error": SILENT}
-        live = [reservation for reservation in found if reservation["state"] != "ended"]
-        ended = [reservation for reservation in found if reservation["state"] == "ended"]
         together = jobs(batch)
         shown = max(HISTORY, sum(job["live"] for job in together))
-        return {"live": live, "ended": ended[:HISTORY], "jobs": together[:shown]}
+        return {"live": live, "ended": ended, "jobs": together[:shown]}

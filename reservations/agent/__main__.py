@@ -52,6 +52,7 @@ async def run(agent: Agent, socket_path: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     steps = [
         asyncio.create_task(repeat(agent.stops.advance, 0.2)),
+        asyncio.create_task(repeat(agent.stops.sweep, 3600.0)),
         asyncio.create_task(repeat(agent.guard.check, 1.0)),
         asyncio.create_task(repeat(agent.sampler.look, 1.0)),
         asyncio.create_task(repeat(agent.oom_watch.look, 1.0)),

@@ -23,6 +23,9 @@ log = logging.getLogger("timeshare.agent")
 LAUNCH_WAIT_S = 1.0
 """How long the answer to a stop waits for a launch of the same reservation that is under way."""
 
+TOMBSTONE_S = 86400.0
+"""After its last process was to be gone, a stopped reservation is kept in mind for so long."""
+
 
 def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -136,3 +139,24 @@ class Stops:
                         self._advance(reservation_id, stopped)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("the stop of %s could not be carried on: %s", reservation_id, error)
+
+    def sweep(self) -> None:
+        """Drops tombstones that no late start can meet any more: of reservations without any record here, a day after
+        their last process was to be gone. Nobody waits so long for the answer to a launch, and none outlives a boot."""
+        known = {record.reservation_id for record in self._records.all()}
+        now = boot_seconds()
+        for path in list(self._records.stops.glob("*.json")):
+            if path.stem in known:
+                continue
+            with self._burying:
+                try:
+                    tombstone = self._records.tombstone(path.stem)
+                except (ValueError, TypeError) as error:
+                    log.warning("the tombstone of %s cannot be read: %s", path.stem, error)
+                    continue
+                if tombstone is not None and now - self._over_at(tombstone) > TOMBSTONE_S:
+                    self._records.exhume(path.stem)
+
+    def _over_at(self, tombstone: Tombstone) -> float:
+        """In seconds since this boot; what was to end in an earlier one was over by its beginning."""
+        return tombstone.kill_at if tombstone.boot_id == self._sessions.boot_id else 0.0

@@ -104,7 +104,8 @@ class Reader:
 
     def _key(self, name: str, began: sa.ColumnElement[float]) -> sa.ColumnElement[Any]:
         if name != "day":
-            return C.account if name == "group" else C[name]
+            # Not the bare column: SQLite would go through all of an index of it, to have the groups in order.
+            return (C.account if name == "group" else C[name]).concat("")
         days = began / 86400.0
         # SQLite has floor() only where it was built with it, and there a cast cuts; in PostgreSQL it rounds.
         return sa.cast(days, sa.Integer) if self._engine.dialect.name == "sqlite" else sa.func.floor(days)

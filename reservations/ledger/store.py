@@ -73,12 +73,9 @@ class Ledger:
     @classmethod
     def open(cls, url: str) -> Ledger:
         """Opens and migrates the ledger at ``url`` and takes its ownership. ``sqlite:///path`` or ``postgresql+…``."""
-        engine = _engine(url)
+        engine = open_engine(url)
         with engine.begin() as connection:
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(migrations(connection), "head")
         with engine.begin() as connection:
             meta = tables.meta
             epoch = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "epoch").with_for_update())
@@ -217,7 +214,16 @@ class Ledger:
             return [from_row(dict(row)) for row in self._connection.execute(query).mappings()]
 
 
-def _engine(url: str) -> sa.Engine:
+def migrations(connection: sa.Connection) -> Config:
+    """What alembic needs to migrate the ledger that ``connection`` is to, within its transaction."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def open_engine(url: str) -> sa.Engine:
+    """Connections to the ledger at ``url`` that write: each transaction is all or nothing, and on disk when it ends."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True)

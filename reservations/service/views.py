@@ -46,7 +46,7 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         "generation": reservation.generation,
         "enforcement": reservation.enforcement,
         **host_view(pool, reservation),
-        "simulated": any(d.simulated for u, d in devices.items() if u in {h.device_uuid for h in reservation.holdings}),
+        "simulated": any(devices[h.device_uuid].simulated for h in reservation.holdings if h.device_uuid in devices),
         "time_limit_s": reservation.time_limit_s,
         **{name: rfc3339(getattr(reservation, name)) for name in times},
         "remaining_s": max(0, round(reservation.ends_at - now)) if running and reservation.ends_at else None,
@@ -114,6 +114,8 @@ def _said_elsewhere(pool: Pool, reservation: Reservation) -> str:
 
 
 def notice_views(pool: Pool, reservation: Reservation, now: float) -> list[dict[str, Any]]:
+    if reservation.state is State.ENDED:
+        return []
     found = [*pool.notices.get(reservation.id, ())]
     timely = time_notice(reservation, pool.limits, now, pool.budget_ends_at(reservation))
     if timely is not None:
