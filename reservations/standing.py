@@ -325,7 +325,9 @@ class _Moment:
 
 
 def belongs(slot: Slot, pool: PoolLimits) -> bool:
-    return any(fnmatchcase(slot.model, p) for p in pool.models) and any(fnmatchcase(slot.node, p) for p in pool.nodes)
+    """Whether ``slot`` is of ``pool`` by model, node and engine; this machine's engine is called ``local``."""
+    found = ((slot.model, pool.models), (slot.node, pool.nodes), (slot.engine or "local", pool.engines))
+    return all(any(fnmatchcase(value, pattern) for pattern in patterns) for value, patterns in found)
 
 
 def half_lives(limits: Limits) -> dict[Kind, float] | None:

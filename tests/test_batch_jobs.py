@@ -16,7 +16,9 @@ from nodes import eventually
 
 from timeshare.notebooks.batch.job import Job, JobFailed
 from timeshare.notebooks.batch.preparation import CannotGo
+from timeshare.notebooks.batch.service import Refused
 from timeshare.notebooks.batch.submission import SUBMITTED
+from timeshare.reservations.host import this_machine
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -55,6 +57,18 @@ def finished(notebook: Notebook, cell: str, options: str = "--memory 1") -> Job:
     assert job.wait(90)
     assert job.state == "completed", (job.status(), job.tasks[0].text())
     return job
+
+
+def test_a_job_gets_the_cores_and_the_main_memory_that_it_asks_for_or_the_default(notebook: Notebook) -> None:
+    asked = finished(notebook, "x = 1", "--memory 1 --cpus 1 --host-memory 2")
+    told = notebook.service.get(asked.tasks[0].reservation_id)
+    assert (told["cpus"], told["host_memory_mib"]) == (1, 2048)
+    assert told["share"] == {"memory_gib": 1, "cpus": 1, "host_memory_gib": 2}
+    told = notebook.service.get(finished(notebook, "x = 1").tasks[0].reservation_id)
+    machine = this_machine()
+    assert (told["cpus"], told["host_memory_mib"]) == (min(2, machine.cpus), int(machine.memory_mib * 0.8))
+    with pytest.raises(Refused, match=r"cpus is 1000: .*; ask for at most"):
+        notebook.hand("x = 1", "--memory 1 --cpus 1000")
 
 
 # --- variables

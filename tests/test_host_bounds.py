@@ -238,9 +238,9 @@ def test_what_is_offered_and_said_is_what_is_granted(tmp_path: Path) -> None:
     )
     assert texts[1] == "A session gets 2 cores and 4 GiB; you may ask for up to 8 cores and 16 GiB"
     assert texts[2] == "A batch job gets 2 cores and 51.19 GiB; you may ask for up to 8 cores and 51.19 GiB"
-    assert texts[3].startswith("Cores are held by: not enforced (")
+    assert texts[3].startswith("Cores: not enforced (")
     small.pool.session_bounds = ("cpu", "memory")
-    assert host_texts(small.pool, "ada")[4].startswith("Main memory is held by: kernel (")
+    assert host_texts(small.pool, "ada")[4].startswith("Main memory: held by: kernel (")
 
 
 def test_the_size_of_this_machine_is_what_the_kernel_says() -> None:

@@ -159,6 +159,17 @@ def test_a_pool_is_for_its_groups_kinds_and_times(tmp_path: Path) -> None:
     assert lab.ask("ada", seconds=3 * HOUR).terms.model == "a100"
 
 
+def test_a_pool_of_another_engine_has_no_device_of_this_machine(tmp_path: Path) -> None:
+    lab = Lab(
+        tmp_path, {"groups": {"phys": {}}, "pools": {"cluster": {"engines": ["slurm"], "groups": ["phys"]}}}, "a100"
+    )
+    assert lab.state(lab.ask("ada")) == "granted"
+    here = Lab(
+        _fresh(tmp_path), {"groups": {"phys": {}}, "pools": {"p": {"engines": ["local"], "groups": ["phys"]}}}, "a100"
+    )
+    assert "the pool p is for phys" in refused(here, "ada").message
+
+
 def test_gpus_kept_for_sessions_are_not_taken_by_batch_that_would_run_into_office_hours(tmp_path: Path) -> None:
     kept = {"gpus": 1, "when": "Mon-Fri 08:00-18:00"}
     monday_6 = 1_795_413_600.0  # 2026-11-23 06:00 UTC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -225,3 +226,10 @@ def test_an_exception_takes_no_odd_amount_either(value: Any) -> None:
 
 def test_every_limit_of_a_person_has_a_label() -> None:
     assert set(BUILT_IN) - set(LABELS) == {"budgets"}, "shown as GPU-hours of their own"
+
+
+@pytest.mark.parametrize("place", LEAVES, ids=".".join)
+def test_every_key_is_in_the_admin_guide(place: Path_) -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "admin_guide.md").read_text()
+    key = [step for step in place if step not in ("[]", "NAME")][-1]
+    assert re.search(rf"\b{key}\b", guide), f"docs/admin_guide.md does not say what {'.'.join(place)} is"

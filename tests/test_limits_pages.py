@@ -23,7 +23,14 @@ timezone: UTC
 weights: {t4: 0.2}
 defaults:
   gpus: 1
-  sessions: {at_once: 3, default_time: 2h, max_time: 8h}
+  sessions:
+    at_once: 3
+    default_time: 2h
+    max_time: 8h
+    default_cpus: 1
+    max_cpus: 1.5
+    default_host_memory_gib: 1
+    max_host_memory_gib: 2
   budgets: [{gpu_hours: 20, every: week}]
 groups:
   cms: {members: [ada, ben], quota: 2, budgets: [{gpu_hours: 100, every: month, beyond: later}]}
@@ -141,3 +148,45 @@ def test_an_administrator_sees_everything_and_changes_limits_and_exceptions(hub:
     assert next(row for row in mine["limits"] if row["key"] == "sessions.max_time")["value"] == "24 h"
     page.get_by_role("button", name="End now").click()
     eventually(lambda: not hub.service("GET", "limits?owner=ben").json()["exceptions"])
+
+
+def test_cores_and_memory_are_asked_for_by_keyboard_within_limits(hub: Hub, browser: Browser) -> None:
+    cleo = person(browser, hub, "cleo", width=390)
+    page = cleo.page
+    cleo.open_form("cores")
+    summary = page.locator("#host summary")
+    assert summary.inner_text() == "Cores and main memory: 1 core, up to 1 GiB"
+    assert not page.locator("#cpus").is_visible()
+    summary.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.type("1.5")
+    page.keyboard.press("Tab")
+    page.keyboard.type("2.5")
+    assert page.input_value("#host_memory_gib") == "2.5"
+    for what in ("cores", "memory"):
+        assert page.locator(f"#host-help [data-bound={what}]").inner_text().startswith(what)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    photograph(page, "form_cores_narrow")
+    page.evaluate("document.documentElement.setAttribute('data-bs-theme', 'dark')")
+    photograph(page, "form_cores_dark")
+    assert not page.evaluate("document.getElementById('spawn_form').checkValidity()"), "2.5 is more than may be had"
+    page.evaluate("document.getElementById('spawn_form').noValidate = true")
+    cleo.start("No GPU")
+    assert "host_memory_gib is 2.5: your limit (max_host_memory_gib of your sessions) is 2; ask for at most 2" in (
+        page.inner_text(".spawn-error-msg")
+    )
+    assert page.locator("#cpus").is_visible(), "the fields that were refused are in view"
+    page.fill("#cpus", "1.5")
+    page.fill("#host_memory_gib", "2")
+    cleo.start("No GPU")
+    page.wait_for_url("**/cleo/cores/**", wait_until="commit")
+    page.goto(f"{hub.url}hub/home")
+    told = page.locator("[data-role=host]").first.inner_text()
+    assert "1.5 cores" in told
+    assert "2 GiB of main memory" in told
+    photograph(page, "home_cores_narrow")
+    page.goto(f"{hub.url}hub/timeshare/limits")
+    assert "A session gets 1 core and 1 GiB; you may ask for up to 1.5 cores and 2 GiB" in page.inner_text("#host")
+    assert page.locator("[data-key='sessions.max_cpus']").inner_text().split("\t")[1] == "1.5"
+    photograph(page, "my_limits_narrow")

@@ -200,7 +200,9 @@ class PoolLimits(Section):
 
     models: tuple[Pattern, ...] = Field(default=("*",), description="Models that belong. Default ['*'].")
     nodes: tuple[Pattern, ...] = Field(default=("*",), description="Nodes that belong. Default ['*'].")
-    engines: tuple[Pattern, ...] = Field(default=("*",), description="Engines that belong. Default ['*'].")
+    engines: tuple[Pattern, ...] = Field(
+        default=("*",), description="Engines that belong, such as [slurm]; local: this machine. Default ['*']."
+    )
     groups: tuple[Name, ...] | None = Field(
         default=None, description="Only members of these may use it. Default: everyone."
     )

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..devices.model import MIB_PER_GIB
-from ..enforcement import BOUND_MEANING, bound_enforcement
+from ..enforcement import BOUND_MEANING, NOT_ENFORCED, bound_enforcement
 from ..kind import Kind
 from ..pool import Pool
 from ..reservation import Reservation
@@ -63,11 +63,9 @@ def host_texts(pool: Pool, person: str) -> list[str]:
             f"{what} gets {cores_text(told['default_cpus'])} and {gib_text(told['default_host_memory_gib'])}; you may "
             f"ask for up to {cores_text(told['max_cpus'])} and {gib_text(told['max_host_memory_gib'])}"
         )
-    held = {name: bound_enforcement(name, pool.session_bounds) for name in ("cpu", "memory")}
-    texts += [
-        f"{label} held by: {held[name]} ({BOUND_MEANING[held[name]]})"
-        for name, label in (("cpu", "Cores are"), ("memory", "Main memory is"))
-    ]
+    for name, label in (("cpu", "Cores"), ("memory", "Main memory")):
+        level = bound_enforcement(name, pool.session_bounds)
+        texts.append(f"{label}: {level if level == NOT_ENFORCED else f'held by: {level}'} ({BOUND_MEANING[level]})")
     return texts
 
 
