@@ -24,8 +24,10 @@ class ServiceRoutes(ConfigurableHTTPProxy):  # type: ignore[misc]  # jupyterhub 
 
 
 def service_route(deployment: Deployment) -> str:
-    """Return where the proxy has the service, below the base path of the hub."""
-    return f"{urlsplit(deployment.public_service_url).path}/"
+    """Return where the proxy has the service, below the base path of the hub; with a host where people have their own
+    (JupyterHub 6.1, ``Proxy.extra_routes``)."""
+    parts = urlsplit(deployment.public_service_url)
+    return f"{parts.hostname if deployment.subdomain_host else ''}{parts.path}/"
 
 
 def service_target(deployment: Deployment) -> str:
