@@ -32,12 +32,13 @@ def import_path_findings(places: Iterable[Path], trusted: frozenset[int], *, dee
     without, only the folders on the way, as ``timeshare up`` asks at each start.
     """
     known: dict[str, str] = {}
-    for place in dict.fromkeys(places):
+    places = list(dict.fromkeys(places))
+    for place in places:
         for path in ways(place):
             if str(path) not in known:
                 known[str(path)] = trouble(path, trusted)
-        if deep and place.is_dir() and place != Path("/"):
-            known |= {str(path): why for path in inside(place) if (why := trouble(path, trusted))}
+    for place in outermost(places) if deep else ():
+        known |= {str(path): why for path in inside(place) if (why := trouble(path, trusted))}
     wrong = [f"{path} {why}" for path, why in known.items() if why]
     if not wrong:
         return [Finding(OK, WHAT, f"only root can change it ({sys.prefix}, {PACKAGE})")]
@@ -47,6 +48,12 @@ def import_path_findings(places: Iterable[Path], trusted: frozenset[int], *, dee
         "(docs/admin_guide.md), or `chown -R root:root` and `chmod -R go-w` the folders"
     )
     return [Finding(FAIL, WHAT, "; ".join(wrong[:SHOWN]) + more, advice)]
+
+
+def outermost(places: Iterable[Path]) -> list[Path]:
+    """Return the folders among ``places`` that lie in none of the others, so that each file is looked at once."""
+    folders = {Path(os.path.realpath(place)) for place in places if place.is_dir()} - {Path("/")}
+    return [folder for folder in sorted(folders) if not folders & set(folder.parents)]
 
 
 def ways(place: Path) -> Iterator[Path]:

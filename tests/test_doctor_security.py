@@ -13,7 +13,7 @@ from hubs import command
 
 from timeshare.hub_config import machine_findings
 from timeshare.hub_config.findings import FAIL, NOTE, OK, WARN
-from timeshare.hub_config.import_path import import_path_findings, inside, places_of_python
+from timeshare.hub_config.import_path import import_path_findings, inside, outermost, places_of_python
 from timeshare.hub_config.machine_findings import Machine, look, state_findings
 
 OTHER = 65534
@@ -197,3 +197,7 @@ def test_doctor_says_all_of_it(tmp_path: Path) -> None:
     ):
         assert what in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_the_deep_look_goes_through_each_folder_once(tree: Path) -> None:
+    assert outermost([tree, tree.parent, tree / "module.py", Path("/")]) == [tree.parent]
