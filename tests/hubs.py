@@ -16,7 +16,7 @@ import requests
 from nodes import eventually, marked
 
 from timeshare.hub_config.supervisor import leftovers
-from timeshare.reservations.agent.launcher import parent_of
+from timeshare.reservations.agent.processes import read_process
 from timeshare.reservations.deployment import FILE_NAME, Deployment, load_deployment
 
 PEOPLE = ("ada", "ben", "cleo", "dora")
@@ -73,7 +73,8 @@ class Hub:
         environment until it is executed, and is not one."""
         assert self.process is not None
         parent = self.process.pid
-        return {name: pid for pid, name in leftovers(self.deployment.path).items() if parent_of(str(pid)) == parent}
+        found = {pid: (name, read_process(pid)) for pid, name in leftovers(self.deployment.path).items()}
+        return {name: pid for pid, (name, seen) in found.items() if seen is not None and seen.parent == parent}
 
     def kill(self, component: str) -> None:
         """Until the supervisor has another in its place."""
