@@ -315,7 +315,7 @@ def beside(node: Node, number: int, hers: str, his: str, ready: Path) -> None:
     stops(node, another)
     node.stop(his, term=GRACE_S)
     began = time.monotonic()
-    eventually(lambda: node.state(his) == "exited", GRACE_S + 5)  # as docs/security.md says
+    eventually(lambda: node.state(his) == "exited", GRACE_S + 5)  # as docs/admin_guide.md says
     print(f"{number} hostile processes ended in {time.monotonic() - began:.1f} s, with a grace of {GRACE_S:g} s")
     assert processes_of("daemon") == set()
     assert node.state(hers) == "running"

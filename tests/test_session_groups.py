@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import FULL_STRESS
 from nodes import Node, eventually, marked, order, running_node
 
 from timeshare.reservations.agent import ending
@@ -82,6 +85,35 @@ def test_a_chain_of_forks_ends_when_its_server_does(sessions: Sessions, tmp_path
     eventually(lambda: sessions.look(record).state == "exited", 30)
     assert sessions.look(record).exit_code == 7
     assert marked(record.reservation_id) == []
+
+
+FAST_CHAINS = """
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    signal(SIGTERM, SIG_IGN);
+    for (int chain = 0; chain < atoi(words[1]); chain++)
+        if (fork() == 0) {
+            setsid();
+            for (;;) if (fork()) _exit(0);
+        }
+    for (;;) pause();
+}
+"""
+
+
+@pytest.mark.stress
+def test_hundreds_of_fast_chains_end_with_their_session(node: Node, tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None or not node.ask("hello")["session_bounds"]:
+        pytest.skip("needs a C compiler (cc), and control groups that can be written")
+    program = tmp_path / "chains"
+    subprocess.run([compiler, "-x", "c", "-o", str(program), "-"], input=FAST_CHAINS.encode(), check=True)
+    name = node.launch(str(program), "400" if FULL_STRESS else "40")
+    node.stop(name, term=1)
+    eventually(lambda: node.state(name) == "exited", 1 + 5)
+    assert not Path(f"/proc/{node.session(name)['pid']}").exists()
 
 
 def test_a_launcher_that_is_killed_leaves_a_chain_that_can_still_be_ended(sessions: Sessions, tmp_path: Path) -> None:
