@@ -60,11 +60,12 @@ def finished(notebook: Notebook, cell: str, options: str = "--memory 1") -> Job:
 
 
 def test_a_job_gets_the_cores_and_the_main_memory_that_it_asks_for_or_the_default(notebook: Notebook) -> None:
-    asked = finished(notebook, "x = 1", "--memory 1 --cpus 1 --host-memory 2")
-    told = notebook.service.get(asked.tasks[0].reservation_id)
+    finished(notebook, "x = 1", "--memory 1 --cpus 1 --host-memory 2")
+    told = notebook.service.jobs()[0]
     assert (told["cpus"], told["host_memory_mib"]) == (1, 2048)
     assert told["share"] == {"memory_gib": 1, "cpus": 1, "host_memory_gib": 2}
-    told = notebook.service.get(finished(notebook, "x = 1").tasks[0].reservation_id)
+    finished(notebook, "x = 1")
+    told = notebook.service.jobs()[0]
     machine = this_machine()
     assert (told["cpus"], told["host_memory_mib"]) == (min(2, machine.cpus), int(machine.memory_mib * 0.8))
     with pytest.raises(Refused, match=r"cpus is 1000: .*; ask for at most"):
