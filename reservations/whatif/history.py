@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,16 +30,16 @@ def read_history(url: str, since: float = 0.0) -> History:
     ledger."""
     t = tables.reservations
     asked = sa.select(t).where(t.c.submitted_at >= since)
-    # What ended before was asked for before; each of the two has an index.
-    queries = (asked.where(tables.past, t.c.ended_at >= since), asked.where(tables.live))
+    # What ended before was asked for before; each of the two has an index. What ends in between is found by both.
+    queries = (asked.where(tables.live), asked.where(tables.past, t.c.ended_at >= since))
     engine = sa.create_engine(url)
     try:
         # Never through ``Ledger``: that takes the ledger over from the service.
         with engine.connect() as connection:
             if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA query_only=ON")
-            rows = [dict(row) for query in queries for row in connection.execute(query).mappings()]
-            found = tuple(from_row(row) for row in sorted(rows, key=itemgetter("seq")))
+            rows = {row["seq"]: dict(row) for query in queries for row in connection.execute(query).mappings()}
+            found = tuple(from_row(row) for _, row in sorted(rows.items()))
             groups = policy.people(connection)
     except SQLAlchemyError as error:
         cause = str(getattr(error, "orig", None) or error).splitlines()[0]
