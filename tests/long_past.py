@@ -46,7 +46,8 @@ def fill(url: str, count: int, *, now: float | None = None, seed: int = 1) -> No
     rng = random.Random(seed)
     with engine.begin() as connection:
         if sqlite:
-            connection.exec_driver_sql("PRAGMA synchronous=OFF")
+            for pragma in ("synchronous=OFF", "cache_size=-1000000"):  # KiB
+                connection.exec_driver_sql(f"PRAGMA {pragma}")
         for first in range(0, count, AT_ONCE):
             numbers = range(first, min(first + AT_ONCE, count))
             _insert(connection, [_row(rng, n, now - YEARS_S * (1 - n / count)) for n in numbers])

@@ -29,14 +29,17 @@ def read_history(url: str, since: float = 0.0) -> History:
     """Everything asked for from ``since`` (seconds) on, in its order. Raises TraceError when there is nothing, or no
     ledger."""
     t = tables.reservations
-    query = sa.select(t).where(t.c.submitted_at >= since).order_by(t.c.seq)
+    asked = sa.select(t).where(t.c.submitted_at >= since)
+    # What ended before was asked for before; each of the two has an index. What ends in between is found by both.
+    queries = (asked.where(tables.live), asked.where(tables.past, t.c.ended_at >= since))
     engine = sa.create_engine(url)
     try:
         # Never through ``Ledger``: that takes the ledger over from the service.
         with engine.connect() as connection:
             if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA query_only=ON")
-            found = tuple(from_row(dict(row)) for row in connection.execute(query).mappings())
+            rows = {row["seq"]: dict(row) for query in queries for row in connection.execute(query).mappings()}
+            found = tuple(from_row(row) for _, row in sorted(rows.items()))
             groups = policy.people(connection)
     except SQLAlchemyError as error:
         cause = str(getattr(error, "orig", None) or error).splitlines()[0]
