@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from timeshare.reservations.service.bounds import (
 )
 from timeshare.reservations.service.crowd import MOST_REMEMBERED, Crowd
 from timeshare.reservations.service.fair_thread import LANE, FairThread
+from timeshare.reservations.service.remembered import Remembered
 
 GUIDE = Path(__file__).parent.parent / "docs" / "admin_guide.md"
 
@@ -139,7 +141,7 @@ def test_bounds_are_read_from_the_state_folder_and_a_mistake_is_told(tmp_path: P
 
 
 def test_every_bound_says_default_example_and_is_in_the_guide() -> None:
-    guide = GUIDE.read_text()
+    guide = GUIDE.read_text().partition("key of `ServiceBounds`")[2]
     for name, trait in ServiceBounds.class_traits(config=True).items():
         assert "Default" in trait.help, name
         assert "Example" in trait.help, name
@@ -375,3 +377,28 @@ def test_thousands_of_connections_and_streams_leave_descriptors_bounded(hub: Hub
         one.close()
     eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before + 10, 30)
     dora.service("POST", f"reservations/{name}/end", json={})
+
+
+async def test_what_costs_much_is_worked_out_once_while_nothing_changes_and_rarely_for_one_who_asks_all_the_time(
+    clock: Clock,
+) -> None:
+    remembered, made = Remembered(clock), Counter[str]()
+
+    async def ask(owner: str, version: int, *, counted: bool) -> None:
+        async def make() -> dict[str, Any]:
+            made[owner] += 1
+            return {"for": owner, "at": version}
+
+        assert (await remembered.get("offers", owner, version, make, counted=counted))["for"] == owner
+
+    for _ in range(50):
+        await ask("ada", 1, counted=True)
+        await ask("ben", 1, counted=True)
+    assert made == {"ada": 1, "ben": 1}
+    for version in range(2, 42):
+        clock.now += 0.01
+        await ask("ada", version, counted=True)
+    assert made["ada"] == 2
+    await ask("cleo", 60, counted=False)
+    await ask("cleo", 61, counted=False)
+    assert made["cleo"] == 2, "the hub sees each change at once"

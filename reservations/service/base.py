@@ -21,6 +21,7 @@ from .auth import Caller, TokenChecker, authenticate
 from .crowd import Crowd
 from .fair_thread import LANE
 from .feeds import Feeds
+from .remembered import Remembered
 from .runtime import Runtime
 from .settings import Settings
 
@@ -39,6 +40,7 @@ class Context:
     tokens: TokenChecker | None
     crowd: Crowd
     feeds: Feeds
+    remembered: Remembered = field(default_factory=Remembered)
     good_tokens: dict[bytes, None] = field(default_factory=dict)
     """Digests of tokens that were good when they were checked last; the one used longest ago comes first."""
 
@@ -183,6 +185,16 @@ class Base(web.RequestHandler):
         if not self.caller.may_see(found.owner):
             raise unknown_id(reservation_id)
         return found
+
+    async def costly(self, what: str, owner: str, make: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+        """Answers with what ``make`` makes in the pool's thread for ``owner``, or made a moment ago."""
+        runtime = self.runtime
+
+        async def made() -> dict[str, Any]:
+            return await runtime.call(make, runtime.pool, owner, *arguments)
+
+        remembered, version = self.context.remembered, runtime.pool.version
+        self.answer(await remembered.get(what, owner, version, made, counted=bool(self.counted)))
 
     async def views(self, reservations: Sequence[Reservation]) -> list[dict[str, Any]]:
         """What is shown of them; a long list takes several turns."""
