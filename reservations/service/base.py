@@ -41,6 +41,8 @@ class Context:
     crowd: Crowd
     feeds: Feeds
     remembered: Remembered = field(default_factory=Remembered)
+    asking: dict[bytes, asyncio.Future[Caller | None]] = field(default_factory=dict)
+    """Digests of tokens that JupyterHub is just asked about."""
     good_tokens: dict[bytes, None] = field(default_factory=dict)
     """Digests of tokens that were good when they were checked last; the one used longest ago comes first."""
 
@@ -57,7 +59,12 @@ class CountedTokens:
         assert context.tokens is not None
         if name not in context.good_tokens:
             context.crowd.admit_unknown(self._address)
-        found = await context.tokens.caller(token)
+        # One question for all that come with it meanwhile: JupyterHub answers ten at a time, and others wait too.
+        task = context.asking.get(name)
+        if task is None:
+            task = context.asking[name] = asyncio.ensure_future(context.tokens.caller(token))
+            task.add_done_callback(lambda _: context.asking.pop(name, None))
+        found = await asyncio.shield(task)
         context.good_tokens.pop(name, None)
         if found is not None:
             context.good_tokens[name] = None
