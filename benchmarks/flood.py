@@ -213,7 +213,7 @@ def main() -> None:
     for name, default in (("seconds", 120), ("quiet", 60), ("streams", 2000), ("queued", 10_000), ("rate", 100)):
         options.add_argument(f"--{name}", type=int, default=default)
     chosen = options.parse_args()
-    with tempfile.TemporaryDirectory(dir=".") as place:
+    with tempfile.TemporaryDirectory() as place:
         folder = Path(place).resolve()
         (folder / "limits.yaml").write_text(LIMITS)
         with running_hub(folder / "state", "--simulate", "a100-40gb:4", "--limits", str(folder / "limits.yaml")) as hub:
