@@ -79,6 +79,7 @@ bench: setup
 	$(BIN)/python benchmarks/batch.py
 	$(BIN)/python benchmarks/passes.py
 	$(BIN)/python benchmarks/stock.py
+	$(BIN)/python benchmarks/flood.py
 	$(BIN)/python benchmarks/slurm.py
 
 # The pictures of the documentation, taken anew.

@@ -7,8 +7,11 @@ import contextlib
 import os
 import resource
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +23,11 @@ from pools import Lab
 from traitlets import TraitError
 
 from timeshare.reservations.errors import PublicError
+from timeshare.reservations.job import JobSpec
+from timeshare.reservations.kind import Kind
 from timeshare.reservations.limits.checks import part_of_queue
+from timeshare.reservations.service.auth import Caller
+from timeshare.reservations.service.base import CountedTokens
 from timeshare.reservations.service.bells import Bells
 from timeshare.reservations.service.bounds import (
     CONFIG_FILE,
@@ -32,6 +39,9 @@ from timeshare.reservations.service.bounds import (
 )
 from timeshare.reservations.service.crowd import MOST_REMEMBERED, Crowd
 from timeshare.reservations.service.fair_thread import LANE, FairThread
+from timeshare.reservations.service.remembered import Remembered
+from timeshare.reservations.shares import parse_share
+from timeshare.reservations.submission import Submission
 
 GUIDE = Path(__file__).parent.parent / "docs" / "admin_guide.md"
 
@@ -139,7 +149,7 @@ def test_bounds_are_read_from_the_state_folder_and_a_mistake_is_told(tmp_path: P
 
 
 def test_every_bound_says_default_example_and_is_in_the_guide() -> None:
-    guide = GUIDE.read_text()
+    guide = GUIDE.read_text().partition("key of `ServiceBounds`")[2]
     for name, trait in ServiceBounds.class_traits(config=True).items():
         assert "Default" in trait.help, name
         assert "Example" in trait.help, name
@@ -236,6 +246,15 @@ def test_there_is_always_a_place_for_somebody_who_comes_later(tmp_path: Path) ->
     lab.ask("eve")
     with pytest.raises(PublicError, match="16 requests are waiting and the limit is 16"):
         lab.ask("finn")
+
+
+def test_a_sweep_that_finds_no_room_is_refused_by_its_first_point(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {"requests_waiting": 16}, "t4")
+    spec = JobSpec("fit", "/python", "/job", "0" * 64, array="a", of=9)
+    wish = Submission("ada", parse_share({"gpus": 1}), 600, Kind.BATCH, job=spec)
+    with pytest.raises(PublicError, match="this asks for 9; the limit is 8"):
+        lab.pool.submit(wish)
+    lab.pool.submit(replace(wish, job=replace(spec, of=8)))
 
 
 def test_a_part_of_the_queue_is_at_least_one_place() -> None:
@@ -375,3 +394,54 @@ def test_thousands_of_connections_and_streams_leave_descriptors_bounded(hub: Hub
         one.close()
     eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before + 10, 30)
     dora.service("POST", f"reservations/{name}/end", json={})
+
+
+async def test_what_costs_much_is_worked_out_once_while_nothing_changes_and_rarely_for_one_who_asks_all_the_time(
+    clock: Clock,
+) -> None:
+    remembered, made = Remembered(clock), Counter[str]()
+
+    async def ask(owner: str, version: int, *, counted: bool) -> None:
+        async def make() -> dict[str, Any]:
+            made[owner] += 1
+            return {"for": owner, "at": version}
+
+        assert (await remembered.get("offers", owner, version, make, counted=counted))["for"] == owner
+
+    for _ in range(50):
+        await ask("ada", 1, counted=True)
+        await ask("ben", 1, counted=True)
+    assert made == {"ada": 1, "ben": 1}
+    for version in range(2, 42):
+        clock.now += 0.01
+        await ask("ada", version, counted=True)
+    assert made["ada"] == 2
+    await ask("cleo", 60, counted=False)
+    await ask("cleo", 61, counted=False)
+    assert made["cleo"] == 2, "the hub sees each change at once"
+
+
+class SlowTokens:
+    """Answers as JupyterHub would, when it is let."""
+
+    def __init__(self) -> None:
+        self.asked, self.go = Counter[str](), asyncio.Event()
+
+    async def caller(self, token: str) -> Caller | None:
+        self.asked[token] += 1
+        await self.go.wait()
+        return Caller(token) if token != "nobodys" else None
+
+
+async def test_a_thousand_requests_with_one_token_are_one_question_to_the_hub() -> None:
+    tokens = SlowTokens()
+    context: Any = SimpleNamespace(tokens=tokens, crowd=Crowd(ServiceBounds()), asking={}, good_tokens={})
+    checks = [asyncio.create_task(CountedTokens(context, "").caller("ada")) for _ in range(90)]
+    checks.append(asyncio.create_task(CountedTokens(context, "").caller("ben")))
+    await asyncio.sleep(0.01)
+    assert tokens.asked == {"ada": 1, "ben": 1}
+    tokens.go.set()
+    assert {caller.name for caller in await asyncio.gather(*checks) if caller} == {"ada", "ben"}
+    assert await CountedTokens(context, "").caller("nobodys") is None
+    assert len(context.good_tokens) == 2
+    assert not context.asking

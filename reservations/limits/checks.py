@@ -69,14 +69,7 @@ def _check_queue(asking: Asking) -> None:
         message = f"{len(waiting)} requests are waiting and the limit is {asking.requests_waiting}: try again later"
         details = {"waiting": len(waiting), "limit": asking.requests_waiting}
         raise PublicError("queue-full", message, 429, details)
-    places = sum(1 for other in waiting if other.owner == asking.owner)
-    most_places = part_of_queue(asking.requests_waiting, len(waiting) - places)
-    if places >= most_places:
-        message = (
-            f"you have {places} requests waiting, each point of a sweep counted, and the limit is {most_places}, half "
-            "of the places that others leave: wait until some have started"
-        )
-        raise PublicError("queue-part", message, 429, {"waiting": places, "limit": most_places})
+    _check_places(asking, waiting)
     mine = [other for other in asking.live if other.owner == asking.owner and other.kind is asking.kind]
     most = asking.limits.at_once(asking.kind)
     have = _at_once(mine, one_more=False)
@@ -95,6 +88,20 @@ def _check_queue(asking: Asking) -> None:
             f"you have {have} requests waiting and the limit is {amount_text(most)}: leave the queue with one first"
         )
         raise PublicError("too-many-waiting", message, 429, {"have": have, "limit": most})
+
+
+def _check_places(asking: Asking, waiting: Sequence[Reservation]) -> None:
+    """Of a sweep all further points are looked at, so that one which is too long is refused by its first."""
+    mine = sum(1 for other in waiting if other.owner == asking.owner)
+    needed = 1 if asking.job is None else asking.job.of - asking.job.index
+    most = part_of_queue(asking.requests_waiting, len(waiting) - mine)
+    if mine + needed > most:
+        more = f" and this asks for {needed}" if needed > 1 else ""
+        message = (
+            f"you have {mine} requests waiting, each point of a sweep counted{more}; the limit is {most}, half of the "
+            "places that others leave: wait until some have started, or ask for less"
+        )
+        raise PublicError("queue-part", message, 429, {"waiting": mine, "asked": needed, "limit": most})
 
 
 def part_of_queue(places: int, taken: int) -> int:

@@ -21,6 +21,7 @@ from .auth import Caller, TokenChecker, authenticate
 from .crowd import Crowd
 from .fair_thread import LANE
 from .feeds import Feeds
+from .remembered import Remembered
 from .runtime import Runtime
 from .settings import Settings
 
@@ -39,6 +40,9 @@ class Context:
     tokens: TokenChecker | None
     crowd: Crowd
     feeds: Feeds
+    remembered: Remembered = field(default_factory=Remembered)
+    asking: dict[bytes, asyncio.Future[Caller | None]] = field(default_factory=dict)
+    """Digests of tokens that JupyterHub is just asked about."""
     good_tokens: dict[bytes, None] = field(default_factory=dict)
     """Digests of tokens that were good when they were checked last; the one used longest ago comes first."""
 
@@ -55,7 +59,12 @@ class CountedTokens:
         assert context.tokens is not None
         if name not in context.good_tokens:
             context.crowd.admit_unknown(self._address)
-        found = await context.tokens.caller(token)
+        # One question for all that come with it meanwhile: JupyterHub answers ten at a time, and others wait too.
+        task = context.asking.get(name)
+        if task is None:
+            task = context.asking[name] = asyncio.ensure_future(context.tokens.caller(token))
+            task.add_done_callback(lambda _: context.asking.pop(name, None))
+        found = await asyncio.shield(task)
         context.good_tokens.pop(name, None)
         if found is not None:
             context.good_tokens[name] = None
@@ -183,6 +192,16 @@ class Base(web.RequestHandler):
         if not self.caller.may_see(found.owner):
             raise unknown_id(reservation_id)
         return found
+
+    async def costly(self, what: str, owner: str, make: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+        """Answers with what ``make`` makes in the pool's thread for ``owner``, or made a moment ago."""
+        runtime = self.runtime
+
+        async def made() -> dict[str, Any]:
+            return await runtime.call(make, runtime.pool, owner, *arguments)
+
+        remembered, version = self.context.remembered, runtime.pool.version
+        self.answer(await remembered.get(what, owner, version, made, counted=bool(self.counted)))
 
     async def views(self, reservations: Sequence[Reservation]) -> list[dict[str, Any]]:
         """What is shown of them; a long list takes several turns."""

@@ -40,7 +40,7 @@ class Offers(Base):
         bodies.known_fields(query, ("owner",))
         owner = bodies.acting_for(query.get("owner"), self.caller) if "owner" in query else self.caller.name
         await self.runtime.know(owner)
-        self.answer(await self.runtime.call(offers_view, self.runtime.pool, owner, self.runtime.fresh))
+        await self.costly("offers", owner, offers_view, self.runtime.fresh)
 
 
 class Reservations(Base):

@@ -31,7 +31,7 @@ class MyLimits(Base):
         if not owner:
             raise PublicError("invalid", "owner is missing: this token belongs to no user, so name one", 422)
         await self.runtime.know(owner)
-        self.answer(await self.runtime.call(limits_views.explanation, self.runtime.pool, owner))
+        await self.costly("limits", owner, limits_views.explanation)
 
 
 class File(Base):

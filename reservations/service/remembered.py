@@ -1,0 +1,36 @@
+"""Answers that cost much, kept for a moment: who asks again at once gets the same, and the others get their turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+KEPT_S = 1.0
+"""While nothing changes; times that are told move on."""
+AT_LEAST_S = 0.25
+"""For a person, whatever changes meanwhile."""
+MOST = 1000
+
+
+class Remembered:
+    """By what was asked, and for whom."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._answers: dict[tuple[str, str], tuple[int, float, dict[str, Any]]] = {}
+
+    async def get(
+        self, what: str, owner: str, version: int, make: Callable[[], Awaitable[dict[str, Any]]], *, counted: bool
+    ) -> dict[str, Any]:
+        """The answer to ``what`` for ``owner`` while the pool is at ``version``; ``counted``: asked by a person."""
+        then, at, known = self._answers.get((what, owner), (-1, float("-inf"), {}))
+        age = self._clock() - at
+        if age <= (KEPT_S if then == version else AT_LEAST_S if counted else 0.0):
+            return known
+        made = await make()
+        self._answers.pop((what, owner), None)
+        self._answers[what, owner] = (version, self._clock(), made)
+        if len(self._answers) > MOST:
+            self._answers.pop(next(iter(self._answers)))
+        return made
