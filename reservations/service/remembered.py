@@ -26,7 +26,7 @@ class Remembered:
         """The answer to ``what`` for ``owner`` while the pool is at ``version``; ``counted``: asked by a person."""
         then, at, known = self._answers.get((what, owner), (-1, float("-inf"), {}))
         age = self._clock() - at
-        if age <= (KEPT_S if then == version else AT_LEAST_S if counted else 0.0):
+        if age < (KEPT_S if then == version else AT_LEAST_S if counted else 0.0):
             return known
         made = await make()
         self._answers.pop((what, owner), None)
