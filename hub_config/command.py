@@ -52,8 +52,15 @@ def parser() -> argparse.ArgumentParser:
     starts.add_argument(
         "--ledger", default="", metavar="URL", help="database, without password; default: SQLite in the state folder"
     )
-    starts.add_argument("--ledger-password-file", default="", metavar="FILE", help=LEDGER_PASSWORD_FILE)
+    starts.add_argument(
+        "--ledger-password-file", type=from_start, default="", metavar="FILE", help=LEDGER_PASSWORD_FILE
+    )
     starts.add_argument("--keep-env", default="", metavar="NAMES", help=KEEP_ENV)
+    starts.add_argument(
+        "--prepare-only",
+        action="store_true",
+        help="write what the processes need, start none, and end: for units of systemd, which hold the sockets",
+    )
     starts.add_argument("--people", default="", metavar="NAMES", help="who may log in, by commas; default: you")
     starts.add_argument("--multi-user", action="store_true", help="accounts of this machine log in (needs root)")
     starts.add_argument(

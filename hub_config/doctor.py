@@ -9,8 +9,10 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..reservations.agent.exchange import can_exchange, fixed
+from ..reservations.agent.grouptrial import group_findings
 from ..reservations.agent.hostmemory import HostMemory
 from ..reservations.agent.isolation import Probe, probe, ways
 from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
@@ -22,7 +24,10 @@ from . import proxy, slurm_doctor
 from .findings import FAIL, NOTE, OK, WARN, Finding, show
 from .import_path import import_path_findings, places_of_python
 from .machine_findings import look, machine_findings, state_findings
-from .up import HERE, default_state_dir
+from .origins import shared_origin_advice
+from .run.ports import first_open_port, public_port_advice
+from .run.prepare import CONFIG
+from .up import default_state_dir
 
 FREE_BYTES = 1 << 30
 
@@ -49,7 +54,7 @@ def examine(state_dir: Path, options: Namespace) -> Iterator[Finding]:
     yield _state(state_dir)
     yield _proxy(state_dir)
     yield _limits(options.limits)
-    yield _running(state_dir)
+    yield from _running(state_dir)
 
 
 def _python() -> Finding:
@@ -126,7 +131,13 @@ def _security(state_dir: Path) -> Iterator[Finding]:
     if os.geteuid() == 0:
         yield from import_path_findings(places_of_python(), frozenset({0}), deep=True)
         yield from machine_findings(look())
+    yield from _groups()
     yield from state_findings(state_dir, os.geteuid())
+
+
+def _groups() -> Iterator[Finding]:
+    for name, works, detail, advice in group_findings():
+        yield Finding(OK if works else WARN, name, detail, advice)
 
 
 def _state(folder: Path) -> Finding:
@@ -149,7 +160,7 @@ def _proxy(state_dir: Path) -> Finding:
 
 
 def _limits(path: str) -> Finding:
-    place = Path(path) if path else HERE / "limits.yaml"
+    place = Path(path) if path else CONFIG / "limits.yaml"
     try:
         load_limits(place)
     except LimitsError as error:
@@ -157,10 +168,21 @@ def _limits(path: str) -> Finding:
     return Finding(OK, "limits", f"{place.name} is valid")
 
 
-def _running(state_dir: Path) -> Finding:
+def _running(state_dir: Path) -> Iterator[Finding]:
+    """The last start here, and what its address means for people."""
     if not (state_dir / FILE_NAME).exists():
-        return Finding(OK, "last start", "none here yet")
+        yield Finding(OK, "last start", "none here yet")
+        return
     try:
-        return Finding(OK, "last start", load_deployment(state_dir / FILE_NAME).public_url)
+        last = load_deployment(state_dir / FILE_NAME)
     except DeploymentError as error:
-        return Finding(FAIL, "last start", str(error))
+        yield Finding(FAIL, "last start", str(error))
+        return
+    yield Finding(OK, "last start", last.address)
+    port = urlsplit(last.public_url).port or 80
+    for name, advice in (
+        ("public port", public_port_advice(port, last.multi_user, first_open_port())),
+        ("origin", shared_origin_advice(last.multi_user or len(last.people) > 1, last.subdomain_host)),
+    ):
+        if advice:
+            yield Finding(WARN, name, advice)

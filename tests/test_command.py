@@ -24,7 +24,7 @@ from timeshare.hub_config.command import parser
 from timeshare.hub_config.ledger_url import LedgerUrlError, ledger_url
 from timeshare.hub_config.run import ports
 from timeshare.hub_config.run.held import HeldSockets
-from timeshare.hub_config.up import HERE, Settled, build, listen_in_public
+from timeshare.hub_config.run.prepare import CONFIG, Settled, build, listen_in_public
 from timeshare.reservations.deployment import Deployment, DeploymentError, load_deployment
 from timeshare.reservations.limits.effective import BUILT_IN, said
 from timeshare.reservations.limits.load import load_limits
@@ -66,7 +66,7 @@ def test_wrong_limits_are_told_with_key_value_and_rule(tmp_path: Path) -> None:
 
 
 def test_the_shipped_limits_are_the_defaults_and_name_every_key() -> None:
-    shipped = HERE / "limits.yaml"
+    shipped = CONFIG / "limits.yaml"
     limits = load_limits(shipped)
     assert {key: sorted(v, key=str) if key == "shapes" else v for key, v in said(limits.defaults).items()} == {
         key: sorted(v, key=str) if key == "shapes" else v for key, v in BUILT_IN.items()
@@ -78,7 +78,7 @@ def test_the_shipped_limits_are_the_defaults_and_name_every_key() -> None:
 
 @pytest.mark.parametrize("name", ["limits_small_lab.yaml", "limits_lab.yaml"])
 def test_the_shipped_examples_are_valid(name: str) -> None:
-    limits = load_limits(HERE / name)
+    limits = load_limits(CONFIG / name)
     assert limits.groups
     assert limits.pools
 
