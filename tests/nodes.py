@@ -177,7 +177,7 @@ def all_marked() -> dict[str, list[int]]:
             with contextlib.suppress(OSError):
                 dead = b") Z " in (entry / "stat").read_bytes()
                 variables = (entry / "environ").read_bytes().split(b"\0")
-                marks = [v[len(MARK) :].decode() for v in variables if v.startswith(MARK)]
+                marks = [v[len(MARK) :].decode(errors="replace") for v in variables if v.startswith(MARK)]
                 if marks and not dead:
                     found.setdefault(marks[0], []).append(int(entry.name))
     return found
