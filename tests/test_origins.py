@@ -242,7 +242,7 @@ def test_with_subdomains_everything_works_as_before(apart: Hub, browser: Browser
         person.url = base
         person.open_notebook()
         assert person.run_cell("6 * 7") == "42"
-        person.page.get_by_text("10 GiB").first.wait_for()  # the Lab extension hears of its session
+        person.page.get_by_text("10 GiB").first.wait_for(state="attached")  # the Lab extension hears of its session
         person.url = apart.url
         person.stop()
     finally:
