@@ -114,13 +114,20 @@ def measure(sides: dict[str, Side], turns: int, starts: int) -> None:
     for turn in range(-3, turns):
         order = list(sides.values())
         for number in range(len(deeds(order[0], 0))):
-            for side in order if turn % 2 else reversed(order):
+            for side in rotated(order, turn + number):
                 what, act = deeds(side, turn)[number]
                 side.take(what if turn >= 0 else "warm-up", act)
     for turn in range(starts):
         order = list(sides.values())
-        for side in order if turn % 2 else reversed(order):
+        for side in rotated(order, turn):
             side.take("start-up", side.restart)
+
+
+def rotated(order: list[Side], by: int) -> list[Side]:
+    """Whoever is asked right after another finds the machine warm: so each comes after each."""
+    first = by % len(order)
+    turned = [*order[first:], *order[:first]]
+    return turned if (by // len(order)) % 2 else turned[::-1]
 
 
 def show(sides: dict[str, Side]) -> bool:

@@ -25,7 +25,9 @@ def add(commands: Any, state: Callable[[argparse.ArgumentParser], None]) -> None
     usage.add_argument(
         "--by", default="owner", metavar="WORDS", help="of owner,group,model,kind,reason,day; default owner"
     )
-    usage.add_argument("--since", default="", metavar="WHEN", help='such as "2026-11-01 00:00"; default: 30 days ago')
+    usage.add_argument(
+        "--since", default="", metavar="WHEN", help='such as "2026-11-01 00:00"; default: 30 days ago, 00:00'
+    )
     usage.add_argument("--until", default="", metavar="WHEN", help="default: now")
     usage.add_argument("--user", default="", metavar="NAME", help="of one person only")
     usage.add_argument("--format", choices=("table", "csv", "json", "html"), default="table", help="default: table")

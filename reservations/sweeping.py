@@ -14,9 +14,9 @@ from .pool import Pool
 from .standing import half_lives
 from .usage import Books
 
-PIECE_S = 0.015
+PIECE_S = 0.010
 """What a piece should take; whoever asks for a GPU meanwhile waits for no more than one."""
-FEWEST, MOST = 20, 2000
+FEWEST, MOST = 10, 1000
 """Rows of a piece."""
 Remove = Callable[[sa.Connection, float, int], int]
 
@@ -26,7 +26,7 @@ class Sweeper:
 
     def __init__(self, pool: Pool, ledger: Ledger) -> None:
         self._pool, self._ledger = pool, ledger
-        self.rows = 100
+        self.rows = 20
         self.longest_s = 0.0
         """That a piece took since this process began."""
 

@@ -15,6 +15,8 @@ from .rows import from_row
 C, R = tables.charges.c, tables.reservations.c
 GROUPINGS = ("owner", "group", "model", "kind", "reason", "day")
 """What sums may be told apart by."""
+MOST_RECENT = 300
+"""Sums that are kept for who asks again."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Used:
     intervals: int
     gpu_s: float
     weighted_s: float
+
+    def plus(self, more: Used) -> Used:
+        """Both together, which have the same key."""
+        sums = (self.gpu_s + more.gpu_s, self.weighted_s + more.weighted_s)
+        return Used(self.key, self.intervals + more.intervals, *sums)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Reader:
     """Opens a connection of its own, which cannot write. For one thread."""
 
     def __init__(self, url: str) -> None:
+        self._recent: dict[Any, tuple[int, dict[tuple[str, ...], Used]]] = {}
         self._engine = sa.create_engine(url)
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only=ON"))
@@ -75,14 +83,31 @@ class Reader:
     def close(self) -> None:
         self._engine.dispose()
 
+    def recent(self, span: Span, by: Sequence[str], owner: str | None) -> list[Used]:
+        """The same as ``usage`` for a span that goes on until now. What it came to is kept, so that whoever asks again
+        for what began at the same moment waits for no more than what was charged since."""
+        key = (span.since, tuple(by), owner)
+        through, sums = self._recent.get(key, (0, {}))
+        for used in self._usage(span, by, owner, through):
+            before = sums.get(used.key)
+            sums[used.key] = used if before is None else before.plus(used)
+        if len(self._recent) >= MOST_RECENT:
+            self._recent.clear()
+        self._recent[key] = span.last_charge, sums
+        return list(sums.values())
+
     def usage(self, span: Span, by: Sequence[str], owner: str | None) -> list[Used]:
         """What was held in ``span`` by ``owner`` (None: by all), intervals cut to it. An interval counts for the day on
         which it began."""
+        return self._usage(span, by, owner, 0)
+
+    def _usage(self, span: Span, by: Sequence[str], owner: str | None, after: int) -> list[Used]:
+        """Of the charges that were written after row ``after``."""
         began, ended = _later(C.began, span.since), _sooner(C.ended, span.until)
         keys = [self._key(name, began) for name in by]
         sums = (sa.func.count(), sa.func.sum(C.gpus * (ended - began)), sa.func.sum(C.rate * (ended - began)))
         places: list[sa.ColumnElement[int]] = [sa.literal_column(str(number + 1)) for number in range(len(by))]
-        query = sa.select(*keys, *sums).where(*_within(span)).group_by(*places)
+        query = sa.select(*keys, *sums).where(*_within(span, after)).group_by(*places)
         if owner is not None:
             query = query.where(C.owner == owner)
         with self._engine.connect() as connection:
@@ -110,6 +135,13 @@ class Reader:
         # SQLite has floor() only where it was built with it, and there a cast cuts; in PostgreSQL it rounds.
         return sa.cast(days, sa.Integer) if self._engine.dialect.name == "sqlite" else sa.func.floor(days)
 
+    def tidy(self) -> None:
+        """Carry over what stands in SQLite's log, which otherwise some commit does, and whoever waits for that one. The
+        writer goes on meanwhile: https://sqlite.org/wal.html, section 3.2."""
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all()
+
     def kept(self) -> Kept:
         """How much there is. Counts every row, so ask seldom."""
         with self._engine.connect() as connection:
@@ -127,8 +159,10 @@ class Reader:
             return Kept(rows, sum(int(connection.scalar(sa.select(size)) or 0) for size in sizes), 0)
 
 
-def _within(span: Span) -> tuple[sa.ColumnElement[bool], ...]:
-    return C.ended > span.since, C.began < span.until, C.ended > C.began, C.id <= span.last_charge
+def _within(span: Span, after: int = 0) -> tuple[sa.ColumnElement[bool], ...]:
+    # Few are newer than a known row: then they are looked for by row, and not by an index of the time.
+    ended = C.ended + 0.0 if after else C.ended
+    return ended > span.since, C.began < span.until, C.ended > C.began, C.id > after, C.id <= span.last_charge
 
 
 def _later(column: sa.ColumnElement[float], at: float) -> sa.ColumnElement[float]:

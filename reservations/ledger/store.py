@@ -43,7 +43,14 @@ class Change:
         return self.before is None
 
 
-LOG_BYTES = 64 * 1024 * 1024
+SQLITE = (
+    # A commit is on disk when it returns, and readers never block the writer.
+    *("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"),
+    # 40 MiB of log are carried over by whoever commits then, if `Reader.tidy` did not before; a longer one is cut.
+    *("wal_autocheckpoint=10000", "journal_size_limit=67108864"),
+    # 64 MiB, so that of a large ledger the inner pages of all indexes stay at hand.
+    "cache_size=-65536",
+)
 _T = tables.reservations
 _H = tables.holdings
 _CHECK_EPOCH = (
@@ -234,9 +241,7 @@ def open_engine(url: str) -> sa.Engine:
         # Python's sqlite3 would begin no transaction before a change of tables, and so half of a migration could be
         # written: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html, "pysqlite transactional behavior".
         connection.isolation_level = None
-        # WAL + FULL: a commit is on disk when it returns, and readers never block the writer. The log of a long sweep
-        # or read gives its space back.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"journal_size_limit={LOG_BYTES}"):
+        for pragma in SQLITE:
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..administration import Exemption, Moment
-from ..calendar import parse_moment
+from ..calendar import parse_moment, window
 from ..clock import rfc3339
 from ..errors import PublicError, invalid
 from ..ledger.reader import GROUPINGS
@@ -181,7 +181,9 @@ class Usage(Base):
             raise invalid("by", query.get("by", ""), f"must be of {', '.join(GROUPINGS)}, separated by commas")
         owner = self.seen_owner(query) or (None if self.caller.sees_all else self.caller.name)
         moment = await self.runtime.call(self.runtime.administration.moment, since, until)
-        past = await self.runtime.read(self.runtime.reader.usage, moment.span, by, owner)
+        reader = self.runtime.reader
+        read = reader.usage if "since" in query or "until" in query else reader.recent
+        past = await self.runtime.read(read, moment.span, by, owner)
         running = [charge for charge in moment.running if owner in (None, charge.owner)]
         rows = limits_views.usage_rows(past, running, by)
         self.answer({**_period(moment), "by": list(by), "usage": rows})
@@ -219,8 +221,8 @@ def _period(moment: Moment) -> dict[str, Any]:
 
 
 def _span(query: Mapping[str, str], now: float, zone: Any) -> tuple[float, float]:
-    """``since`` and ``until`` of a query; without them the last 30 days."""
-    since = _moment("since", query["since"], zone) if "since" in query else now - 30 * DAY
+    """``since`` and ``until`` of a query; without them the last 30 days, the first of them from its beginning."""
+    since = _moment("since", query["since"], zone) if "since" in query else window(now - 30 * DAY, "day", zone)[0]
     return since, _moment("until", query["until"], zone) if "until" in query else now
 
 

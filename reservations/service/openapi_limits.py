@@ -190,7 +190,7 @@ def paths() -> Schema:
     owner = query("owner", line(), "for administrators and operators: whose")
     moment = {"type": "string", "maxLength": 64}
     words = {"type": "string", "pattern": f"^({'|'.join(GROUPINGS)})(,({'|'.join(GROUPINGS)}))*$"}
-    span = [query("since", moment, "default: 30 days ago"), query("until", moment, "default: now")]
+    span = [query("since", moment, "default: 30 days ago, 00:00"), query("until", moment, "default: now")]
     one = [path("id", {"type": "string", "format": "uuid"})]
     empty = body(record({}), False)
     return {

@@ -21,6 +21,8 @@ log = logging.getLogger("timeshare.service")
 PERIOD_S = 3600.0
 """Between two sweeps; other limits begin one at once."""
 LOOK_S = 5.0
+TIDY_AFTER = 20
+"""Pieces of a sweep."""
 SHARE = 4
 """A sweep takes at most one part in so many of the time of the pool's thread."""
 
@@ -49,6 +51,7 @@ class Retention:
             await asyncio.sleep(LOOK_S)
             try:
                 await self._runtime.call(self._sweeper.keep_books)
+                await self._runtime.read(self._runtime.reader.tidy)
                 version = self._runtime.pool.standing.version
                 if time.monotonic() >= self._next or version != self._version:
                     self._version, self._next = version, time.monotonic() + PERIOD_S
@@ -60,12 +63,16 @@ class Retention:
         """Remove all that is too old now."""
         swept = self.last = Swept(self._runtime.pool.clock())
         swept.removed["session logs"] = await self._sweep_logs()
+        pieces = 0
         while True:
             began = time.monotonic()
             removed = await self._runtime.call(self._sweeper.piece)
             swept.removed.update(removed)
             if not removed:
                 break
+            pieces += 1
+            if pieces % TIDY_AFTER == 0:
+                await self._runtime.read(self._runtime.reader.tidy)
             await asyncio.sleep(max(PIECE_S, (SHARE - 1) * (time.monotonic() - began)))
         self.kept = await self._runtime.read(self._runtime.reader.kept)
         swept.ended_at = self._runtime.pool.clock()
