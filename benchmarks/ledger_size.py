@@ -110,16 +110,18 @@ def deeds(side: Side, turn: int) -> list[tuple[str, Callable[[], object]]]:
     ]
 
 
-def measure(sides: dict[str, Side], turns: int, starts: int) -> None:
+def measure(sides: dict[str, Side], turns: int) -> None:
     for turn in range(-3, turns):
         order = list(sides.values())
         for number in range(len(deeds(order[0], 0))):
             for side in rotated(order, turn + number):
                 what, act = deeds(side, turn)[number]
                 side.take(what if turn >= 0 else "warm-up", act)
+
+
+def measure_starts(sides: dict[str, Side], starts: int) -> None:
     for turn in range(starts):
-        order = list(sides.values())
-        for side in rotated(order, turn):
+        for side in rotated(list(sides.values()), turn):
             side.take("start-up", side.restart)
 
 
@@ -151,7 +153,7 @@ def sweep(side: Side, folder: Path) -> bool:
     quiet = [_cycle(side, n) for n in range(100)]
     (folder / "limits.yaml").write_text(limits("150d"))
     until = time.monotonic() + 60
-    while not side.get("retention")["sweeping"] and time.monotonic() < until:
+    while not side.get("retention")["removed"].get("decisions") and time.monotonic() < until:
         time.sleep(0.2)
     busy = []
     while len(busy) < 1000 and side.get("retention")["sweeping"]:
@@ -225,8 +227,12 @@ def compare(kind: str, chosen: argparse.Namespace) -> bool:
         urls = database(folder, list(counts), server)
         sides = {n: stack.enter_context(side(folder / f"{n}.d", filled(urls[n], c))) for n, c in counts.items()}
         print(f"\n{kind}: {chosen.past} past reservations", flush=True)
-        measure(sides, chosen.turns, chosen.starts)
+        measure(sides, chosen.turns)
         held = show(sides)
+        for one in sides.values():
+            one.times.clear()
+        measure_starts(sides, chosen.starts)
+        held = show(sides) and held
         return sweep(sides["past"], folder / "past.d") and held
 
 
