@@ -7,9 +7,13 @@ addresses are written as JupyterHub and its proxy write them: ``http+unix://`` w
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import stat
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -39,6 +43,24 @@ def socket_path(url: str) -> str | None:
     parts = urlsplit(url)
     # Not .hostname, which is in lower case.
     return unquote(parts.netloc) if parts.scheme == SCHEME else None
+
+
+@contextlib.contextmanager
+def way_to(path: Path | str) -> Iterator[str]:
+    """Yield a path by which to connect to the socket ``path``, if that is its folder's owner's own.
+
+    The folder of a session is its account's: it could put a link there to a socket that only root may connect to, and
+    what connects as root must not follow. The path leads to what was looked at, whatever the account does meanwhile.
+    Raises OSError. ``proxy.mjs`` does the same.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.stat(os.path.dirname(path)).st_uid:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "it is no socket of the owner of its folder", str(path))
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def run_dir_of(state_dir: Path) -> Path:

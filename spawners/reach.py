@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import urlsplit
 
-from ..reservations.sockets import socket_path
+from ..reservations.sockets import socket_path, way_to
 
 LOOK_EVERY_S = 0.05
 CONNECT_S = 3.0
@@ -14,17 +14,22 @@ CONNECT_S = 3.0
 
 async def listens(url: str) -> bool:
     """Whether something takes connections at ``url``, a unix socket or an address with a port."""
-    path, parts = socket_path(url), urlsplit(url)
-    if path is not None:
-        connection = asyncio.open_unix_connection(path)
-    else:
-        connection = asyncio.open_connection(parts.hostname, parts.port)
     try:
-        _, writer = await asyncio.wait_for(connection, CONNECT_S)
+        writer = await asyncio.wait_for(_connect(url), CONNECT_S)
     except (OSError, asyncio.TimeoutError):
         return False
     writer.close()
     return True
+
+
+async def _connect(url: str) -> asyncio.StreamWriter:
+    path, parts = socket_path(url), urlsplit(url)
+    if path is None:
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        return writer
+    with way_to(path) as way:
+        _, writer = await asyncio.open_unix_connection(way)
+    return writer
 
 
 async def reached(url: str, seconds: float) -> bool:

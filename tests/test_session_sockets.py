@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import Node, eventually, running_node
+from nodes import Node, eventually, running_node, spawned
 
 from timeshare.reservations.agent.client import AgentError
 from timeshare.reservations.agent.refusals import Refused
@@ -29,11 +29,19 @@ def run_dir() -> Iterator[Path]:
     yield path
     folders = SessionFolders(path)
     folders.sweep([])
+    if not (path / "s").is_symlink():
+        eventually(lambda: not left(path), 60)
     for folder in (path / "s", path):
         if folder.is_symlink():
             folder.unlink()
         elif folder.is_dir():
             folder.rmdir()
+
+
+def left(run_dir: Path) -> list[Path]:
+    """All that is in the place of the folders of sessions."""
+    place = run_dir / "s"
+    return list(place.iterdir()) if place.is_dir() else []
 
 
 @pytest.fixture
@@ -127,14 +135,39 @@ def test_what_is_in_its_place_gives_way_and_no_link_is_followed(run_dir: Path, t
         (place / "link").symlink_to(kept)
     else:
         place.mkdir()
-        deep = "for _ in $(seq 1500); do mkdir d && cd -P d; done"
-        subprocess.run(["bash", "-c", deep], cwd=place, check=True)
+        deep = "import os\nfor _ in range(1500): os.mkdir('d'), os.chdir('d')"  # a shell looks up where it is each time
+        subprocess.run([sys.executable, "-c", deep], cwd=place, check=True)
     folders = SessionFolders(run_dir)
     folders.make(KEY, None)
     assert (place.is_symlink(), list(place.iterdir())) == (False, [])
     assert (kept / "file").exists()
     folders.remove(KEY)
     assert not place.exists()
+
+
+def test_nobody_waits_until_a_full_folder_is_emptied(run_dir: Path) -> None:
+    folders = SessionFolders(run_dir)
+    folders.make(KEY, None)
+    place = session_folder(run_dir, *KEY)
+    for number in range(20_000):
+        (place / str(number)).touch()
+    folders.remove(KEY)
+    assert not place.exists()
+    assert left(run_dir)  # it is still at it
+    eventually(lambda: not left(run_dir), 60)
+
+
+def test_one_folder_that_is_filled_again_and_again_does_not_keep_the_others(run_dir: Path) -> None:
+    folders, other = SessionFolders(run_dir), ("other", 1)
+    for key in (KEY, other):
+        folders.make(key, None)
+    filling = "while true; do mkdir -p a/b c/d; touch a/b/1 c/d/2; done"  # from within, whatever it is called
+    with spawned(["bash", "-c", filling], cwd=session_folder(run_dir, *KEY), stderr=subprocess.DEVNULL):
+        for key in (KEY, other):
+            folders.remove(key)
+        eventually(lambda: len(left(run_dir)) < 2, 60)
+    folders.sweep([])
+    eventually(lambda: not left(run_dir), 60)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes a folder for another account")

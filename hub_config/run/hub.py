@@ -1,16 +1,20 @@
-"""JupyterHub as a component: on the socket that it inherits, and with the tokens of this start alone."""
+"""JupyterHub as a component: on the socket that it inherits, with the tokens of this start alone, and connecting to
+nothing that somebody put in place of a server's socket."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any
+from urllib.parse import unquote
 
 import tornado.netutil
-from jupyterhub import orm
+from aiohttp.client_exceptions import UnixClientConnectorError
+from jupyterhub import httpclient, orm
 from jupyterhub.app import JupyterHub
 
 from ...reservations.listening import inherited
-from ...reservations.sockets import HUB
+from ...reservations.sockets import HUB, SCHEME, way_to
 
 
 class SupervisedHub(JupyterHub):  # type: ignore[misc]  # jupyterhub has no types
@@ -39,7 +43,25 @@ def listen_on(held: socket.socket) -> None:
     tornado.netutil.bind_unix_socket = bind_unix_socket
 
 
+class SafeConnector(httpclient._HTTPUnixConnector):  # type: ignore[misc]  # jupyterhub has no types
+    """JupyterHub's own follows links: the hub asks a server whether it is up, as root, by a path in the folder of the
+    server's account."""
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
+        if req.url.scheme != SCHEME:
+            return await super()._create_connection(req, traces, timeout)
+        path = unquote(req.url.host)
+        try:
+            with way_to(path) as way:
+                connecting = asyncio.get_running_loop().create_unix_connection(self._factory, way)
+                _, protocol = await asyncio.wait_for(connecting, timeout.sock_connect)
+        except OSError as error:
+            raise UnixClientConnectorError(path, req.connection_key, error) from error
+        return protocol
+
+
 def main() -> None:
+    httpclient._HTTPUnixConnector = SafeConnector
     held = inherited(HUB)
     if held is not None:
         listen_on(held)

@@ -7,10 +7,13 @@
 // CONFIGPROXY_AUTH_TOKEN, the sockets as sd_listen_fds(3) has them, under the names "public" and "proxy-api".
 
 import fs from "node:fs";
+import http from "node:http";
+import net from "node:net";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 
 const FIRST = 3;
+const O_PATH = 0o10000000; // open(2); node has no name for it
 const BACKLOG = 4096;
 const [folder, routesFile, errorTarget, routing] = process.argv.slice(2);
 
@@ -65,6 +68,35 @@ class KeptRoutes extends MemoryStore {
   }
 }
 
+/** Connects to unix sockets that are their folder's owner's own (`sockets.way_to` says why and how). */
+class SafeAgent extends http.Agent {
+  createConnection(options, failed) {
+    const file = options.socketPath;
+    let descriptor;
+    try {
+      descriptor = fs.openSync(file, O_PATH | fs.constants.O_NOFOLLOW);
+      const status = fs.fstatSync(descriptor);
+      if (!status.isSocket() || status.uid !== fs.statSync(path.dirname(file)).uid) {
+        throw Object.assign(new Error(`${file} is no socket of the owner of its folder`), { code: "ECONNREFUSED" });
+      }
+      return net.connect({ path: `/proc/self/fd/${descriptor}` }); // connected, or not, when it returns
+    } catch (error) {
+      return void failed(error);
+    } finally {
+      if (descriptor !== undefined) fs.closeSync(descriptor);
+    }
+  }
+}
+
+class SafeProxy extends ConfigurableProxy {
+  unixAgent = new SafeAgent();
+
+  proxyOptsForTarget(target) {
+    const options = super.proxyOptsForTarget(target);
+    return options.target.socketPath ? { ...options, agent: this.unixAgent } : options;
+  }
+}
+
 function inherited(name) {
   const names = (process.env.LISTEN_FDNAMES ?? "").split(":");
   const place = process.env.LISTEN_PID === String(process.pid) ? names.indexOf(name) : -1;
@@ -82,7 +114,7 @@ if (!authToken) {
 }
 const hostRouting = routing === "host-routing";
 const passing = { xfwd: true, prependPath: true, includePrefix: true };
-const proxy = new ConfigurableProxy({ log, authToken, errorTarget, hostRouting, ...passing });
+const proxy = new SafeProxy({ log, authToken, errorTarget, hostRouting, ...passing });
 proxy._routes = new KeptRoutes(routesFile);
 proxy.apiServer.listen({ fd: inherited("proxy-api"), backlog: BACKLOG });
 proxy.proxyServer.listen({ fd: inherited("public"), backlog: BACKLOG });

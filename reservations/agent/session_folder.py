@@ -10,9 +10,11 @@ import contextlib
 import logging
 import os
 import pwd
-import shutil
+import secrets
 import stat
 import subprocess
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,6 +24,11 @@ from .refusals import Refused
 log = logging.getLogger("timeshare.agent")
 Key = tuple[str, int]
 """Reservation and generation of one start."""
+_OVER = "over-"
+"""How the names of folders begin that are on their way out."""
+_PATIENCE_S = 5.0
+"""For the removal of one folder, before the next one has its turn."""
+_PAUSE_S = 1.0
 
 
 class SessionFolders:
@@ -29,6 +36,8 @@ class SessionFolders:
 
     def __init__(self, run_dir: Path | None) -> None:
         self._run_dir = run_dir
+        self._emptying = threading.Lock()
+        self._asked = threading.Semaphore(2)  # one that empties, and one that will look again after it
 
     def make(self, key: Key, user: str | None) -> None:
         """Make the folder of a start, empty and private to ``user`` (None: the agent's own account).
@@ -42,7 +51,7 @@ class SessionFolders:
         account = _account(user)
         try:
             with _parent(path.parent, passable=user is not None) as parent:
-                _remove(path.name, parent)  # of an agent that died before this start began
+                _set_aside(path.name, parent)  # of an agent that died before this start began
                 os.mkdir(path.name, 0o700, dir_fd=parent)
                 if account is not None:
                     os.chown(path.name, account.pw_uid, account.pw_gid, dir_fd=parent, follow_symlinks=False)
@@ -68,11 +77,30 @@ class SessionFolders:
         try:
             with _parent(self._path(("", 0)).parent, create=False) as parent:
                 for name in names:
-                    _remove(name, parent)
+                    _set_aside(name, parent)
         except FileNotFoundError:
             return
         except (OSError, Refused) as error:
             log.warning("folders of sessions that have ended cannot be removed: %s", error)
+        threading.Thread(target=self._empty, name="folders", daemon=True).start()
+
+    def _empty(self) -> None:
+        """Remove what was set aside. An account may have put millions of files there, and may still be at it: nobody
+        waits for that, and the folders take turns."""
+        if not self._asked.acquire(blocking=False):
+            return
+        with contextlib.ExitStack() as after, contextlib.suppress(OSError, Refused):
+            after.callback(self._asked.release)
+            after.enter_context(self._emptying)
+            while self._pass():
+                time.sleep(_PAUSE_S)
+
+    def _pass(self) -> bool:
+        """Whether something is left that was to be removed."""
+        with _parent(self._path(("", 0)).parent, create=False) as parent:
+            for name in _set_aside_in(parent):
+                _remove(name, parent)
+            return bool(_set_aside_in(parent))
 
     def _path(self, key: Key) -> Path:
         if self._run_dir is None:
@@ -121,10 +149,20 @@ def _check(folder: Path, passable: bool) -> None:
         os.close(descriptor)
 
 
+def _set_aside(name: str, parent: int) -> None:
+    """Take away the name of a folder, if there is one; what is in it is for ``_empty``."""
+    if not name.startswith(_OVER):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(name, f"{_OVER}{secrets.token_hex(8)}", src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def _set_aside_in(parent: int) -> list[str]:
+    return [name for name in os.listdir(parent) if name.startswith(_OVER)]
+
+
 def _remove(name: str, parent: int) -> None:
-    """Remove it with all that its account put there, as far as that can be done; no link is followed."""
-    with contextlib.suppress(RecursionError):  # of folders within folders, thousands deep
-        shutil.rmtree(name, ignore_errors=True, dir_fd=parent)
-    if name in os.listdir(parent):
-        words = ["rm", "-rf", "--one-file-system", "--", f"/proc/self/fd/{parent}/{name}"]
-        subprocess.run(words, pass_fds=(parent,), check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Remove it with all that its account put there, as far as that can be done for now; no link is followed."""
+    words = ["rm", "-rf", "--one-file-system", "--", f"/proc/self/fd/{parent}/{name}"]
+    quiet = subprocess.DEVNULL
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(words, pass_fds=(parent,), check=False, stdin=quiet, stderr=quiet, timeout=_PATIENCE_S)
