@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import string
+import struct
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -39,6 +41,16 @@ def socket_path(url: str) -> str | None:
     parts = urlsplit(url)
     # Not .hostname, which is in lower case.
     return unquote(parts.netloc) if parts.scheme == SCHEME else None
+
+
+def account_of(connection: socket.socket) -> int | None:
+    """Return the uid that opened the other side of ``connection``, by the kernel (SO_PEERCRED, unix(7)); None for what
+    is no unix socket."""
+    if connection.family != socket.AF_UNIX:
+        return None
+    pid_uid_gid = struct.Struct("iII")
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, pid_uid_gid.size)
+    return int(pid_uid_gid.unpack(told)[1])
 
 
 def run_dir_of(state_dir: Path) -> Path:

@@ -1,16 +1,25 @@
-"""JupyterHub as a component: on the socket that it inherits, and with the tokens of this start alone."""
+"""JupyterHub as a component: on the socket that it inherits, within bounds, with the tokens of this start alone."""
 
 from __future__ import annotations
 
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 
+import tornado.httpserver
 import tornado.netutil
 from jupyterhub import orm
 from jupyterhub.app import JupyterHub
 
+from ...reservations.deployment import DeploymentError, current_deployment
 from ...reservations.listening import inherited
+from ...reservations.service.bounds import BoundsError, ServiceBounds, raise_file_limit, read_bounds
+from ...reservations.service.listening import BoundedServer, Measured
 from ...reservations.sockets import HUB
+
+MOST_BODY = 1024 * 1024
+"""Bytes of a body; JupyterHub itself reads a hundred times as many, before it knows who sends them."""
 
 
 class SupervisedHub(JupyterHub):  # type: ignore[misc]  # jupyterhub has no types
@@ -39,7 +48,27 @@ def listen_on(held: socket.socket) -> None:
     tornado.netutil.bind_unix_socket = bind_unix_socket
 
 
+def keep_within(bounds: ServiceBounds) -> None:
+    """Have JupyterHub serve within ``bounds``: any account of the machine may connect to its socket.
+
+    It has no option for that, and names the class at the moment when it listens (6.1, ``JupyterHub.start``).
+    """
+    most = raise_file_limit(bounds.connections)
+
+    def make(app: Any, **settings: Any) -> BoundedServer:
+        times = {"idle_connection_timeout": bounds.idle_s, "body_timeout": bounds.body_s}
+        server = BoundedServer(Measured(app, MOST_BODY), max_body_size=MOST_BODY, **times, **settings)
+        server.most = most
+        return server
+
+    tornado.httpserver.HTTPServer = make  # type: ignore[assignment, misc]
+
+
 def main() -> None:
+    try:
+        keep_within(read_bounds(Path(current_deployment().state_dir)))
+    except (DeploymentError, BoundsError) as error:
+        sys.exit(f"timeshare hub: {error}")
     held = inherited(HUB)
     if held is not None:
         listen_on(held)
