@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import grp
 import logging
 import os
 import pwd
+import random
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 from jupyterhub.auth import PAMAuthenticator
+from tornado import web
 from traitlets import Bool, Integer
 
 log = logging.getLogger("timeshare.hub")
+PASSWORDS_AT_ONCE = 32
+"""A wrong one takes PAM two seconds. JupyterHub (6.1) checks four at a time, and starts servers in the same threads."""
+TRIES_AT_ONCE = 3
+"""For one name from one address."""
+WRONG_S = (1.5, 2.5)
+"""As PAM answers of a wrong password, so that nobody learns which names there are."""
+
+
+class TooManyTries(web.HTTPError):
+    """Answered with these headers by JupyterHub (6.1, ``BaseHandler.write_error``)."""
+
+    headers = MappingProxyType({"Retry-After": "3"})
 
 
 class SystemGroupsAuthenticator(PAMAuthenticator):  # type: ignore[misc]
@@ -44,13 +63,40 @@ class SystemGroupsAuthenticator(PAMAuthenticator):  # type: ignore[misc]
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.manage_groups = True
+        self._passwords = ThreadPoolExecutor(PASSWORDS_AT_ONCE, "passwords")
+        self._tries: Counter[tuple[str, str]] = Counter()
 
     async def authenticate(self, handler: Any, data: Any) -> dict[str, Any] | None:
         """Checks the password; the model with the groups. None for a wrong one."""
-        name = await super().authenticate(handler, data)
+        with self._trying(handler, data["username"]):
+            name = await self._checked(handler, data)
         if name is None:
             return None
         return {"name": name, "groups": await self._groups(self.normalize_username(name))}
+
+    @contextlib.contextmanager
+    def _trying(self, handler: Any, name: str) -> Iterator[None]:
+        """While a password for ``name`` is checked. Raises HTTPError 429: who tries one name after the other has no
+        more of the threads than there are accounts, and the others still log in."""
+        key = (name, handler.request.remote_ip)
+        if self._tries[key] >= TRIES_AT_ONCE:
+            raise TooManyTries(429, "too many logins with this name are being checked: try again in a moment")
+        self._tries[key] += 1
+        try:
+            yield
+        finally:
+            self._tries[key] -= 1
+            if not self._tries[key]:
+                del self._tries[key]
+
+    async def _checked(self, handler: Any, data: Any) -> str | None:
+        """The name if it is the password; None else. A name that is no account takes none of the threads."""
+        if not await asyncio.to_thread(is_account, data["username"]):
+            await asyncio.sleep(random.uniform(*WRONG_S))
+            return None
+        check = PAMAuthenticator.authenticate.__wrapped__  # without JupyterHub's own threads
+        name: str | None = await asyncio.get_running_loop().run_in_executor(self._passwords, check, self, handler, data)
+        return name
 
     async def refresh_user(self, user: Any, handler: Any = None) -> dict[str, Any] | bool:
         """Her groups as they are now. False, log in again, for an account that is gone."""
@@ -68,6 +114,14 @@ class SystemGroupsAuthenticator(PAMAuthenticator):  # type: ignore[misc]
         found = await asyncio.to_thread(system_groups, name)
         kept = [group for gid, group in found if gid >= self.least_gid and (self.own_group or group != name)]
         return sorted(kept)
+
+
+def is_account(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except (KeyError, ValueError):  # no such name; no name at all
+        return False
+    return True
 
 
 def system_groups(name: str) -> list[tuple[int, str]]:

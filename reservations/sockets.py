@@ -11,8 +11,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import socket
 import stat
 import string
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -61,6 +63,16 @@ def way_to(path: Path | str) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
+
+
+def account_of(connection: socket.socket) -> int | None:
+    """Return the uid that opened the other side of ``connection``, by the kernel (SO_PEERCRED, unix(7)); None for what
+    is no unix socket."""
+    if connection.family != socket.AF_UNIX:
+        return None
+    pid_uid_gid = struct.Struct("iII")
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, pid_uid_gid.size)
+    return int(pid_uid_gid.unpack(told)[1])
 
 
 def run_dir_of(state_dir: Path) -> Path:

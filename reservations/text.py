@@ -68,7 +68,8 @@ def log_lines(level: int = logging.INFO) -> None:
 def seen_pattern(begins: str = "") -> str:
     """Return a regular expression (Python's, ECMA's) for text that begins so and holds nothing that nobody sees.
 
-    Surrogates are left out: JSON in UTF-8 cannot hold them.
+    Surrogates are left out: JSON in UTF-8 cannot hold them. Characters beyond U+FFFF, most of them private use, are
+    refused ahead of the class: tools that make up text from a pattern write out the whole class, again and again.
     """
     codes = [c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) in UNSEEN - {"Cs"}]
     ranges: list[list[int]] = []
@@ -77,7 +78,11 @@ def seen_pattern(begins: str = "") -> str:
             ranges[-1][1] = code
         else:
             ranges.append([code, code])
-    return f"^{begins}[^{''.join(_in_class(first) + '-' + _in_class(last) for first, last in ranges)}]*$"
+    low, high = (
+        "".join(f"{_in_class(first)}-{_in_class(last)}" for first, last in ranges if (last <= 0xFFFF) is is_low)
+        for is_low in (True, False)
+    )
+    return f"^(?![\\s\\S]*[{high}]){begins}[^{low}]*$"
 
 
 def _in_class(code: int) -> str:

@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import os
 import resource
+import socket
+import subprocess
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +23,8 @@ from hubs import Hub, User, running_hub
 from nodes import eventually
 from plain_jobs import job_body
 from pools import Lab
+from tornado.netutil import bind_unix_socket
+from tornado.web import Application
 from traitlets import TraitError
 
 from timeshare.reservations.errors import PublicError
@@ -27,7 +32,7 @@ from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
 from timeshare.reservations.limits.checks import part_of_queue
 from timeshare.reservations.service.auth import Caller
-from timeshare.reservations.service.base import CountedTokens
+from timeshare.reservations.service.base import Base, CountedTokens
 from timeshare.reservations.service.bells import Bells
 from timeshare.reservations.service.bounds import (
     CONFIG_FILE,
@@ -39,8 +44,10 @@ from timeshare.reservations.service.bounds import (
 )
 from timeshare.reservations.service.crowd import MOST_REMEMBERED, Crowd
 from timeshare.reservations.service.fair_thread import LANE, FairThread
+from timeshare.reservations.service.listening import make_server
 from timeshare.reservations.service.remembered import Remembered
 from timeshare.reservations.shares import parse_share
+from timeshare.reservations.sockets import socket_path
 from timeshare.reservations.submission import Submission
 
 GUIDE = Path(__file__).parent.parent / "docs" / "admin_guide.md"
@@ -272,6 +279,7 @@ c.ServiceBounds.submissions_burst = 5
 c.ServiceBounds.streams_each = 3
 c.ServiceBounds.polls_each = 4
 c.ServiceBounds.unknown_tokens_per_s = 2.0
+c.ServiceBounds.connections = 100
 """
 
 
@@ -376,6 +384,55 @@ def test_unknown_tokens_are_bounded_and_known_ones_go_on(hub: Hub) -> None:
     assert codes[0] in (401, 429)
     assert codes[-1] == 429, "the address is the proxy's word, not the caller's"
     assert ben.service("GET", "limits").status_code == 200
+
+
+@pytest.mark.hub
+def test_connections_to_the_hubs_socket_are_bounded_and_others_are_served(hub: Hub) -> None:
+    ada, pid, path = hub.login("ada"), hub.components()["hub"], socket_path(hub.deployment.hub_url)
+    assert path is not None
+    before = len(os.listdir(f"/proc/{pid}/fd"))
+    with contextlib.ExitStack() as held:
+        for _ in range(300):
+            one = held.enter_context(socket.socket(socket.AF_UNIX))
+            one.connect(path)
+            one.sendall(b"GET /hub/health HTTP/1.1\r\n")
+        assert ada.session.get(f"{hub.url}hub/home").status_code == 200
+        assert len(os.listdir(f"/proc/{pid}/fd")) <= before + 110
+
+
+@pytest.mark.hub
+def test_the_hub_reads_no_endless_body_of_whoever_reaches_its_socket(hub: Hub) -> None:
+    path = socket_path(hub.deployment.hub_url)
+    with socket.socket(socket.AF_UNIX) as there:
+        there.settimeout(60)
+        there.connect(str(path))
+        there.sendall(b"POST /hub/login HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n")
+        assert there.recv(1000).startswith((b"HTTP/1.1 400", b"HTTP/1.1 413"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it connects as another account")
+async def test_another_account_on_the_socket_is_counted_by_itself_whatever_address_it_writes() -> None:
+    class Who(Base):
+        public = True
+
+        async def get(self) -> None:
+            self.answer({"address": self.address})
+
+    app = Application([(".*", Who, {"context": SimpleNamespace(runtime=None)})])
+    ask = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+    ask += "s.sendall(b'GET / HTTP/1.0\\r\\nX-Forwarded-For: 10.0.0.1, 10.0.0.2\\r\\n\\r\\n'); print(s.recv(9999))"
+    with tempfile.TemporaryDirectory(prefix="ts-") as folder:
+        os.chmod(folder, 0o711)
+        server = make_server(app, ServiceBounds(), 100)
+        server.add_socket(bind_unix_socket(f"{folder}/s", 0o666))
+        words = ("/usr/bin/env", "python3", "-I", "-c", ask, f"{folder}/s")
+        told = []
+        for uid in (65534, os.geteuid()):
+            asked = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE, user=uid, cwd="/")
+            told.append((await asked.communicate())[0].decode())
+        server.stop()
+    assert '"address": "account 65534"' in told[0]
+    assert '"address": "10.0.0.2"' in told[1], "our own proxy says where it came from"
 
 
 @pytest.mark.hub

@@ -1,20 +1,29 @@
-"""JupyterHub as a component: on the socket that it inherits, with the tokens of this start alone, and connecting to
-nothing that somebody put in place of a server's socket."""
+"""JupyterHub as a component: on the socket that it inherits, within bounds, with the tokens of this start alone, and
+connecting to nothing that somebody put in place of a server's socket."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import tornado.httpserver
 import tornado.netutil
 from aiohttp.client_exceptions import UnixClientConnectorError
 from jupyterhub import httpclient, orm
 from jupyterhub.app import JupyterHub
 
+from ...reservations.deployment import DeploymentError, current_deployment
 from ...reservations.listening import inherited
+from ...reservations.service.bounds import BoundsError, ServiceBounds, raise_file_limit, read_bounds
+from ...reservations.service.listening import BoundedServer, Measured
 from ...reservations.sockets import HUB, SCHEME, way_to
+
+MOST_BODY = 1024 * 1024
+"""Bytes of a body; JupyterHub itself reads a hundred times as many, before it knows who sends them."""
 
 
 class SupervisedHub(JupyterHub):  # type: ignore[misc]  # jupyterhub has no types
@@ -60,8 +69,28 @@ class SafeConnector(httpclient._HTTPUnixConnector):  # type: ignore[misc]  # jup
         return protocol
 
 
+def keep_within(bounds: ServiceBounds) -> None:
+    """Have JupyterHub serve within ``bounds``: any account of the machine may connect to its socket.
+
+    It has no option for that, and names the class at the moment when it listens (6.1, ``JupyterHub.start``).
+    """
+    most = raise_file_limit(bounds.connections)
+
+    def make(app: Any, **settings: Any) -> BoundedServer:
+        times = {"idle_connection_timeout": bounds.idle_s, "body_timeout": bounds.body_s}
+        server = BoundedServer(Measured(app, MOST_BODY), max_body_size=MOST_BODY, **times, **settings)
+        server.most = most
+        return server
+
+    tornado.httpserver.HTTPServer = make  # type: ignore[assignment, misc]
+
+
 def main() -> None:
     httpclient._HTTPUnixConnector = SafeConnector
+    try:
+        keep_within(read_bounds(Path(current_deployment().state_dir)))
+    except (DeploymentError, BoundsError) as error:
+        sys.exit(f"timeshare hub: {error}")
     held = inherited(HUB)
     if held is not None:
         listen_on(held)

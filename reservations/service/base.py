@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tornado import iostream, web
+from tornado import http1connection, iostream, web
 
 from ..errors import PublicError
 from ..reservation import Reservation
+from ..sockets import account_of
 from ..submission import unknown_id
 from ..text import escaped
 from . import bodies, json_bodies, views
@@ -124,7 +126,13 @@ class Base(web.RequestHandler):
 
     @property
     def address(self) -> str:
-        """Where the request came from, as far as that is known: our proxy puts it last, whatever stood there before."""
+        """Whose request it is before its token is known. Another account of the machine, by the kernel: it can write
+        any address. Else what our proxy puts last, whatever stood there before."""
+        connection = self.request.connection
+        assert isinstance(connection, http1connection.HTTP1Connection)
+        account = account_of(connection.stream.socket)
+        if account not in (None, os.geteuid()):
+            return f"account {account}"
         return self.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()[:64]
 
     def on_finish(self) -> None:

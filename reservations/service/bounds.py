@@ -69,8 +69,8 @@ class ServiceBounds(Configurable):
     connections = Int(
         4096,
         min=16,
-        help="Connections in all. Default 4096, and never more than open files allow. Beyond: the one that has "
-        "waited longest without a request is closed. Example: 10000.",
+        help="Connections, of the service and of the hub each. Default 4096, and never more than open files allow. "
+        "Beyond: the one that has waited longest without a request is closed. Example: 10000.",
     ).tag(config=True)
     idle_s = Float(
         60.0,

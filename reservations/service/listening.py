@@ -1,4 +1,4 @@
-"""The HTTP server of the service, within bounds: bodies, headers, slow callers and connections.
+"""The HTTP servers of service and hub, within bounds: bodies, headers, slow callers and connections.
 
 The rest of reading HTTP is Tornado's, which refuses what is open to two readings: two lengths, a length beside chunks,
 chunks of no number, spaces in names of headers.
@@ -36,16 +36,18 @@ def make_server(app: Application, bounds: ServiceBounds, connections: int) -> HT
 
 
 class Measured(httputil.HTTPServerConnectionDelegate):
-    """Hands requests to ``app`` with no more of their bodies than it reads: nobody fills this process's memory."""
+    """Hands requests to ``app`` with at most ``kept`` bytes of their bodies: nobody fills this process's memory."""
 
-    def __init__(self, app: Application) -> None:
-        self._app = app
+    def __init__(self, app: Application, kept: int = MAX_BODY + 1) -> None:
+        """One byte more than is read, by which a body is known to be too large."""
+        self._app, self._kept = app, kept
         self.waiting: dict[iostream.IOStream, None] = {}
         """Connections on which no whole request has come since the last one; the one that waits longest comes first."""
 
     def start_request(self, server_conn: Any, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
         self.waits(server_conn.stream)
-        return _Message(self._app.start_request(server_conn, request_conn), self.waiting, server_conn.stream)
+        inner = self._app.start_request(server_conn, request_conn)
+        return _Message(inner, self.waiting, server_conn.stream, self._kept)
 
     def waits(self, stream: iostream.IOStream) -> None:
         self.waiting.pop(stream, None)
@@ -58,10 +60,13 @@ class Measured(httputil.HTTPServerConnectionDelegate):
 
 class _Message(httputil.HTTPMessageDelegate):
     def __init__(
-        self, inner: httputil.HTTPMessageDelegate, waiting: dict[iostream.IOStream, None], stream: iostream.IOStream
+        self,
+        inner: httputil.HTTPMessageDelegate,
+        waiting: dict[iostream.IOStream, None],
+        stream: iostream.IOStream,
+        left: int,
     ) -> None:
-        self._inner, self._waiting, self._stream = inner, waiting, stream
-        self._left = MAX_BODY + 1  # one byte more, by which it is known to be too large
+        self._inner, self._waiting, self._stream, self._left = inner, waiting, stream, left
 
     def headers_received(
         self,
