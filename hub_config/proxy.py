@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 from ..reservations.deployment import Deployment
+from ..reservations.service.bounds import read_bounds
 from . import npm_tree
 
 HERE = Path(__file__).parent
@@ -85,5 +86,6 @@ def command(deployment: Deployment) -> list[str]:
         str(script_path(state_dir).parent.parent),
         str(state_dir / "proxy" / "routes.json"),
         f"{deployment.hub_url.rstrip('/')}/hub/error",
+        str(read_bounds(state_dir).open_each),
         *(["host-routing"] if deployment.subdomain_host else []),
     ]

@@ -21,6 +21,7 @@ from ..reservations.engines.slurm.config import ConfigError
 from ..reservations.errors import PublicError
 from ..reservations.fetching import fetch
 from ..reservations.limits.load import LimitsError
+from ..reservations.service.bounds import BoundsError
 from ..reservations.sockets import AGENT, HUB, PROXY_API, PUBLIC, SERVICE
 from . import proxy
 from .ledger_url import LedgerUrlError
@@ -36,7 +37,7 @@ READY_WAIT_S = 120.0
 END_WAIT_S = 20.0
 ERRORS = (
     *(UpError, ports.PortError, SocketError, FolderError, LedgerUrlError),
-    *(ConfigError, LimitsError, PublicError, DeploymentError, proxy.ProxyError),
+    *(ConfigError, LimitsError, BoundsError, PublicError, DeploymentError, proxy.ProxyError),
 )
 
 

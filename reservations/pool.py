@@ -115,11 +115,14 @@ class Pool:
     ) -> list[Reservation]:
         """The newest ``limit`` reservations, of ``owner`` (None: of all), in one of ``states`` (none given: any), of
         ``kind`` (None: both)."""
-        wanted = frozenset(states)
-        if not wanted or State.ENDED in wanted:
-            return self._ledger.find(owner, wanted, limit, kind)
-        mine = (r for r in self._live.values() if r.state in wanted and owner in (None, r.owner))
-        return nlargest(limit, (r for r in mine if kind in (None, r.kind)), key=lambda r: r.seq)
+        wanted = frozenset(states) or frozenset(State)
+        mine = (r for r in self._live.values() if owner in (None, r.owner) and r.state in wanted)
+        found = nlargest(limit, (r for r in mine if kind in (None, r.kind)), key=lambda r: r.seq)
+        if State.ENDED not in wanted:
+            return found
+        after = found[-1].seq if len(found) == limit else 0  # older ones have no place in it
+        ended = self._ledger.find(owner, (State.ENDED,), limit, kind, after)
+        return nlargest(limit, [*found, *ended], key=lambda r: r.seq)
 
     def events(self, reservation_id: str) -> list[dict[str, object]]:
         return self._ledger.events(reservation_id)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import signal
 import socket
 import subprocess
 import tempfile
@@ -16,9 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
+import sqlalchemy as sa
 from hubs import Hub, User, running_hub
 from nodes import eventually
 from plain_jobs import job_body
@@ -27,10 +30,12 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import Application
 from traitlets import TraitError
 
+from timeshare.notebooks.transport import ask
 from timeshare.reservations.errors import PublicError
 from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
 from timeshare.reservations.limits.checks import part_of_queue
+from timeshare.reservations.reservation import Reason, State
 from timeshare.reservations.service.auth import Caller
 from timeshare.reservations.service.base import Base, CountedTokens
 from timeshare.reservations.service.bells import Bells
@@ -47,7 +52,7 @@ from timeshare.reservations.service.fair_thread import LANE, FairThread
 from timeshare.reservations.service.listening import make_server
 from timeshare.reservations.service.remembered import Remembered
 from timeshare.reservations.shares import parse_share
-from timeshare.reservations.sockets import socket_path
+from timeshare.reservations.sockets import socket_path, unix_url
 from timeshare.reservations.submission import Submission
 
 GUIDE = Path(__file__).parent.parent / "docs" / "admin_guide.md"
@@ -268,6 +273,26 @@ def test_a_part_of_the_queue_is_at_least_one_place() -> None:
     assert [part_of_queue(16, taken) for taken in (0, 8, 14, 15, 16)] == [8, 4, 1, 1, 1]
 
 
+def test_what_is_read_from_the_ledger_of_a_list_is_what_has_ended(tmp_path: Path) -> None:
+    """Five hundred of somebody who waits with a sweep took 45 ms of the pool's thread, and everybody waited for it."""
+    lab = Lab(tmp_path, {"defaults": {"sessions": {"at_once": 100}}}, "t4")
+    names = [lab.ask(person).id for _ in range(4) for person in ("ada", "ben")]
+    for name in (names[0], names[4], names[1]):
+        lab.pool.end(name, Reason.CANCELLED, "")
+    hers = names[::2]
+    everything = [one.id for one in lab.ledger.find("ada", (), 10)]
+    assert everything == hers[::-1]
+    for limit in (1, 2, 3, 4, 10):
+        assert [one.id for one in lab.pool.find("ada", (), limit)] == everything[:limit]
+    assert [one.id for one in lab.pool.find("ada", (State.ENDED,), 10)] == [hers[2], hers[0]]
+    questions: list[Any] = []
+    listening = (sa.Engine, "before_cursor_execute", lambda *asked: questions.append(asked[3]))
+    sa.event.listen(*listening)
+    lab.pool.find("ada", (), 10)
+    sa.event.remove(*listening)
+    assert all(State.ENDED.value in question for question in questions if "ada" in question)
+
+
 # --- on a real hub
 
 
@@ -327,7 +352,8 @@ def test_streams_and_held_requests_of_one_are_refused_beyond_the_bound_and_come_
     path = f"reservations/{ids[ada]}?unlike=queued&wait_s=20"
     held: list[threading.Thread] = []
     for _ in range(4):
-        held.append(threading.Thread(target=lambda: ada.service("GET", path)))
+        # A fifth one may take the place of one of them first: then that asks again.
+        held.append(threading.Thread(target=lambda: eventually(lambda: ada.service("GET", path).ok, 60)))
         held[-1].start()
 
     def fifth() -> requests.Response | None:
@@ -433,6 +459,74 @@ async def test_another_account_on_the_socket_is_counted_by_itself_whatever_addre
         server.stop()
     assert '"address": "account 65534"' in told[0]
     assert '"address": "10.0.0.2"' in told[1], "our own proxy says where it came from"
+
+
+def test_who_comes_while_many_wait_at_the_proxy_is_kept_in_line(hub: Hub) -> None:
+    """Node made the line 511 long. The kernel then drops who comes, and her machine tries again after 1, 3, 7, 15 s."""
+    address, proxy = urlsplit(hub.url), hub.components()["proxy"]
+    os.kill(proxy, signal.SIGSTOP)
+    try:
+        with contextlib.ExitStack() as opened:
+            for _ in range(700):  # the 513th had to wait
+                one = socket.create_connection((address.hostname, address.port or 80), timeout=0.9)
+                opened.enter_context(contextlib.closing(one))
+    finally:
+        os.kill(proxy, signal.SIGCONT)
+    eventually(hub.is_healthy, 60)
+
+
+@pytest.mark.hub
+def test_what_the_service_would_refuse_anyhow_is_refused_before_it(hub: Hub) -> None:
+    dora, ben = hub.login("dora"), hub.login("ben")
+    most = read_bounds(hub.state_dir).open_each
+    address = urlsplit(hub.url)
+    words = f"POST /services/timeshare/api/v1/reservations HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 2\r\n"
+    asked = f"{words}Authorization: Bearer {dora.token}\r\n\r\n".encode()
+    with contextlib.ExitStack() as opened:
+        kept = []
+        for _ in range(most):  # their bodies never come
+            one = socket.create_connection((address.hostname, address.port or 80), timeout=30)
+            kept.append(opened.enter_context(contextlib.closing(one)))
+            one.sendall(asked)
+        message = eventually(lambda: (one := dora.service("GET", "limits")).status_code == 429 and too_many(one))
+        assert f"you have {most} requests that are not answered yet" in message
+        assert ben.service("GET", "limits").status_code == 200
+        for page in (dora, ben):  # what she logs in to the pages with is another thing
+            assert page.page("home").status_code == 200
+    assert eventually(lambda: dora.service("GET", "limits").status_code == 200, 30)
+
+
+@pytest.mark.hub
+def test_the_proxy_closes_its_connections_itself(hub: Hub) -> None:
+    """Who is told to close may have answered and gone while the proxy still ends the request: EPIPE, and 503."""
+    heads: list[bytes] = []
+
+    def serve() -> None:
+        with contextlib.closing(listening.accept()[0]) as taken:
+            heads.append(taken.recv(65536))
+            taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            heads.append(taken.recv(65536))  # empty: closed there
+
+    path = Path("/tmp") / f"timeshare-probe-{os.getpid()}.sock"
+    headers = {"Authorization": f"token {hub.deployment.proxy_token}"}
+    route = f"{hub.deployment.proxy_api_url}/api/routes/probe"
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            with contextlib.suppress(ValueError):  # it answers with nothing
+                ask(route, "POST", headers, {"target": unix_url(path)})
+            answer = requests.get(f"{hub.url}probe", headers={"Connection": "close"}, timeout=30)
+            server.join(30)
+        finally:
+            with contextlib.suppress(ValueError):
+                ask(route, "DELETE", headers)
+            path.unlink()
+    assert answer.text == "hi"
+    assert b"connection: close" not in heads[0].lower()
+    assert heads[1:] == [b""]
 
 
 @pytest.mark.hub

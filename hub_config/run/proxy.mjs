@@ -1,10 +1,11 @@
-// configurable-http-proxy on sockets that it inherits: node proxy.mjs PACKAGE ROUTES ERROR_TARGET [host-routing]
+// configurable-http-proxy on sockets that it inherits: node proxy.mjs PACKAGE ROUTES ERROR_TARGET MOST_OPEN [host-routing]
 //
 // Its own command can only open ports and sockets itself, which leaves a gap at each restart. PACKAGE is the folder of
 // the installed proxy; ROUTES the file in which routes are kept, so that a proxy that is started again knows them
-// before it takes the first connection; ERROR_TARGET where pages for errors come from; host-routing: each person's
-// server has a host name of its own. The token of its API comes in
-// CONFIGPROXY_AUTH_TOKEN, the sockets as sd_listen_fds(3) has them, under the names "public" and "proxy-api".
+// before it takes the first connection; ERROR_TARGET where pages for errors come from; MOST_OPEN: how many requests to
+// what all share (hub and services) one person may have open; host-routing: each person's server has a host name of its
+// own. The token of its API comes in CONFIGPROXY_AUTH_TOKEN, the sockets as sd_listen_fds(3) has them, under the names
+// "public" and "proxy-api".
 
 import fs from "node:fs";
 import http from "node:http";
@@ -15,7 +16,7 @@ import { pathToFileURL } from "node:url";
 const FIRST = 3;
 const O_PATH = 0o10000000; // open(2); node has no name for it
 const BACKLOG = 4096;
-const [folder, routesFile, errorTarget, routing] = process.argv.slice(2);
+const [folder, routesFile, errorTarget, mostOpen, routing] = process.argv.slice(2);
 
 const load = (name) => import(pathToFileURL(path.join(folder, "lib", name)));
 const { default: ConfigurableProxy } = await load("configproxy.js");
@@ -97,6 +98,56 @@ class SafeProxy extends ConfigurableProxy {
   }
 }
 
+/**
+ * Counts the open requests of each person, by what she logs in with. A thousand at once would wait at the hub or the
+ * service before the next one of somebody else, only to be refused there; here that costs a hundredth.
+ */
+class OpenRequests {
+  constructor(most) {
+    this.most = most;
+    this.counts = new Map();
+  }
+
+  /** False when she has so many already. */
+  take(who, response) {
+    const count = this.counts.get(who) ?? 0;
+    if (count >= this.most) return false;
+    if (response.closed) return true; // she has gone: nothing would tell of it again
+    this.counts.set(who, count + 1);
+    response.once("close", () => {
+      const left = this.counts.get(who) - 1;
+      if (left) this.counts.set(who, left);
+      else this.counts.delete(who);
+    });
+    return true;
+  }
+
+  refuse(response) {
+    const message = `you have ${this.most} requests that are not answered yet and the limit is ${this.most}: close one first`;
+    const details = { limit: this.most, retry_after_s: 5 };
+    const body = JSON.stringify({ error: { reason: "too-many-requests", message, details } });
+    const headers = { "Content-Type": "application/json", "Content-Length": Buffer.byteLength(body), "Retry-After": "5" };
+    // The rest of a body that nobody reads would be taken for the next request.
+    response.writeHead(429, { ...headers, "Cache-Control": "no-store", Connection: "close" }).end(body);
+  }
+}
+
+/** Who sends a request, as far as that can be told without asking; empty: nobody knows. */
+function sender(request) {
+  const cookie = /(?:^|;\s*)(jupyterhub-hub-login=[^;]+)/.exec(request.headers.cookie ?? "");
+  return request.headers.authorization ?? cookie?.[1] ?? "";
+}
+
+/** Whether a request goes to somebody's own server; the others go to what all share. */
+async function goesToServer(proxy, request, base) {
+  try {
+    const route = await proxy.targetForReq(request);
+    return route !== undefined && route.prefix.includes(`${base}user/`);
+  } catch {
+    return false; // an address that cannot be read
+  }
+}
+
 function inherited(name) {
   const names = (process.env.LISTEN_FDNAMES ?? "").split(":");
   const place = process.env.LISTEN_PID === String(process.pid) ? names.indexOf(name) : -1;
@@ -116,8 +167,25 @@ const hostRouting = routing === "host-routing";
 const passing = { xfwd: true, prependPath: true, includePrefix: true };
 const proxy = new SafeProxy({ log, authToken, errorTarget, hostRouting, ...passing });
 proxy._routes = new KeptRoutes(routesFile);
-proxy.apiServer.listen({ fd: inherited("proxy-api"), backlog: BACKLOG });
-proxy.proxyServer.listen({ fd: inherited("public"), backlog: BACKLOG });
+// To a unix socket each request has a connection of its own, and the proxy closes it. Told to close it, the other end may
+// be gone while the end of the request is still being written: that is EPIPE, the answer is lost, the client gets 503.
+proxy.proxy.on("proxyReq", (request, _request, _response, options) => {
+  if (!options.agent || options.agent === proxy.unixAgent) request.setHeader("connection", "keep-alive");
+});
+
+const open = new OpenRequests(Number(mostOpen));
+const base = new URL(errorTarget).pathname.replace(/hub\/error$/, "");
+const [pass] = proxy.proxyServer.listeners("request");
+proxy.proxyServer.removeAllListeners("request");
+proxy.proxyServer.on("request", async (request, response) => {
+  const who = sender(request);
+  if (who && !(await goesToServer(proxy, request, base)) && !open.take(who, response)) open.refuse(response);
+  else pass(request, response);
+});
+// Node knows `backlog` in the options, but not together with `fd`: then it would be 511, and the kernel drops who comes
+// while so many wait; her machine tries again after 1, 3, 7 ... seconds.
+proxy.apiServer.listen({ fd: inherited("proxy-api") }, BACKLOG);
+proxy.proxyServer.listen({ fd: inherited("public") }, BACKLOG);
 
 process.on("SIGTERM", () => process.exit(0));
 process.on("uncaughtException", (error) => log.error("%s", error.stack ?? error.message));

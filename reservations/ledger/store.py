@@ -165,11 +165,13 @@ class Ledger:
         return found[0] if found else None
 
     def find(
-        self, owner: str | None, states: Iterable[State], limit: int, kind: Kind | None = None
+        self, owner: str | None, states: Iterable[State], limit: int, kind: Kind | None = None, after: int = 0
     ) -> list[Reservation]:
         """The newest ``limit`` reservations, of ``owner`` (None: of all), in one of ``states`` (none given: any), of
-        ``kind`` (None: both)."""
+        ``kind`` (None: both), with a ``seq`` beyond ``after``."""
         query = sa.select(_T).order_by(_T.c.seq.desc()).limit(limit)
+        if after:
+            query = query.where(_T.c.seq > after)
         if owner is not None:
             query = query.where(_T.c.owner == owner)
         if kind is not None:

@@ -81,6 +81,12 @@ class ServiceBounds(Configurable):
         config=True
     )
 
+    @property
+    def open_each(self) -> int:
+        """Requests of one that the proxy has open: those that the bounds above allow, and as many again as are worked
+        on, for what they do not count. Whatever is beyond would be refused by them."""
+        return 2 * self.requests_at_once + self.polls_each + self.streams_each
+
 
 def read_bounds(state_dir: Path | None) -> ServiceBounds:
     """Return the bounds of ``timeshare_service.py`` in ``state_dir``; the defaults without one. Raises BoundsError."""
