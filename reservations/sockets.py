@@ -11,8 +11,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import socket
 import stat
 import string
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -43,6 +45,18 @@ def socket_path(url: str) -> str | None:
     parts = urlsplit(url)
     # Not .hostname, which is in lower case.
     return unquote(parts.netloc) if parts.scheme == SCHEME else None
+
+
+def account_of_peer(connection: socket.socket) -> int | None:
+    """Return the user id of who connected to a unix socket, by the kernel's word; None on a socket of another kind."""
+    if connection.family != socket.AF_UNIX:
+        return None
+    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+
+
+def is_foreign(account: int | None) -> bool:
+    """Whether who connected is another account of this machine than root's and our own, past the proxy."""
+    return account is not None and account not in (0, os.geteuid())
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
-"""JupyterHub as a component: on the socket that it inherits, with the tokens of this start alone, and connecting to
-nothing that somebody put in place of a server's socket."""
+"""JupyterHub as a component: on the socket that it inherits, with the tokens of this start alone, connecting to nothing
+that somebody put in place of a server's socket, and with room for the connections of others than one account."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import socket
 from typing import Any
 from urllib.parse import unquote
 
+import tornado.httpserver
 import tornado.netutil
 from aiohttp.client_exceptions import UnixClientConnectorError
 from jupyterhub import httpclient, orm
 from jupyterhub.app import JupyterHub
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 
 from ...reservations.listening import inherited
-from ...reservations.sockets import HUB, SCHEME, way_to
+from ...reservations.service.bounds import raise_file_limit
+from ...reservations.sockets import HUB, SCHEME, account_of_peer, is_foreign, way_to
 
 
 class SupervisedHub(JupyterHub):  # type: ignore[misc]  # jupyterhub has no types
@@ -43,6 +47,31 @@ def listen_on(held: socket.socket) -> None:
     tornado.netutil.bind_unix_socket = bind_unix_socket
 
 
+MOST_OF_ONE = 100
+"""Connections of one account that come past the proxy. A session of it has a few."""
+
+
+class FairServer(HTTPServer):
+    """Every account can connect to the hub's socket, as its sessions do; none can have all connections that there can
+    be."""
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self._accounts: dict[IOStream, int] = {}
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        account = account_of_peer(stream.socket)
+        if account is not None and is_foreign(account):
+            if sum(known == account for known in self._accounts.values()) >= MOST_OF_ONE:
+                return stream.close()
+            self._accounts[stream] = account
+        return super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: Any) -> None:
+        self._accounts.pop(server_conn.stream, None)
+        super().on_close(server_conn)
+
+
 class SafeConnector(httpclient._HTTPUnixConnector):  # type: ignore[misc]  # jupyterhub has no types
     """JupyterHub's own follows links: the hub asks a server whether it is up, as root, by a path in the folder of the
     server's account."""
@@ -62,6 +91,8 @@ class SafeConnector(httpclient._HTTPUnixConnector):  # type: ignore[misc]  # jup
 
 def main() -> None:
     httpclient._HTTPUnixConnector = SafeConnector
+    tornado.httpserver.HTTPServer = FairServer  # type: ignore[misc]  # JupyterHub makes one
+    raise_file_limit(0)
     held = inherited(HUB)
     if held is not None:
         listen_on(held)

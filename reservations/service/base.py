@@ -14,6 +14,7 @@ from tornado import iostream, web
 
 from ..errors import PublicError
 from ..reservation import Reservation
+from ..sockets import account_of_peer, is_foreign
 from ..submission import unknown_id
 from ..text import escaped
 from . import bodies, json_bodies, views
@@ -124,7 +125,11 @@ class Base(web.RequestHandler):
 
     @property
     def address(self) -> str:
-        """Where the request came from, as far as that is known: our proxy puts it last, whatever stood there before."""
+        """Where the request came from, as far as that is known: our proxy puts it last, whatever stood there before;
+        of an account that connects past the proxy it is that account."""
+        account = account_of_peer(self.request.connection.stream.socket)  # type: ignore[union-attr]
+        if is_foreign(account):
+            return f"account {account}"
         return self.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()[:64]
 
     def on_finish(self) -> None:
