@@ -46,11 +46,18 @@ class SystemGroupsAuthenticator(PAMAuthenticator):  # type: ignore[misc]
         self.manage_groups = True
 
     async def authenticate(self, handler: Any, data: Any) -> dict[str, Any] | None:
-        """Checks the password; the model with the groups. None for a wrong one."""
+        """Checks the password; the model with the groups. None for a wrong one, and for that of another account than
+        the one as which sessions would run."""
         name = await super().authenticate(handler, data)
         if name is None:
             return None
-        return {"name": name, "groups": await self._groups(self.normalize_username(name))}
+        account = self.normalize_username(name)
+        if not await asyncio.to_thread(same_account, name, account):
+            log.warning(
+                "login as %a refused: JupyterHub takes it for %a, which is another account or none", name, account
+            )
+            return None
+        return {"name": name, "groups": await self._groups(account)}
 
     async def refresh_user(self, user: Any, handler: Any = None) -> dict[str, Any] | bool:
         """Her groups as they are now. False, log in again, for an account that is gone."""
@@ -68,6 +75,14 @@ class SystemGroupsAuthenticator(PAMAuthenticator):  # type: ignore[misc]
         found = await asyncio.to_thread(system_groups, name)
         kept = [group for gid, group in found if gid >= self.least_gid and (self.own_group or group != name)]
         return sorted(kept)
+
+
+def same_account(name: str, other: str) -> bool:
+    """Whether both are names of one account. PAM tells `Ada` from `ada`, JupyterHub does not."""
+    try:
+        return pwd.getpwnam(name).pw_uid == pwd.getpwnam(other).pw_uid
+    except KeyError:
+        return False
 
 
 def system_groups(name: str) -> list[tuple[int, str]]:
