@@ -67,12 +67,19 @@ class SystemGroupsAuthenticator(PAMAuthenticator):  # type: ignore[misc]
         self._tries: Counter[tuple[str, str]] = Counter()
 
     async def authenticate(self, handler: Any, data: Any) -> dict[str, Any] | None:
-        """Checks the password; the model with the groups. None for a wrong one."""
+        """Checks the password; the model with the groups. None for a wrong one, and for that of another account than
+        the one as which sessions would run."""
         with self._trying(handler, data["username"]):
             name = await self._checked(handler, data)
         if name is None:
             return None
-        return {"name": name, "groups": await self._groups(self.normalize_username(name))}
+        account = self.normalize_username(name)
+        if not await asyncio.to_thread(same_account, name, account):
+            log.warning(
+                "login as %a refused: JupyterHub takes it for %a, which is another account or none", name, account
+            )
+            return None
+        return {"name": name, "groups": await self._groups(account)}
 
     @contextlib.contextmanager
     def _trying(self, handler: Any, name: str) -> Iterator[None]:
@@ -122,6 +129,14 @@ def is_account(name: str) -> bool:
     except (KeyError, ValueError):  # no such name; no name at all
         return False
     return True
+
+
+def same_account(name: str, other: str) -> bool:
+    """Whether both are names of one account. PAM tells `Ada` from `ada`, JupyterHub does not."""
+    try:
+        return pwd.getpwnam(name).pw_uid == pwd.getpwnam(other).pw_uid
+    except KeyError:
+        return False
 
 
 def system_groups(name: str) -> list[tuple[int, str]]:

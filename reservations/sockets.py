@@ -47,6 +47,18 @@ def socket_path(url: str) -> str | None:
     return unquote(parts.netloc) if parts.scheme == SCHEME else None
 
 
+def account_of_peer(connection: socket.socket) -> int | None:
+    """Return the user id of who connected to a unix socket, by the kernel's word; None on a socket of another kind."""
+    if connection.family != socket.AF_UNIX:
+        return None
+    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+
+
+def is_foreign(account: int | None) -> bool:
+    """Whether who connected is another account of this machine than root's and our own, past the proxy."""
+    return account is not None and account not in (0, os.geteuid())
+
+
 @contextlib.contextmanager
 def way_to(path: Path | str) -> Iterator[str]:
     """Yield a path by which to connect to the socket ``path``, if that is its folder's owner's own.
@@ -63,16 +75,6 @@ def way_to(path: Path | str) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
-
-
-def account_of(connection: socket.socket) -> int | None:
-    """Return the uid that opened the other side of ``connection``, by the kernel (SO_PEERCRED, unix(7)); None for what
-    is no unix socket."""
-    if connection.family != socket.AF_UNIX:
-        return None
-    pid_uid_gid = struct.Struct("iII")
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, pid_uid_gid.size)
-    return int(pid_uid_gid.unpack(told)[1])
 
 
 def run_dir_of(state_dir: Path) -> Path:

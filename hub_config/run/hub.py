@@ -15,12 +15,14 @@ import tornado.netutil
 from aiohttp.client_exceptions import UnixClientConnectorError
 from jupyterhub import httpclient, orm
 from jupyterhub.app import JupyterHub
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 
 from ...reservations.deployment import DeploymentError, current_deployment
 from ...reservations.listening import inherited
 from ...reservations.service.bounds import BoundsError, ServiceBounds, raise_file_limit, read_bounds
 from ...reservations.service.listening import BoundedServer, Measured
-from ...reservations.sockets import HUB, SCHEME, way_to
+from ...reservations.sockets import HUB, SCHEME, account_of_peer, is_foreign, way_to
 
 MOST_BODY = 1024 * 1024
 """Bytes of a body; JupyterHub itself reads a hundred times as many, before it knows who sends them."""
@@ -52,6 +54,31 @@ def listen_on(held: socket.socket) -> None:
     tornado.netutil.bind_unix_socket = bind_unix_socket
 
 
+MOST_OF_ONE = 100
+"""Connections of one account that come past the proxy. A session of it has a few."""
+
+
+class FairServer(HTTPServer):
+    """Every account can connect to the hub's socket, as its sessions do; none can have all connections that there can
+    be."""
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self._accounts: dict[IOStream, int] = {}
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        account = account_of_peer(stream.socket)
+        if account is not None and is_foreign(account):
+            if sum(known == account for known in self._accounts.values()) >= MOST_OF_ONE:
+                return stream.close()
+            self._accounts[stream] = account
+        return super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: Any) -> None:
+        self._accounts.pop(server_conn.stream, None)
+        super().on_close(server_conn)
+
+
 class SafeConnector(httpclient._HTTPUnixConnector):  # type: ignore[misc]  # jupyterhub has no types
     """JupyterHub's own follows links: the hub asks a server whether it is up, as root, by a path in the folder of the
     server's account."""
@@ -69,6 +96,10 @@ class SafeConnector(httpclient._HTTPUnixConnector):  # type: ignore[misc]  # jup
         return protocol
 
 
+class HubServer(FairServer, BoundedServer):
+    """Bounded in all, and for each account."""
+
+
 def keep_within(bounds: ServiceBounds) -> None:
     """Have JupyterHub serve within ``bounds``: any account of the machine may connect to its socket.
 
@@ -76,9 +107,9 @@ def keep_within(bounds: ServiceBounds) -> None:
     """
     most = raise_file_limit(bounds.connections)
 
-    def make(app: Any, **settings: Any) -> BoundedServer:
+    def make(app: Any, **settings: Any) -> HubServer:
         times = {"idle_connection_timeout": bounds.idle_s, "body_timeout": bounds.body_s}
-        server = BoundedServer(Measured(app, MOST_BODY), max_body_size=MOST_BODY, **times, **settings)
+        server = HubServer(Measured(app, MOST_BODY), max_body_size=MOST_BODY, **times, **settings)
         server.most = most
         return server
 

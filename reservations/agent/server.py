@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import socket
-import struct
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from ..clock import read_boot_id
 from ..devices.checkpoint import Checkpointer
 from ..devices.model import DeviceError, DeviceSource
 from ..listening import BACKLOG, inherited
-from ..sockets import AGENT
+from ..sockets import AGENT, account_of_peer, is_foreign
 from .events import Events
 from .exchange import Exchange, Graces, can_exchange, fixed
 from .grouptrial import bounds_of
@@ -293,7 +292,7 @@ async def serve(agent: Agent, path: Path, stop: asyncio.Event) -> None:
 async def _one_request(
     agent: Agent, threads: Executor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    if not _trusted(writer.get_extra_info("socket")):
+    if is_foreign(account_of_peer(writer.get_extra_info("socket"))):
         answer = _error("forbidden", "only root and the agent's own user may speak to it")
     else:
         try:
@@ -306,8 +305,3 @@ async def _one_request(
             answer = _error("invalid", f"a request is one line of JSON of at most {MAX_REQUEST} bytes")
     writer.write(json.dumps(answer).encode() + b"\n")
     await asyncio.wait_for(writer.drain(), REQUEST_WAIT_S)  # a peer that does not read is let go
-
-
-def _trusted(connection: socket.socket) -> bool:
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return uid in (0, os.geteuid())

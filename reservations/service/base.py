@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from tornado import http1connection, iostream, web
 
 from ..errors import PublicError
 from ..reservation import Reservation
-from ..sockets import account_of
+from ..sockets import account_of_peer, is_foreign
 from ..submission import unknown_id
 from ..text import escaped
 from . import bodies, json_bodies, views
@@ -130,8 +129,8 @@ class Base(web.RequestHandler):
         any address. Else what our proxy puts last, whatever stood there before."""
         connection = self.request.connection
         assert isinstance(connection, http1connection.HTTP1Connection)
-        account = account_of(connection.stream.socket)
-        if account not in (None, os.geteuid()):
+        account = account_of_peer(connection.stream.socket)
+        if is_foreign(account):
             return f"account {account}"
         return self.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()[:64]
 
