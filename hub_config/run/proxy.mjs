@@ -7,6 +7,7 @@
 // CONFIGPROXY_AUTH_TOKEN, the sockets as sd_listen_fds(3) has them, under the names "public" and "proxy-api".
 
 import fs from "node:fs";
+import http from "node:http";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 
@@ -65,6 +66,43 @@ class KeptRoutes extends MemoryStore {
   }
 }
 
+/** A connection for each request, which this side closes. Where hub or service do, right after they answered, what node
+ * still writes to their unix socket (of no bytes, after a body) fails, and the proxy says 503 of a request that was
+ * carried out: http-proxy-3 asks them to close where it is given no agent. */
+class OneRequest extends http.Agent {
+  constructor() {
+    super({ keepAlive: true });
+  }
+
+  addRequest(request, ...more) {
+    if (!request.getHeader("Upgrade")) request.setHeader("Connection", "keep-alive");
+    super.addRequest(request, ...more);
+  }
+
+  keepSocketAlive() {
+    return false;
+  }
+}
+
+/** As it comes with the package, but for unix sockets and for paths that are no text. */
+class Proxy extends ConfigurableProxy {
+  agent = new OneRequest();
+
+  proxyOptsForTarget(target) {
+    const options = super.proxyOptsForTarget(target);
+    return options.target.socketPath ? { ...options, agent: this.agent } : options;
+  }
+
+  async targetForReq(request) {
+    try {
+      return await super.targetForReq(request);
+    } catch (error) {
+      if (error instanceof URIError || error.code === "ERR_INVALID_URL") return undefined; // else nobody answers
+      throw error;
+    }
+  }
+}
+
 function inherited(name) {
   const names = (process.env.LISTEN_FDNAMES ?? "").split(":");
   const place = process.env.LISTEN_PID === String(process.pid) ? names.indexOf(name) : -1;
@@ -82,7 +120,7 @@ if (!authToken) {
 }
 const hostRouting = routing === "host-routing";
 const passing = { xfwd: true, prependPath: true, includePrefix: true };
-const proxy = new ConfigurableProxy({ log, authToken, errorTarget, hostRouting, ...passing });
+const proxy = new Proxy({ log, authToken, errorTarget, hostRouting, ...passing });
 proxy._routes = new KeptRoutes(routesFile);
 proxy.apiServer.listen({ fd: inherited("proxy-api"), backlog: BACKLOG });
 proxy.proxyServer.listen({ fd: inherited("public"), backlog: BACKLOG });
