@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import resource
 import socket
 import socketserver
 import threading
@@ -95,6 +97,18 @@ def test_a_websocket_stays_one(hub: Hub, upstream: str) -> None:
     told = from_outside(hub, request.encode())
     assert b'"connection": "Upgrade"' in told
     assert b'"upgrade": "websocket"' in told
+
+
+def test_connections_without_a_request_leave_a_place_for_others(hub: Hub) -> None:
+    assert hub.process is not None
+    resource.prlimit(hub.process.pid, resource.RLIMIT_NOFILE, (600, 600))  # which the next proxy inherits
+    hub.kill("proxy")
+    address = urlsplit(hub.url)
+    with contextlib.ExitStack() as held:
+        for _ in range(800):
+            held.enter_context(socket.create_connection((address.hostname, address.port), timeout=60))
+        told = from_outside(hub, b"GET /hub/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert told.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("path", ["/%ff", "/hub/%ff", "/user/%zz", "/services/timeshare/api/v1/%c0%af"])

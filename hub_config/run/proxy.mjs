@@ -103,6 +103,39 @@ class Proxy extends ConfigurableProxy {
   }
 }
 
+const SPARE_FILES = 256;
+const MOST_CONNECTIONS = 10000;
+
+/** As many as open files allow: each may need another one behind. */
+function mostConnections() {
+  const found = /^Max open files +(\d+)/m.exec(fs.readFileSync("/proc/self/limits", "utf8"));
+  const files = found ? Number(found[1]) : Infinity;
+  return Math.max(16, Math.min(MOST_CONNECTIONS, Math.floor((files - SPARE_FILES) / 2)));
+}
+
+/** Keeps at most `most` connections of `server`: a further one takes the place of the one that has waited longest
+ * without a request. */
+function keepWithin(server, most) {
+  const waiting = new Set();
+  let open = 0;
+  server.on("connection", (socket) => {
+    open += 1;
+    waiting.add(socket);
+    socket.on("close", () => {
+      open -= 1;
+      waiting.delete(socket);
+    });
+    if (open > most) waiting.values().next().value.destroy();
+  });
+  server.prependListener("request", ({ socket }, response) => {
+    waiting.delete(socket);
+    response.on("close", () => {
+      if (!socket.destroyed) waiting.add(socket);
+    });
+  });
+  server.prependListener("upgrade", (request, socket) => waiting.delete(socket));
+}
+
 function inherited(name) {
   const names = (process.env.LISTEN_FDNAMES ?? "").split(":");
   const place = process.env.LISTEN_PID === String(process.pid) ? names.indexOf(name) : -1;
@@ -122,6 +155,7 @@ const hostRouting = routing === "host-routing";
 const passing = { xfwd: true, prependPath: true, includePrefix: true };
 const proxy = new Proxy({ log, authToken, errorTarget, hostRouting, ...passing });
 proxy._routes = new KeptRoutes(routesFile);
+keepWithin(proxy.proxyServer, mostConnections());
 proxy.apiServer.listen({ fd: inherited("proxy-api"), backlog: BACKLOG });
 proxy.proxyServer.listen({ fd: inherited("public"), backlog: BACKLOG });
 
