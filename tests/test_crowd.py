@@ -355,7 +355,7 @@ def test_streams_and_held_requests_of_one_are_refused_beyond_the_bound_and_come_
         held[-1].start()
 
     def fifth() -> requests.Response | None:
-        answer = ada.service("GET", path.replace("20", "0.1"))
+        answer = ada.service("GET", path.replace("wait_s=20", "wait_s=0.1"))
         return answer if answer.status_code == 429 else None
 
     assert "you have 4 requests that wait for a change" in too_many(eventually(fifth))
