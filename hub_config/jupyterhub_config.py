@@ -11,11 +11,13 @@ from jupyterhub.handlers.base import BaseHandler, PrefixRedirectHandler
 
 from timeshare.hub_config.authenticators import SystemGroupsAuthenticator
 from timeshare.hub_config.origins import HEADERS, XSRF_COOKIE, keep_scripts_out
+from timeshare.hub_config.pressure import take_turns
 from timeshare.hub_config.routes import ServiceRoutes, service_route, service_target
 from timeshare.reservations.client import ServiceClient
 from timeshare.reservations.deployment import current_deployment
 from timeshare.reservations.service.auth import ADMIN_SCOPE, READ_SCOPE, USE_SCOPE
 from timeshare.reservations.service.bounds import read_bounds
+from timeshare.reservations.service.crowd import Crowd
 from timeshare.spawners.desk import Desk
 from timeshare.spawners.pages import ForScripts
 from timeshare.spawners.relay import fill_in_forms, handlers
@@ -46,7 +48,8 @@ c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
 
 # --- sessions
-desk = Desk(ServiceClient(deployment.service_url, deployment.admin_token), read_bounds(state).streams_each)
+bounds = read_bounds(state)
+desk = Desk(ServiceClient(deployment.service_url, deployment.admin_token), bounds.streams_each)
 c.JupyterHub.spawner_class = "timeshare-local" if deployment.local else "timeshare-slurm"
 c.GpuSpawner.service_url = deployment.service_url
 c.GpuSpawner.service_token = deployment.admin_token
@@ -115,6 +118,7 @@ fill_in_forms(default_handlers)
 c.JupyterHub.subdomain_host = deployment.subdomain_host
 c.JupyterHub.tornado_settings = {"headers": HEADERS, "xsrf_cookie_kwargs": dict(XSRF_COOKIE)}
 keep_scripts_out(BaseHandler, (APIHandler, PrefixRedirectHandler, ForScripts))
+take_turns(BaseHandler, Crowd(bounds))
 
 site = state / "jupyterhub_site.py"
 if site.exists():

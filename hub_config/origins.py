@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 HEADERS = {
     # A window that a page of somebody's server opens on the hub is not in that page's hands, even of the same origin.
+    # Chrome 131 and Safari 18.4 know it, Firefox does not.
     # https://html.spec.whatwg.org/multipage/browsers.html#cross-origin-opener-policies
     "Cross-Origin-Opener-Policy": "noopener-allow-popups",
     "X-Content-Type-Options": "nosniff",

@@ -46,7 +46,8 @@ class AdminPage(Page):
         return replace(self.desk.service, acting_for=self.current_user.name)
 
     @web.authenticated
-    async def get(self) -> None:
+    async def get(self, *_: str) -> None:
+        """The page, also below the address of a deed, as after one that was carried out."""
         self.readers_only()
         await self.show({})
 

@@ -22,7 +22,6 @@ from timeshare.reservations.service.__main__ import settings_of
 from timeshare.reservations.service.auth import jobagent_key
 from timeshare.reservations.service.bounds import CONFIG_FILE
 
-EXAMPLES = "200" if FULL_STRESS else "8"
 ALL = "examples,coverage,fuzzing"
 # Here requests are to be answered, not counted.
 BOUNDS = "\n".join(
@@ -43,12 +42,14 @@ Operation = tuple[str, str]
 
 @dataclass(frozen=True)
 class Credential:
-    """``reservation_id``: the one that paths name. ``reaches``: operations that it must at least have reached."""
+    """``reservation_id``: the one that paths name. ``reaches``: operations that it must at least have reached.
+    ``examples``: of each operation; few of those that open little."""
 
     token: str
     reservation_id: str
     reaches: int
     phases: str = "examples,fuzzing"
+    examples: int = 2
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +92,9 @@ def credential(name: str, hub: Hub, ended: str, session: dict[str, str]) -> Cred
     everything = ALL if FULL_STRESS else ""
     made = {
         "user": lambda: Credential(hub.login("ada").token, ended, 20, everything or "coverage"),
-        "admin": lambda: Credential(hub.login("dora").token, ended, 30),
-        "deployment": lambda: Credential(hub.deployment.admin_token, ended, 35, everything or "examples,fuzzing"),
-        "session": lambda: Credential(session["JUPYTERHUB_API_TOKEN"], ended, 18),
+        "admin": lambda: Credential(hub.login("dora").token, ended, 30, examples=4),
+        "deployment": lambda: Credential(hub.deployment.admin_token, ended, 35, everything or "examples,fuzzing", 4),
+        "session": lambda: Credential(session["JUPYTERHUB_API_TOKEN"], ended, 18, examples=3),
         "culler": lambda: Credential(hub.deployment.culler_token, ended, 3),
         "activity": lambda: Credential(session["TIMESHARE_ACTIVITY_KEY"], live, 3),
         "job agent": lambda: Credential(jobagent_key(settings_of(hub.deployment), ended), ended, 3),
@@ -104,7 +105,7 @@ def credential(name: str, hub: Hub, ended: str, session: dict[str, str]) -> Cred
 
 def run(hub: Hub, folder: Path, used: Credential) -> set[Operation]:
     """Sends what schemathesis draws; the operations that answered other than 401, 403 and 404 of no such address."""
-    accepted = json.dumps(ACCEPTED)
+    accepted, examples = json.dumps(ACCEPTED), "200" if FULL_STRESS else str(used.examples)
     (folder / "schemathesis.toml").write_text(
         f'[parameters]\n"path.id" = "{used.reservation_id}"\n'
         f"[checks.positive_data_acceptance]\nexpected-statuses = {accepted}\n"
@@ -113,7 +114,7 @@ def run(hub: Hub, folder: Path, used: Credential) -> set[Operation]:
     done = subprocess.run(
         [
             *(Path(sys.executable).parent / "schemathesis", "run", described),
-            *("--header", f"Authorization: Bearer {used.token}", "--max-examples", EXAMPLES),
+            *("--header", f"Authorization: Bearer {used.token}", "--max-examples", examples),
             *("--request-timeout", "70", "--max-response-time", "70"),  # how long is no part of it
             *("--checks", "all", "--phases", used.phases, "--seed", "20261123", "--no-color"),
             *("--report", "har", "--report-har-path", "sent.har"),

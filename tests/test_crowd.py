@@ -30,6 +30,7 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import Application
 from traitlets import TraitError
 
+from timeshare.hub_config.pressure import Turns
 from timeshare.notebooks.transport import ask
 from timeshare.reservations.errors import PublicError
 from timeshare.reservations.job import JobSpec
@@ -210,6 +211,29 @@ async def test_who_asks_for_much_waits_behind_itself_and_nobody_behind_it() -> N
     assert order[6:] == ["ada"] * 98
 
 
+async def test_requests_at_the_hub_begin_in_turn_and_one_that_waits_for_something_holds_up_nobody() -> None:
+    turns, order, done = Turns(1, longest_s=60), list[str](), list[Any]()
+
+    async def ask(who: str) -> None:
+        done.append(await turns.turn(who))
+        order.append(who)
+
+    tasks = [asyncio.create_task(ask(who)) for who in ("ada", "ada", "ada", "ada", "ben", "cleo", "ben")]
+    await asyncio.sleep(0)
+    assert turns.waiting("ada") == 3
+    while len(done) < len(tasks):
+        over = done[-1]
+        over()
+        over()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert order == ["ada", "ada", "ben", "cleo", "ada", "ben", "ada"]
+
+    patient = Turns(1, longest_s=0.01)
+    await patient.turn("ada")
+    await asyncio.wait_for(patient.turn("ben"), 60)
+
+
 async def test_an_error_in_the_thread_is_its_callers_alone() -> None:
     thread = FairThread("test")
 
@@ -357,7 +381,7 @@ def test_streams_and_held_requests_of_one_are_refused_beyond_the_bound_and_come_
         held[-1].start()
 
     def fifth() -> requests.Response | None:
-        answer = ada.service("GET", path.replace("20", "0.1"))
+        answer = ada.service("GET", path.replace("wait_s=20", "wait_s=0.1"))
         return answer if answer.status_code == 429 else None
 
     assert "you have 4 requests that wait for a change" in too_many(eventually(fifth))
@@ -396,6 +420,19 @@ def test_a_flood_of_one_is_refused_while_another_one_is_served(hub: Hub) -> None
     made = [ben.service("POST", "reservations", json={"share": {"gpus": 40}}) for _ in range(12)]
     assert "submit many points as one sweep" in too_many(made[-1])
     eventually(lambda: cleo.service("GET", "reservations").status_code == 200, 30)
+
+
+@pytest.mark.hub
+def test_a_flood_of_one_at_the_hub_is_refused_while_another_one_is_served(hub: Hub) -> None:
+    cleo, ben = hub.login("cleo"), hub.login("ben")
+    for page in (f"{hub.url}hub/home", f"{hub.url}hub/api/user"):
+        answers = [cleo.session.get(page) for _ in range(400)]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused
+        assert int(refused[-1].headers["Retry-After"]) >= 1
+        assert "you sent too many requests a second and the limit is 5" in refused[-1].json()["message"]
+        assert ben.session.get(page).status_code == 200
+    eventually(lambda: cleo.session.get(f"{hub.url}hub/home").status_code == 200, 30)
 
 
 @pytest.mark.hub

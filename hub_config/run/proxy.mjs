@@ -69,8 +69,28 @@ class KeptRoutes extends MemoryStore {
   }
 }
 
-/** Connects to unix sockets that are their folder's owner's own (`sockets.way_to` says why and how). */
-class SafeAgent extends http.Agent {
+/**
+ * A connection for each request to a unix socket, which this side closes, and only to a socket that is its folder's
+ * owner's own (`sockets.way_to` says why and how).
+ *
+ * Where hub or service close, right after they answered, what node still writes to their socket (of no bytes, after a
+ * body) fails, and the proxy says 503 of a request that was carried out: http-proxy-3 asks them to close where it is
+ * given no agent.
+ */
+class OneRequest extends http.Agent {
+  constructor() {
+    super({ keepAlive: true });
+  }
+
+  addRequest(request, ...more) {
+    if (!request.getHeader("Upgrade")) request.setHeader("Connection", "keep-alive");
+    super.addRequest(request, ...more);
+  }
+
+  keepSocketAlive() {
+    return false;
+  }
+
   createConnection(options, failed) {
     const file = options.socketPath;
     let descriptor;
@@ -89,12 +109,22 @@ class SafeAgent extends http.Agent {
   }
 }
 
-class SafeProxy extends ConfigurableProxy {
-  unixAgent = new SafeAgent();
+/** As it comes with the package, but for unix sockets and for paths that are no text. */
+class Proxy extends ConfigurableProxy {
+  agent = new OneRequest();
 
   proxyOptsForTarget(target) {
     const options = super.proxyOptsForTarget(target);
-    return options.target.socketPath ? { ...options, agent: this.unixAgent } : options;
+    return options.target.socketPath ? { ...options, agent: this.agent } : options;
+  }
+
+  async targetForReq(request) {
+    try {
+      return await super.targetForReq(request);
+    } catch (error) {
+      if (error instanceof URIError || error.code === "ERR_INVALID_URL") return undefined; // else nobody answers
+      throw error;
+    }
   }
 }
 
@@ -140,12 +170,41 @@ function sender(request) {
 
 /** Whether a request goes to somebody's own server; the others go to what all share. */
 async function goesToServer(proxy, request, base) {
-  try {
-    const route = await proxy.targetForReq(request);
-    return route !== undefined && route.prefix.includes(`${base}user/`);
-  } catch {
-    return false; // an address that cannot be read
-  }
+  const route = await proxy.targetForReq(request);
+  return route !== undefined && route.prefix.includes(`${base}user/`);
+}
+
+const SPARE_FILES = 256;
+const MOST_CONNECTIONS = 10000;
+
+/** As many as open files allow: each may need another one behind. */
+function mostConnections() {
+  const found = /^Max open files +(\d+)/m.exec(fs.readFileSync("/proc/self/limits", "utf8"));
+  const files = found ? Number(found[1]) : Infinity;
+  return Math.max(16, Math.min(MOST_CONNECTIONS, Math.floor((files - SPARE_FILES) / 2)));
+}
+
+/** Keeps at most `most` connections of `server`: a further one takes the place of the one that has waited longest
+ * without a request. */
+function keepWithin(server, most) {
+  const waiting = new Set();
+  let open = 0;
+  server.on("connection", (socket) => {
+    open += 1;
+    waiting.add(socket);
+    socket.on("close", () => {
+      open -= 1;
+      waiting.delete(socket);
+    });
+    if (open > most) waiting.values().next().value.destroy();
+  });
+  server.prependListener("request", ({ socket }, response) => {
+    waiting.delete(socket);
+    response.on("close", () => {
+      if (!socket.destroyed) waiting.add(socket);
+    });
+  });
+  server.prependListener("upgrade", (request, socket) => waiting.delete(socket));
 }
 
 function inherited(name) {
@@ -165,13 +224,8 @@ if (!authToken) {
 }
 const hostRouting = routing === "host-routing";
 const passing = { xfwd: true, prependPath: true, includePrefix: true };
-const proxy = new SafeProxy({ log, authToken, errorTarget, hostRouting, ...passing });
+const proxy = new Proxy({ log, authToken, errorTarget, hostRouting, ...passing });
 proxy._routes = new KeptRoutes(routesFile);
-// To a unix socket each request has a connection of its own, and the proxy closes it. Told to close it, the other end may
-// be gone while the end of the request is still being written: that is EPIPE, the answer is lost, the client gets 503.
-proxy.proxy.on("proxyReq", (request, _request, _response, options) => {
-  if (!options.agent || options.agent === proxy.unixAgent) request.setHeader("connection", "keep-alive");
-});
 
 const open = new OpenRequests(Number(mostOpen));
 const base = new URL(errorTarget).pathname.replace(/hub\/error$/, "");
@@ -182,6 +236,7 @@ proxy.proxyServer.on("request", async (request, response) => {
   if (who && !(await goesToServer(proxy, request, base)) && !open.take(who, response)) open.refuse(response);
   else pass(request, response);
 });
+keepWithin(proxy.proxyServer, mostConnections());
 // Node knows `backlog` in the options, but not together with `fd`: then it would be 511, and the kernel drops who comes
 // while so many wait; her machine tries again after 1, 3, 7 ... seconds.
 proxy.apiServer.listen({ fd: inherited("proxy-api") }, BACKLOG);

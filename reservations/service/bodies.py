@@ -182,7 +182,7 @@ def parse_wait(query: Mapping[str, str]) -> tuple[State | None, float]:
     """State that the caller has seen, and how long to wait for another one (seconds, 0: not at all)."""
     known_fields(query, ("unlike", "wait_s"))
     unlike, value = query.get("unlike"), query.get("wait_s", "0")
-    seconds = float(value) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) else -1.0
+    seconds = float(value) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,40})?(e[-+]?[0-9]{1,3})?", value) else -1.0
     if not 0 <= seconds <= MAX_WAIT_S:
         raise invalid("wait_s", value, f"must be a number of seconds from 0 to {MAX_WAIT_S}")
     return (None if unlike is None else parse_state("unlike", unlike)), seconds

@@ -26,7 +26,7 @@ class ServiceBounds(Configurable):
     processes are not counted; what the hub asks for a person waits its turn with that person's requests."""
 
     requests_per_s = Float(
-        20.0, min=0.1, help="Requests a second of one, over some time. Default 20. Beyond: 429. Example: 50.0."
+        20.0, min=0.1, help="Requests a second of one, at service and hub each. Default 20. Beyond: 429. Example: 50.0."
     ).tag(config=True)
     requests_burst = Int(
         300, min=1, help="Requests that one may send at once after a pause. Default 300. Example: 1000."
