@@ -124,7 +124,8 @@ class Reservation:
     @property
     def holds(self) -> bool:
         """True while its devices are taken."""
-        return self.state not in (State.QUEUED, State.PARKED, State.ENDED) and self.granted_at is not None
+        # This way round: a decision asks it of all who wait, and they were granted nothing.
+        return self.granted_at is not None and self.state not in (State.QUEUED, State.PARKED, State.ENDED)
 
     @property
     def waits(self) -> bool:
