@@ -51,7 +51,8 @@ class Measured(httputil.HTTPServerConnectionDelegate):
 
     def waits(self, stream: iostream.IOStream) -> None:
         self.waiting.pop(stream, None)
-        self.waiting[stream] = None
+        if not stream.closed():  # one that had to go before it began would stay for good, and take the turn of others
+            self.waiting[stream] = None
 
     def on_close(self, server_conn: Any) -> None:
         self.waiting.pop(server_conn.stream, None)
