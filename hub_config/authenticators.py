@@ -12,12 +12,12 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 from typing import Any
 
 from jupyterhub.auth import PAMAuthenticator
-from tornado import web
 from traitlets import Bool, Integer
+
+from ..spawners.pages import TooMany
 
 log = logging.getLogger("timeshare.hub")
 PASSWORDS_AT_ONCE = 32
@@ -26,12 +26,6 @@ TRIES_AT_ONCE = 3
 """For one name from one address."""
 WRONG_S = (1.5, 2.5)
 """As PAM answers of a wrong password, so that nobody learns which names there are."""
-
-
-class TooManyTries(web.HTTPError):
-    """Answered with these headers by JupyterHub (6.1, ``BaseHandler.write_error``)."""
-
-    headers = MappingProxyType({"Retry-After": "3"})
 
 
 class SystemGroupsAuthenticator(PAMAuthenticator):  # type: ignore[misc]
@@ -80,7 +74,7 @@ class SystemGroupsAuthenticator(PAMAuthenticator):  # type: ignore[misc]
         more of the threads than there are accounts, and the others still log in."""
         key = (name, handler.request.remote_ip)
         if self._tries[key] >= TRIES_AT_ONCE:
-            raise TooManyTries(429, "too many logins with this name are being checked: try again in a moment")
+            raise TooMany("too many logins with this name are being checked: try again in a moment")
         self._tries[key] += 1
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from types import MappingProxyType
 from typing import Any
 
 from jupyterhub.handlers.base import BaseHandler
@@ -13,6 +14,15 @@ from ..reservations.client import Json, ServiceUnreachable
 from ..reservations.errors import PublicError
 from .base import UNREACHABLE
 from .desk import Desk
+
+
+class TooMany(web.HTTPError):
+    """429. What ``set_header`` set, the page of an error forgets; these JupyterHub sends (6.1, ``write_error``)."""
+
+    headers = MappingProxyType({"Retry-After": "5"})
+
+    def __init__(self, message: str) -> None:
+        super().__init__(429, message)
 
 
 class Page(BaseHandler):  # type: ignore[misc]

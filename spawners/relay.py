@@ -22,7 +22,7 @@ from . import admin
 from .base import UNREACHABLE
 from .desk import Desk
 from .options import filled_in, parse_options
-from .pages import ForScripts, Page
+from .pages import ForScripts, Page, TooMany
 
 MAX_WHY = 200
 KEPT_OF_LINKS = ("next", "display_name")
@@ -244,9 +244,8 @@ class Events(ForScripts):
         reservation = await self.mine(reservation_id)
         name, streams = self.current_user.name, self.desk.streams
         if streams[name] >= self.desk.most_streams:
-            self.set_header("Retry-After", "5")
             message = f"you have {streams[name]} pages that wait, and the limit is {self.desk.most_streams}: close one"
-            raise web.HTTPError(429, message)
+            raise TooMany(message)
         streams[name] += 1
         try:
             await self._tell(reservation_id, reservation)

@@ -78,7 +78,7 @@ def session(hub: Hub) -> dict[str, str]:
     ada: User = hub.login("ada")
     ada.start(cpu_only=True)
     eventually(ada.is_ready, 120)
-    (reservation,) = [r for r in ada.reservations() if r["state"] == "active"]
+    (reservation,) = eventually(lambda: [r for r in ada.reservations() if r["state"] == "active"])
     for pid in marked(reservation["id"]):
         text = Path(f"/proc/{pid}/environ").read_bytes().decode()
         found = dict(entry.partition("=")[::2] for entry in text.split("\0") if entry)
@@ -96,9 +96,9 @@ def credential(name: str, hub: Hub, ended: str, session: dict[str, str]) -> Cred
         "deployment": lambda: Credential(hub.deployment.admin_token, ended, 35, everything or "examples,fuzzing", 4),
         "session": lambda: Credential(session["JUPYTERHUB_API_TOKEN"], ended, 18, examples=3),
         "culler": lambda: Credential(hub.deployment.culler_token, ended, 3),
-        "activity": lambda: Credential(session["TIMESHARE_ACTIVITY_KEY"], live, 3),
-        "job agent": lambda: Credential(jobagent_key(settings_of(hub.deployment), ended), ended, 3),
-        "none": lambda: Credential("nobodys", ended, 2),
+        "activity": lambda: Credential(session["TIMESHARE_ACTIVITY_KEY"], live, 2),
+        "job agent": lambda: Credential(jobagent_key(settings_of(hub.deployment), ended), ended, 2),
+        "none": lambda: Credential("nobodys", ended, 1),
     }
     return made[name]()
 

@@ -107,7 +107,9 @@ def _wait() -> Schema:
 
 
 def _run() -> Schema:
-    return record({"want": {"const": "run"}, **_order()})
+    order = _order()
+    del order["argv"]["prefixItems"]  # of answers, readers of OpenAPI take it for an older one's list
+    return record({"want": {"const": "run"}, **order})
 
 
 def _stop() -> Schema:
