@@ -97,7 +97,7 @@ def credential(name: str, hub: Hub, ended: str, session: dict[str, str]) -> Cred
         "session": lambda: Credential(session["JUPYTERHUB_API_TOKEN"], ended, 18, examples=3),
         "culler": lambda: Credential(hub.deployment.culler_token, ended, 3),
         "activity": lambda: Credential(session["TIMESHARE_ACTIVITY_KEY"], live, 2),
-        "job agent": lambda: Credential(jobagent_key(settings_of(hub.deployment), ended), ended, 3),
+        "job agent": lambda: Credential(jobagent_key(settings_of(hub.deployment), ended), ended, 2),
         "none": lambda: Credential("nobodys", ended, 1),
     }
     return made[name]()

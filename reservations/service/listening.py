@@ -56,7 +56,6 @@ class Measured(httputil.HTTPServerConnectionDelegate):
 
     def on_close(self, server_conn: Any) -> None:
         self.waiting.pop(server_conn.stream, None)
-        self._app.on_close(server_conn)
 
 
 class _Message(httputil.HTTPMessageDelegate):
@@ -104,3 +103,8 @@ class BoundedServer(HTTPServer):
                 return
         measured.waits(stream)  # before the next one is accepted, which may be in this very moment
         super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: Any) -> None:
+        """Tornado (6.6) tells the application nothing of it."""
+        super().on_close(server_conn)
+        cast(Measured, self.request_callback).on_close(server_conn)
