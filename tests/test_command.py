@@ -19,10 +19,10 @@ import yaml
 from hubs import command
 from nodes import deployment, gpus_here
 
-from timeshare.hub_config import ls, up
+from timeshare.hub_config import ls
 from timeshare.hub_config.command import parser
 from timeshare.hub_config.ledger_url import LedgerUrlError, ledger_url
-from timeshare.hub_config.run import ports
+from timeshare.hub_config.run import ports, prepare
 from timeshare.hub_config.run.held import HeldSockets
 from timeshare.hub_config.run.prepare import CONFIG, Settled, build, listen_in_public
 from timeshare.reservations.deployment import Deployment, DeploymentError, load_deployment
@@ -190,7 +190,7 @@ def test_the_port_of_the_last_start_is_kept_and_only_a_first_start_takes_another
     monkeypatch.setattr(ports.listen, "__defaults__", (0.1,))
     plain = parser().parse_args(["up"])
     with listening() as port:
-        monkeypatch.setattr(up, "DEFAULT_PORT", port)
+        monkeypatch.setattr(prepare, "DEFAULT_PORT", port)
         assert chosen(plain, None) != port, "nobody knows it yet"
         last = deployment(tmp_path, public_url=f"http://127.0.0.1:{port}/")
         with pytest.raises(ports.PortError, match=f"port {port} of 127.0.0.1 is held by process"):

@@ -464,8 +464,7 @@ def test_connections_to_the_hubs_socket_are_bounded_and_others_are_served(hub: H
             one.connect(path)
             one.sendall(b"GET /hub/health HTTP/1.1\r\n")
         assert ada.session.get(f"{hub.url}hub/home").status_code == 200
-        # 100 of the 300, and what the hub itself opens meanwhile.
-        eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before + 160)
+        eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before + 110)
 
 
 async def test_of_connections_that_are_gone_nothing_is_kept(tmp_path: Path) -> None:

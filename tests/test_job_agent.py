@@ -20,7 +20,6 @@ from databases import free_port
 from job_agents import Job, Relay, an_order, answers, begun, jobagent_environment, jobs
 from nodes import driver_tells, eventually
 from services import Service, running_service
-from tornado.httpserver import HTTPServer
 
 from timeshare.reservations.deployment import Deployment
 from timeshare.reservations.devices.simulated import FAULTS_VARIABLE
@@ -29,7 +28,11 @@ from timeshare.reservations.jobagent.setting import KEY
 from timeshare.reservations.jobagent.talk import SOCKET_HERE, Stop
 from timeshare.reservations.service.__main__ import listen, settings_of
 from timeshare.reservations.service.base import Context
+from timeshare.reservations.service.bounds import ServiceBounds
+from timeshare.reservations.service.crowd import Crowd
+from timeshare.reservations.service.feeds import Feeds
 from timeshare.reservations.service.handlers import make_app
+from timeshare.reservations.service.listening import make_server
 from timeshare.reservations.service.runtime import Runtime
 
 Begin = Callable[..., Job]
@@ -408,7 +411,9 @@ async def near_service(place: Deployment) -> AsyncIterator[Near]:
     assert settings.agent_socket is not None
     runtime = Runtime(settings, LocalEngine(settings.agent_socket))
     await runtime.start()
-    server = HTTPServer(make_app(Context(settings, runtime, None)))
+    bounds = ServiceBounds()
+    app = make_app(Context(settings, runtime, None, Crowd(bounds), Feeds(runtime)))
+    server = make_server(app, bounds, bounds.connections)
     listen(server, settings.url)
     try:
         yield Near(runtime, place.service_url)

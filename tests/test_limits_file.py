@@ -98,7 +98,7 @@ def test_a_file_that_is_none_is_refused_in_words(tmp_path: Path) -> None:
         ("huge", "longer than 1024 KiB"),
         ("empty", "is empty: write `{}` where the defaults are to hold"),
         ("none", "No such file"),
-        (".", "directory"),
+        (".", "it is a folder: name a plain file"),
     ):
         with pytest.raises(LimitsError, match=said):
             load_limits(tmp_path / name)
