@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from nodes import eventually, marked
@@ -106,8 +107,10 @@ class Hub:
     # --- as the deployment itself
 
     def service(self, method: str, path: str, **more: Any) -> requests.Response:
-        headers = {"Authorization": f"Bearer {self.deployment.admin_token}"}
-        url = f"{self.deployment.public_service_url}/api/v1/{path}"
+        # By its address and not by its name, which only browsers look up below localhost.
+        host = urlsplit(self.deployment.address).netloc
+        headers = {"Authorization": f"Bearer {self.deployment.admin_token}", "Host": host}
+        url = f"{self.deployment.public_url}services/timeshare/api/v1/{path}"
         return requests.request(method, url, headers=headers, timeout=60, **more)
 
     def everybodys(self) -> list[dict[str, Any]]:
