@@ -162,10 +162,11 @@ class Base(web.RequestHandler):
     def methods(cls) -> list[str]:
         return [name for name in ("GET", "POST") if getattr(cls, name.lower()) is not getattr(Base, name.lower())]
 
-    def json_body(self) -> dict[str, Any]:
+    def json_body(self, *, escaped_bytes: bool = False) -> dict[str, Any]:
+        """The body; ``escaped_bytes``: see ``json_bodies.parse_json``."""
         if len(self.request.body) > json_bodies.MAX_BODY:
             raise _too_large()
-        return json_bodies.parse_json(self.request.body or b"{}")
+        return json_bodies.parse_json(self.request.body or b"{}", escaped_bytes=escaped_bytes)
 
     def query(self) -> dict[str, str]:
         """Query arguments; each may be given once."""

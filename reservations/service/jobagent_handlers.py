@@ -61,7 +61,7 @@ class GiveOrder(Base):
     async def post(self, reservation_id: str) -> None:
         self.no_query()
         self.own_processes_only()
-        order, wait_s = parse_order(self.json_body())
+        order, wait_s = parse_order(self.json_body(escaped_bytes=True))
         reservation = await self.mine(reservation_id)
         _startable(reservation, order.generation)
         engine = self.runtime.pool.engines.get(reservation.request.engine)

@@ -18,11 +18,17 @@ MAX_BODY = 64 * 1024
 MAX_DEPTH = 12
 """Of objects and lists in one another; none of the API's own is deeper than 6."""
 _DIGITS = len(str(LARGEST)) + 1
+_ESCAPED_BYTES = frozenset(map(chr, range(0xDC80, 0xDD00)))
 _KINDS = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in ``body``. Raises PublicError 400 for anything else."""
+def parse_json(body: bytes, *, escaped_bytes: bool = False) -> dict[str, Any]:
+    """Return the JSON object in ``body``. Raises PublicError 400 for anything else.
+
+    ``escaped_bytes``: text may hold bytes that are no UTF-8, as Python has them (PEP 383): the environment of a process
+    is bytes.
+    """
+    allowed = _ESCAPED_BYTES if escaped_bytes else frozenset()
     try:
         data = json.loads(
             body.decode("utf-8"),
@@ -37,7 +43,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise _malformed(f"the body is a JSON {_KINDS.get(type(data), 'value')}: send an object such as {{}}")
     for text in _texts(data):
-        if any("\ud800" <= c <= "\udfff" for c in text):
+        if any("\ud800" <= c <= "\udfff" and c not in allowed for c in text):
             raise _malformed(f"the body holds half of a surrogate pair in {ascii(text)[:60]}: send whole characters")
     return data
 
