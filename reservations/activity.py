@@ -45,12 +45,12 @@ class Thresholds:
 class Watched:
     """What the samples of a session come to. ``at``: when the last one was taken. ``since``: everything from then on
     was measured, and was idle; None: it worked at ``at``. ``why`` it is not idle from earlier on: what was seen last,
-    in words. ``input_at``: the last input."""
+    in words. ``input_at``: the last input; None: unknown."""
 
     at: float
     since: float | None
     why: str
-    input_at: float
+    input_at: float | None
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,16 @@ def watch(before: Watched | None, sample: Sample, thresholds: Thresholds, now: f
         since, why = sample.at, "nothing was heard of it for a while"
     else:
         since, why = sample.at if before.since is None else before.since, before.why
-    if typed > since:
+    if typed is not None and typed > since:
         since, why = min(typed, sample.at), "somebody typed or clicked"
     return Watched(sample.at, since, why, typed)
 
 
-def _last_input(before: Watched | None, sample: Sample) -> float:
-    known = before.input_at if before is not None else float("-inf")
-    told = sample.input_at
-    return known if told is None or told <= known + SAME_INPUT_S else told
+def _last_input(before: Watched | None, sample: Sample) -> float | None:
+    known, told = None if before is None else before.input_at, sample.input_at
+    if known is None or told is None:
+        return known if told is None else told
+    return known if told <= known + SAME_INPUT_S else told
 
 
 def idle(watched: Watched | None, now: float) -> Idle:

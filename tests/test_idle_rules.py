@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -183,6 +184,16 @@ def test_a_short_limit_warns_as_long_as_it_can() -> None:
 def test_a_short_history_counts_from_its_first_sample() -> None:
     found = idle(idle_in(100, 120), 120 * MINUTE)
     assert (found.since, found.why) == (100 * MINUTE, "it was not watched before")
+
+
+@pytest.mark.parametrize("sample", [{**IDLE, "input_at": None}, {**SILENT, "terminal": None, "input_at": None}])
+def test_an_input_that_nobody_knows_is_null_wherever_it_is_told(sample: dict[str, Any]) -> None:
+    watched = watch(None, Sample(MINUTE, **sample), USUAL, MINUTE)
+    assert watched is not None
+    assert json.loads(json.dumps(vars(watched), allow_nan=False))["input_at"] is None
+    then = watch(watched, Sample(2 * MINUTE, **{**IDLE, "input_at": 90.0}), USUAL, 2 * MINUTE)
+    assert then is not None
+    assert then.input_at == 90.0
 
 
 @given(st.lists(st.floats(0, SAME_INPUT_S), min_size=1))

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,15 +37,18 @@ def pair() -> Iterator[tuple[str, str, str]]:
             subprocess.run(["userdel", each], check=False, capture_output=True)
 
 
+async def log_in(name: str, password: str) -> object:
+    """The model that a login from this machine leads to."""
+    handler = SimpleNamespace(request=SimpleNamespace(remote_ip="127.0.0.1"))
+    return await SystemGroupsAuthenticator().authenticate(handler, {"username": name, "password": password})
+
+
 def test_nobody_gets_the_session_of_an_account_that_is_written_differently(pair: tuple[str, str, str]) -> None:
     hers, his, password = pair
 
-    async def log_in(name: str) -> object:
-        return await SystemGroupsAuthenticator().authenticate(None, {"username": name, "password": password})
-
-    assert asyncio.run(log_in(his)) is None  # right, but JupyterHub would take him for her
-    assert asyncio.run(log_in(hers)) is None  # wrong
+    assert asyncio.run(log_in(his, password)) is None  # right, but JupyterHub would take him for her
+    assert asyncio.run(log_in(hers, password)) is None  # wrong
     subprocess.run(["userdel", his], check=True)
     subprocess.run(["chpasswd"], input=f"{hers}:{password}", text=True, check=True)
-    assert asyncio.run(log_in(hers)) == {"name": hers, "groups": []}
+    assert asyncio.run(log_in(hers, password)) == {"name": hers, "groups": []}
     assert not same_account(hers, his)

@@ -22,6 +22,7 @@ from timeshare.reservations.administration import Administration
 from timeshare.reservations.calendar import Every, window
 from timeshare.reservations.devices.model import Inventory
 from timeshare.reservations.fairshare import average_use, decayed_interval
+from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
 from timeshare.reservations.ledger import Ledger, balances
 from timeshare.reservations.ledger.reader import GROUPINGS, Reader
@@ -264,7 +265,9 @@ class Lab:
     def grant(self) -> None:
         self.number += 1
         kind = self.rng.choice(list(Kind))
-        wish = Submission(self.rng.choice("abc"), parse_share({"gpus": 1}), 43200, kind, f"s{self.number}")
+        job = JobSpec("j", "/usr/bin/python3", "/j", "0" * 64) if kind is Kind.BATCH else None
+        share, server = parse_share({"gpus": 1}), f"s{self.number}"
+        wish = Submission(self.rng.choice("abc"), share, 43200, kind, server, job=job)
         self.pool.submit(wish)
 
     def end(self) -> None:

@@ -293,7 +293,7 @@ def test_accounts_may_go_through_a_shared_run_folder_and_write_nothing_there() -
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [made, *made.iterdir()]}
         assert modes == {
             made.name: 0o755,
-            "sessions": 0o755,
+            "s": 0o755,
             "hub.sock": 0o666,
             "service.sock": 0o666,
             "proxy-api.sock": 0o600,
@@ -338,7 +338,7 @@ async def test_logs_are_kept_short_while_their_components_run(tmp_path: Path, mo
     await until(lambda: log.stat().st_size <= 100_000)
     keeping.cancel()
     await supervisor.stop()
-    assert old.stat().st_size >= 100_000, "the newest is kept, and as much of the older"
+    assert old.stat().st_size >= 100_000 - 100, "the newest is kept, and as much of the older in whole lines"
     assert old.stat().st_size <= 2_000_000, "of 10 MB written as fast as can be"
     assert [path.stat().st_mode & 0o777 for path in (log, old)] == [0o600, 0o600]
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["chatty.log", "chatty.log.1"]

@@ -105,7 +105,8 @@ def test_sockets_lie_where_the_deployment_looks_for_them() -> None:
     for name, path in listening.items():
         where, mode = values(path, "Socket", "ListenStream")[0], values(path, "Socket", "SocketMode")
         if name == "public":
-            assert where == "127.0.0.1:8000"
+            assert where == "127.0.0.1:800"
+            assert "--ip 127.0.0.1 --port 800" in (UNITS / "timeshare-prepare.service").read_text()
         else:
             assert where == str(folder / f"{name}.sock")
             assert mode == ["0666"] if name in ("hub", "service") else ["0600"]

@@ -185,7 +185,7 @@ class Base(web.RequestHandler):
 
     def answer(self, body: dict[str, Any], status: int = 200) -> None:
         self.set_status(status)
-        self.finish(json.dumps(body))
+        self.finish(json.dumps(body, allow_nan=False))
 
     async def mine(self, reservation_id: str) -> Reservation:
         """The caller's reservation of that id; somebody else's looks like none at all."""

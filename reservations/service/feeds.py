@@ -119,5 +119,6 @@ class Feeds:
         pool, found = self._runtime.pool, []
         for name in names:
             reservation = pool.get(name)
-            found.append((name, json.dumps(views.reservation_view(pool, reservation)), reservation.state))
+            view = views.reservation_view(pool, reservation)
+            found.append((name, json.dumps(view, allow_nan=False), reservation.state))
         return found

@@ -37,7 +37,7 @@ def schemas() -> Schema:
     point = record({"ago_s": {"type": "integer"}, "gpu": _MAYBE, "cpu": _MAYBE, "memory_mib": _MAYBE})
     warning = record({"text": TEXT, "ago_s": {"type": "integer"}, "in_s": COUNT, "action": _THEN})
     decision = record({"at": TIME, "what": TEXT, "why": TEXT, "signals": {"type": "object"}})
-    watched = record({"at": NUMBER, "since": _MAYBE, "why": TEXT, "input_at": {"type": ["number", "null"]}})
+    watched = record({"at": NUMBER, "since": _MAYBE, "why": TEXT, "input_at": _MAYBE})
     rules = {"after": NUMBER, "grace": NUMBER, "warn": {"type": "array", "items": NUMBER}, "then": _THEN}
     one = {
         "id": {"type": "string", "format": "uuid"},
