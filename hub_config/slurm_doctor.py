@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
+from ..reservations.deployment import FILE_NAME, Deployment, DeploymentError, load_deployment
 from ..reservations.engines.slurm.accounting import accounting_argv, parse_accounting
 from ..reservations.engines.slurm.commands import Commands, new_separator
 from ..reservations.engines.slurm.config import CONFIG_FILE, ConfigError, SlurmPool, read_pools
@@ -85,20 +85,24 @@ async def _pool(state_dir: Path, pool: SlurmPool, user: str, job: bool) -> Async
     yield judge.version(told.config)
     yield await _queue(commands)
     yield judge.privacy(told.config, asker)
-    yield judge.own_machine(pool, asker, _runs_here(state_dir))
+    here = _deployment(state_dir)
+    yield judge.own_machine(pool, asker, here is None or here.local)
     yield judge.extension(pool, told.config, asker)
     for finding in _configuration(pool, told):
+        yield finding
+    for finding in judge.addresses(pool, told.nodes, socket.gethostname().partition(".")[0], here):
         yield finding
     yield await _accounting(commands, told.config)
     async for finding in _people(state_dir, pool, commands, told, user, job):
         yield finding
 
 
-def _runs_here(state_dir: Path) -> bool:
+def _deployment(state_dir: Path) -> Deployment | None:
+    """None: it was not started yet."""
     try:
-        return load_deployment(state_dir / FILE_NAME).local
+        return load_deployment(state_dir / FILE_NAME)
     except DeploymentError:
-        return True
+        return None
 
 
 async def _told(pool: SlurmPool, commands: Commands) -> Told:
@@ -120,7 +124,6 @@ def _configuration(pool: SlurmPool, told: Told) -> Iterator[Finding]:
     yield judge.confinement(told.config)
     yield judge.requeue(told.config)
     yield judge.kill_wait(told.config)
-    yield from judge.addresses(pool, told.nodes, socket.gethostname().partition(".")[0])
 
 
 async def _asker(commands: Commands) -> judge.Asker:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ..reservations.clock import duration_text
+from ..reservations.deployment import Deployment
 from ..reservations.engines.slurm.cluster import away_of, shards_each, site_of
 from ..reservations.engines.slurm.config import SlurmPool
 from ..reservations.engines.slurm.nodes import SlurmNode, SlurmPartition
@@ -204,14 +205,19 @@ def kill_wait(config: Mapping[str, str]) -> Finding:
     return Finding(NOTE, "KillWait", text, advice)
 
 
-def addresses(pool: SlurmPool, nodes: Sequence[SlurmNode], host: str) -> Iterator[Finding]:
-    """``service_url`` and ``hub_api_url`` as nodes would use them. ``host``: this machine's own name."""
+def addresses(pool: SlurmPool, nodes: Sequence[SlurmNode], host: str, here: Deployment | None) -> Iterator[Finding]:
+    """``service_url`` and ``hub_api_url`` as nodes would use them. ``host``: this machine's own name. ``here``: whose
+    public address stands in for an empty one; None: it was not started yet."""
+    public = ("", "") if here is None else (here.public_service_url, here.public_hub_api_url)
     far = sorted(n.name for n in nodes if not n.address.startswith(_LOOPBACK) and n.address.partition(".")[0] != host)
-    for name in ("service_url", "hub_api_url"):
-        url = getattr(pool, name)
-        host = urlsplit(url).hostname or ""
-        if far and (not url or host.startswith(_LOOPBACK)):
-            detail = f"{name} is {url!r}: on {far[0]} that is the node itself"
+    for name, stand_in in zip(("service_url", "hub_api_url"), public, strict=True):
+        own = getattr(pool, name)
+        url, origin = (own, "") if own else (stand_in, ", the hub's public address,")
+        if far and not url:
+            detail = f"{name} is empty, and the hub's public address is not known before its first start"
+            yield Finding(NOTE, name, detail, "start the hub, and ask again")
+        elif far and (urlsplit(url).hostname or "").startswith(_LOOPBACK):
+            detail = f"{name} is {url!r}{origin} and on {far[0]} that is the node itself"
             advice = "name the address by which nodes reach this machine; docs/slurm.md, The network"
             yield Finding(FAIL, name, detail, advice)
         elif url and urlsplit(url).scheme != "https" and far:

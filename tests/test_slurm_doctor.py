@@ -16,6 +16,7 @@ from traitlets.config import Config
 
 from timeshare.hub_config import slurm_findings as judge
 from timeshare.hub_config.findings import FAIL, NOTE, OK, WARN, Finding
+from timeshare.reservations.deployment import Deployment
 from timeshare.reservations.engines.slurm.config import SlurmPool, read_pools
 from timeshare.reservations.engines.slurm.errors import Unreadable
 from timeshare.reservations.engines.slurm.nodes import SlurmNode, parse_nodes, parse_partitions
@@ -28,6 +29,9 @@ NODES = [node for node in parse_nodes((RECORDED / "nodes_idle.txt").read_text())
 PARTITIONS = parse_partitions((RECORDED / "partitions.txt").read_text())
 SHARDED = {"v100": {"model": "v100", "memory_gib": 16, "shards": 4}}
 ROOT = judge.Asker("root", 0)
+HERE = Deployment(
+    *("/state", "http://127.0.0.1:8000/", "", "", "", "", "", "", "", "", "", "", ""),
+)
 
 
 def pool(**traits: Any) -> SlurmPool:
@@ -57,7 +61,7 @@ def test_a_cluster_that_is_as_it_should_be_has_nothing_to_repair() -> None:
         judge.part_limits(CONFIG),
         judge.confinement(CONFIG),
         judge.requeue(CONFIG),
-        *judge.addresses(mine, NODES, "hub"),
+        *judge.addresses(mine, NODES, "hub", HERE),
     ]
     assert [finding for finding in found if finding.level != OK] == []
     assert {finding.level for finding in judge.gpus(mine, NODES)} == {OK, NOTE}  # the memory of an a100 is not known
@@ -138,11 +142,16 @@ def test_a_partition_that_is_missing_or_down_is_told() -> None:
 
 
 def test_addresses_that_lead_back_to_the_node_itself_are_told() -> None:
-    assert {finding.level for finding in judge.addresses(pool(), far(NODES), "hub")} == {FAIL}
+    said = list(judge.addresses(pool(), far(NODES), "hub", HERE))
+    assert {finding.level for finding in said} == {FAIL}
+    assert "'http://127.0.0.1:8000/services/timeshare', the hub's public address, and on" in said[0].detail
+    assert {finding.level for finding in judge.addresses(pool(), far(NODES), "hub", None)} == {NOTE}
+    public = replace(HERE, public_url="https://hub.lab.example/")
+    assert {finding.level for finding in judge.addresses(pool(), far(NODES), "hub", public)} == {OK}
     plain = pool(service_url="http://hub.lab.example/s", hub_api_url="http://hub.lab.example/hub/api")
-    assert {finding.level for finding in judge.addresses(plain, far(NODES), "hub")} == {WARN}
+    assert {finding.level for finding in judge.addresses(plain, far(NODES), "hub", HERE)} == {WARN}
     sealed = pool(service_url="https://hub.lab.example/s", hub_api_url="https://hub.lab.example/hub/api")
-    assert {finding.level for finding in judge.addresses(sealed, far(NODES), "hub")} == {OK}
+    assert {finding.level for finding in judge.addresses(sealed, far(NODES), "hub", HERE)} == {OK}
 
 
 def test_a_server_on_a_node_gets_all_addresses_as_nodes_reach_them() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..clock import read_boot_id
 from ..devices.model import Inventory
@@ -72,7 +73,8 @@ class Sessions:
         self.boot_id = read_boot_id()
         self.device_root = device_root
         self._program = compiled_launcher(root)
-        self._locks: dict[str, threading.RLock] = {}
+        self._locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
+        self._locking = threading.Lock()
         self._launchers: list[subprocess.Popen[bytes]] = []
         self._ended: dict[tuple[str, int], Session] = {}
         self._launching: set[tuple[str, int]] = set()
@@ -81,7 +83,8 @@ class Sessions:
 
     def lock(self, reservation_id: str) -> threading.RLock:
         """Held by whoever starts or ends something of this reservation."""
-        return self._locks.setdefault(reservation_id, threading.RLock())
+        with self._locking:
+            return self._locks.setdefault(reservation_id, threading.RLock())
 
     # --- launch
 
