@@ -388,6 +388,18 @@ def test_a_running_session_survives_a_kill_of(hub: SlurmHub, victim: str) -> Non
     assert len(jobs(hub)) == 1
 
 
+def test_a_session_that_starts_survives_a_kill_of_the_service(hub: SlurmHub) -> None:
+    alice = hub.account("tsalice")
+    asked = alice.ask(gpus=1, model="p100")
+    eventually(lambda: alice.get(asked)["state"] == "starting", 60)
+    hub.kill("service")
+    eventually(hub.is_healthy, 90)
+    eventually(lambda: alice.get(asked)["state"] in ("active", "ended"), 120)
+    after = alice.get(asked)
+    assert (after["state"], after["generation"], after["detail"]) == ("active", 1, "")
+    assert len(jobs(hub)) == 1
+
+
 def test_while_slurm_is_silent_nothing_is_lost_and_nothing_is_concluded(hub: SlurmHub) -> None:
     alice = hub.account("tsalice")
     alice.start(gpus=1, model="p100", engine="slurm")
