@@ -396,7 +396,7 @@ def test_a_session_that_starts_survives_a_kill_of_the_service(hub: SlurmHub) -> 
     eventually(hub.is_healthy, 90)
     eventually(lambda: alice.get(asked)["state"] in ("active", "ended"), 120)
     after = alice.get(asked)
-    assert (after["state"], after["generation"], after["detail"]) == ("active", 1, "")
+    assert (after["state"], after["generation"], after["detail"]) == ("active", 1, "running")
     assert len(jobs(hub)) == 1
 
 
