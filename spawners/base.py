@@ -35,7 +35,7 @@ UNREACHABLE = "the reservations service does not answer, so no GPU can be given 
 
 
 ASK_EVERY_S = 1.0
-"""Between two questions to the service whether the session still lives."""
+"""Between two questions to the service, whether the session still lives or what became of an order."""
 NO_PORT = 8888
 """Jupyter's default, which it takes for none: with any other port it refuses to listen on a socket."""
 
@@ -171,13 +171,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             "cwd": self.notebook_dir or None,
             "ends_at": reservation["ends_at"],
         }
-        try:
-            told = await self.service.order(reservation["id"], order, ORDER_WAIT_S)
-        except PublicError as error:
-            raise LaunchError(f"the server could not be started: {error.message}") from None
-        except ServiceUnreachable as error:
-            self.log.error("%s: %s", self._log_name, error)
-            raise LaunchError(f"the server could not be started: {UNREACHABLE}") from None
+        told = await self._ordered(order)
         if told["state"] != "running":
             why = told["exit"]["message"] if told["exit"] else f"it does not answer on {told['node']}"
             raise LaunchError(f"the server did not start: {why or 'it ended at once; the log of its job says why'}")
@@ -190,6 +184,22 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
                 "administrator to look at the node's firewall and address"
             )
         return url
+
+    async def _ordered(self, order: Json) -> Json:
+        """What became of an order, within ``ORDER_WAIT_S``. A service that is started anew meanwhile is asked again:
+        the same generation a second time changes nothing. Raises LaunchError."""
+        until = asyncio.get_running_loop().time() + ORDER_WAIT_S
+        while True:
+            left = max(0.0, until - asyncio.get_running_loop().time())
+            try:
+                return await self.service.order(self.reservation_id, order, left)
+            except PublicError as error:
+                raise LaunchError(f"the server could not be started: {error.message}") from None
+            except ServiceUnreachable as error:
+                self.log.warning("%s: %s", self._log_name, error)
+                if not left:
+                    raise LaunchError(f"the server could not be started: {UNREACHABLE}") from None
+            await asyncio.sleep(ASK_EVERY_S)
 
     def words(self, socket: str, transport: str = "ipc") -> list[str]:
         """What starts the server, listening on ``socket``. ``transport``: its kernels' way to it; over TCP every

@@ -32,7 +32,7 @@ def password_of(user: str) -> str:
 
 class SlurmHub(Machine):
     """``cluster``: where it sends what asks for ``engine: slurm``. ``local``: whether it has an agent and a GPU of its
-    own. ``traits``: of all pools."""
+    own. ``more``: options of ``timeshare up``. ``traits``: of all pools."""
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class SlurmHub(Machine):
         *,
         local: bool = True,
         limits: str = LIMITS,
+        more: tuple[str, ...] = (),
         **traits: Any,
     ) -> None:
         self.cluster = cluster
@@ -63,7 +64,7 @@ class SlurmHub(Machine):
         with open(state / "jupyterhub_site.py", "a") as site:
             site.write(SITE)
         options = ("--simulate", "t4:1") if local else ("--no-local",)
-        super().__init__(state, command(), *options, "--admins", "tscarol")
+        super().__init__(state, command(), *options, "--admins", "tscarol", *more)
 
     def account(self, user: str) -> SlurmAccount:
         return SlurmAccount(self, user, self.passwords[user])

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import FULL_STRESS
 from slurm_cluster import Cluster, folder_for_tests
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+WHY_NOT = "what Slurm itself does is waited out for a quarter of a minute: `make stress` does"
 
 OPEN_ALL = textwrap.dedent("""\
     echo "visible=$CUDA_VISIBLE_DEVICES gpus=$SLURM_JOB_GPUS shards=$SLURM_SHARDS_ON_NODE node=$SLURMD_NODENAME"
@@ -89,6 +91,8 @@ def test_a_job_over_the_limit_of_its_qos_waits_and_says_so(slurm: Cluster) -> No
     assert slurm.job(third)["Reason"] == "QOSMaxGRESPerUser"
 
 
+@pytest.mark.stress
+@pytest.mark.skipif(not FULL_STRESS, reason=WHY_NOT)
 def test_a_job_that_is_preempted_is_queued_again_and_runs_later(slurm: Cluster) -> None:
     script = "echo start ${SLURM_RESTART_COUNT:-0}; sleep ${SLURM_RESTART_COUNT:+0}${SLURM_RESTART_COUNT:-60}"
     weak = slurm.submit(script, "--qos=scav", "--gres=gpu:a100:4", "--open-mode=append", user="tsbob")
@@ -103,6 +107,8 @@ def test_a_job_that_is_preempted_is_queued_again_and_runs_later(slurm: Cluster) 
     ]
 
 
+@pytest.mark.stress
+@pytest.mark.skipif(not FULL_STRESS, reason=WHY_NOT)
 @pytest.mark.parametrize("end", ["stopped", "killed"])
 def test_the_controller_started_again_has_lost_nothing(slurm: Cluster, end: str) -> None:
     ending = slurm.submit("sleep 9; echo done", "--gres=gpu:a100:1", user="tsalice")
@@ -139,6 +145,8 @@ def test_a_nodes_daemon_killed_and_started_again_loses_nothing(slurm: Cluster) -
     assert slurm.output(job, "tsalice") == "done\n"
 
 
+@pytest.mark.stress
+@pytest.mark.skipif(not FULL_STRESS, reason=WHY_NOT)
 def test_a_node_that_loses_power_loses_its_jobs_and_those_that_may_are_queued_again(slurm: Cluster) -> None:
     node = slurm.node("p100").name
     lost = slurm.submit("sleep 600", "--gres=gpu:p100:1", "--no-requeue", user="tsalice")

@@ -73,7 +73,8 @@ def hub(fake: FakeSlurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     (state / "jupyterhub_site.py").write_text(SITE.format(python=sys.executable, server=str(server)))
     os.environ["KEPT"], os.environ["NOT_KEPT"] = "of the hub", "a secret of the hub"
     try:
-        with slurm_hub(state, fake, POOLS, gpus={}, fraction="", path=fake.path, command_timeout=4) as found:
+        traits = {"gpus": {}, "fraction": "", "path": fake.path, "command_timeout": 4}
+        with slurm_hub(state, fake, POOLS, more=("--keep-env", "KEPT"), **traits) as found:
             yield found
     finally:
         del os.environ["KEPT"], os.environ["NOT_KEPT"]

@@ -362,7 +362,9 @@ def test_leaving_the_line_takes_the_job_out_of_slurm(hub: SlurmHub) -> None:
     hub.cluster.run("scancel", taken)
 
 
-def test_where_the_site_allows_it_an_extension_moves_the_end_in_slurm_too(hub: SlurmHub) -> None:
+def test_an_extension_moves_the_end_in_slurm_too_and_a_cancel_there_ends_the_session_with_the_reason(
+    hub: SlurmHub,
+) -> None:
     alice = hub.account("tsalice")
     alice.start(gpus=1, model="p100", engine="slurm", time_limit_s=3600)
     eventually(alice.is_ready, 90)
@@ -371,20 +373,35 @@ def test_where_the_site_allows_it_an_extension_moves_the_end_in_slurm_too(hub: S
     longer = alice.service("POST", f"reservations/{mine['id']}/extend", json={"seconds": 1800})
     assert longer.status_code == 200, longer.text
     eventually(lambda: hub.cluster.job(mine["external_job"])["TimeLimit"] == "01:31:00", 60)
+    hub.cluster.run("scancel", mine["external_job"])
+    eventually(lambda: alice.get(mine)["state"] == "ended", 90)
+    assert "Slurm" in alice.get(mine)["detail"] or "server" in alice.get(mine)["detail"]
 
 
-@pytest.mark.parametrize("victim", ["service", "hub"])
-def test_a_running_session_survives_a_kill_of(hub: SlurmHub, victim: str) -> None:
+def test_a_running_session_survives_a_kill_of_the_service_and_one_of_the_hub(hub: SlurmHub) -> None:
     alice = hub.account("tsalice")
     alice.start(gpus=1, model="p100", engine="slurm")
     eventually(alice.is_ready, 90)
     mine = alice.active()
-    hub.kill(victim)
-    eventually(hub.is_healthy, 90)
+    for victim in ("service", "hub"):
+        hub.kill(victim)
+        eventually(hub.is_healthy, 90)
+        alice = hub.account("tsalice")
+        assert in_session(alice, "print(6 * 7)") == "42\n"
+        after = alice.active()
+        assert (after["id"], after["external_job"], after["generation"]) == (mine["id"], mine["external_job"], 1)
+        assert len(jobs(hub)) == 1
+
+
+def test_a_session_that_starts_survives_a_kill_of_the_service(hub: SlurmHub) -> None:
     alice = hub.account("tsalice")
-    assert in_session(alice, "print(6 * 7)") == "42\n"
-    after = alice.active()
-    assert (after["id"], after["external_job"], after["generation"]) == (mine["id"], mine["external_job"], 1)
+    asked = alice.ask(gpus=1, model="p100")
+    eventually(lambda: alice.get(asked)["state"] == "starting", 60)
+    hub.kill("service")
+    eventually(hub.is_healthy, 90)
+    eventually(lambda: alice.get(asked)["state"] in ("active", "ended"), 120)
+    after = alice.get(asked)
+    assert (after["state"], after["generation"], after["detail"]) == ("active", 1, "running")
     assert len(jobs(hub)) == 1
 
 
@@ -405,16 +422,6 @@ def test_while_slurm_is_silent_nothing_is_lost_and_nothing_is_concluded(hub: Slu
     eventually(lambda: alice.get(waiting)["state"] in ("starting", "active"), 200)
     assert alice.get(mine)["state"] == "active"
     assert len(jobs(hub)) == 2
-
-
-def test_a_job_that_is_cancelled_in_slurm_ends_its_session_with_the_reason(hub: SlurmHub) -> None:
-    alice = hub.account("tsalice")
-    alice.start(gpus=1, model="p100", engine="slurm")
-    eventually(alice.is_ready, 90)
-    mine = alice.active()
-    hub.cluster.run("scancel", mine["external_job"])
-    eventually(lambda: alice.get(mine)["state"] == "ended", 90)
-    assert "Slurm" in alice.get(mine)["detail"] or "server" in alice.get(mine)["detail"]
 
 
 def test_a_time_limit_is_kept_here_before_slurm_keeps_its_own(hub: SlurmHub) -> None:

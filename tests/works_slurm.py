@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -18,6 +19,18 @@ TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", "--gres=gpu:2", "--cpus-per-tas
 Launch = Callable[..., tuple[Work, str]]
 
 
+class OwnersWork(Work):
+    """Its folder belongs to who runs it, and outputs are read as that account: nobody reads those of another, root
+    neither."""
+
+    def lines(self, rank: int = 0) -> list[dict[str, Any]]:
+        os.seteuid(self.folder.path.stat().st_uid)
+        try:
+            return super().lines(rank)
+        finally:
+            os.seteuid(0)
+
+
 @contextlib.contextmanager
 def launching(slurm: Cluster) -> Iterator[Launch]:
     """Gives what hands a cell to Slurm: the runner takes the place of the batch script."""
@@ -27,7 +40,7 @@ def launching(slurm: Cluster) -> Iterator[Launch]:
     def launched(cell: str, notebook: str = "", names: str = "", **fields: Any) -> tuple[Work, str]:
         place.mkdir(mode=0o700, exist_ok=True)
         job = {"launch": "torchrun", "nodes": 2, "processes": 2, **fields}
-        work = Work(place, cell, notebook, names, **job)
+        work = OwnersWork(place, cell, notebook, names, **job)
         words = [sys.executable, "-m", "timeshare.notebooks.runner", str(work.folder.path)]
         words += ["--digest", work.folder.digest(), "--key-stdin"]
         given_to(USER, place)
