@@ -167,6 +167,12 @@ def process(pid: int) -> tuple[int, int]:
     return resident // 1024, len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def cpu_s(pid: int) -> float:
+    """Seconds of a core that a process has used."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def watched(pid: int, until: float) -> tuple[int, int]:
     """The most of each until then."""
     most = process(pid)
@@ -175,6 +181,22 @@ async def watched(pid: int, until: float) -> tuple[int, int]:
         now = process(pid)
         most = (max(most[0], now[0]), max(most[1], now[1]))
     return most
+
+
+class Cores:
+    """How many cores each of ``pids`` keeps busy from now until ``end``."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self._pids, self._began = pids, time.monotonic()
+        self._before = {name: cpu_s(pid) for name, pid in pids.items()}
+        self._used: dict[str, float] = {}
+
+    def end(self) -> None:
+        seconds = time.monotonic() - self._began
+        self._used = {name: (cpu_s(pid) - self._before[name]) / seconds for name, pid in self._pids.items()}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {cores:.2f}" for name, cores in self._used.items())
 
 
 async def measured(ben: Person, seconds: float, pid: int) -> tuple[Times, tuple[int, int]]:
@@ -225,13 +247,18 @@ def compared(hub: Hub, folder: Path, chosen: argparse.Namespace) -> float:
     ben, ada = (Person(hub.url, hub.login(name).token) for name in ("ben", "ada"))
     pid, (told_here, told_there) = hub.components()["service"], Pipe()
     asyncio.run(measured(ben, 5, pid))  # everything is there and warm
+    quiet_cores = Cores({**hub.components(), "Ben": os.getpid()})
     quiet, before = asyncio.run(measured(ben, chosen.quiet, pid))
+    quiet_cores.end()
     flood = Process(target=flooding, args=(ada, folder, chosen, told_there))
     flood.start()
+    flood_cores = Cores({**hub.components(), "Ben": os.getpid(), "Ada": flood.pid or 0})
     flooded, during = asyncio.run(measured(ben, chosen.seconds, pid))
+    flood_cores.end()
     answers: Counter[str] = told_here.recv()
     flood.join()
     ratio = told(quiet, flooded)
+    print(f"cores of {os.cpu_count()}: {quiet_cores} quiet; {flood_cores} in the flood")
     print(f"service  {before[0]} MiB, {before[1]} descriptors quiet; at most {during[0]} MiB, {during[1]} in the flood")
     print(f"refused to Ben: {dict(quiet.failed)} quiet, {dict(flooded.failed)} in the flood")
     print("answers to Ada: " + ", ".join(f"{what}: {count}" for what, count in sorted(answers.items())))
