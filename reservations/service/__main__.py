@@ -23,6 +23,7 @@ from .auth import HubTokens, TokenChecker
 from .base import Context
 from .bounds import BoundsError, raise_file_limit, read_bounds
 from .crowd import Crowd
+from .fair_queue import Pace
 from .feeds import Feeds
 from .handlers import make_app
 from .job_starts import JobStarts
@@ -69,7 +70,8 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
     """Serves until SIGTERM or SIGINT."""
     assert settings.agent_socket is not None
     bounds = read_bounds(settings.state_dir)
-    runtime = Runtime(settings, LocalEngine(settings.agent_socket) if settings.local else NoEngine(), people)
+    pace = Pace(bounds.work_share, bounds.work_burst_s)
+    runtime = Runtime(settings, LocalEngine(settings.agent_socket) if settings.local else NoEngine(), people, pace)
     await runtime.start()
     if settings.log_dir is not None:
         settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from ..clock import duration_text, rfc3339
@@ -68,6 +70,11 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         "extension": extension_view(pool, reservation),
         "notices": notice_views(pool, reservation, now),
     }
+
+
+def reservation_texts(pool: Pool, reservations: Iterable[Reservation]) -> list[str]:
+    """What is shown of each, as JSON."""
+    return [json.dumps(reservation_view(pool, one)) for one in reservations]
 
 
 def job_view(reservation: Reservation) -> dict[str, Any] | None:
