@@ -19,7 +19,7 @@ from ..submission import unknown_id
 from ..text import escaped
 from . import bodies, json_bodies, views
 from .auth import Caller, TokenChecker, authenticate
-from .crowd import Crowd
+from .crowd import REFUSES_ALL, Crowd, RefusesAll
 from .fair_thread import HUB, LANE
 from .feeds import Feeds
 from .remembered import Remembered
@@ -294,6 +294,8 @@ class Base(web.RequestHandler):
             self.set_header("Allow", ", ".join(self.methods()))
         if error.status == 429:
             self.set_header("Retry-After", str(error.details.get("retry_after_s", RETRY_AFTER_S)))
+        if isinstance(error, RefusesAll):
+            self.set_header(REFUSES_ALL, f"{error.details['limit']:g}")
         if error.status == 401:
             self.set_header("WWW-Authenticate", "Bearer")
         self.finish(json.dumps(error.body()))
