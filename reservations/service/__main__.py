@@ -95,6 +95,7 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
 
 def main() -> None:
     log_lines()
+    sys.setswitchinterval(0.0005)
     try:
         settings = settings_of(current_deployment())
         people = HubPeople(settings.hub_api_url, settings.hub_token)

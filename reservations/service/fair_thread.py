@@ -33,9 +33,9 @@ class _Piece:
 class FairThread:
     """Calls functions one at a time, in the order of ``FairQueue``."""
 
-    def __init__(self, name: str, pace: Pace | None = None) -> None:
-        self._clock = time.monotonic
-        self._queue: FairQueue[_Piece] = FairQueue(pace or Pace(), self._clock, FREE)
+    def __init__(self, name: str, pace: Pace | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._queue: FairQueue[_Piece] = FairQueue(pace or Pace(), clock, FREE)
         self._ready = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
