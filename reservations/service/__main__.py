@@ -34,6 +34,10 @@ from .settings import Settings
 from .slurm import slurm_loops
 from .watch import Watch
 
+SWITCH_S = 0.0005
+"""Until the event loop may go on while the pool's thread computes. Python's own 5 ms (sys.setswitchinterval) are longer
+than a request takes, and each one would wait for them several times."""
+
 
 def settings_of(deployment: Deployment) -> Settings:
     return Settings(
@@ -95,7 +99,7 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
 
 def main() -> None:
     log_lines()
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(SWITCH_S)
     try:
         settings = settings_of(current_deployment())
         people = HubPeople(settings.hub_api_url, settings.hub_token)

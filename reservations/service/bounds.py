@@ -50,7 +50,7 @@ class ServiceBounds(Configurable):
         "Default 0.2. Example: 0.5.",
     ).tag(config=True)
     work_burst_s = Float(
-        1.0, min=0.01, help="Seconds of work that one gets at once after a pause. Default 1. Example: 5.0."
+        2.0, min=0.01, help="Seconds of work that one gets at once after a pause. Default 2. Example: 5.0."
     ).tag(config=True)
     polls_each = Int(
         40, min=1, help="Requests of one that are held for a change (wait_s). Default 40. Beyond: 429. Example: 100."

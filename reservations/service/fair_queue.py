@@ -21,7 +21,7 @@ class Pace:
     """Seconds of the worker's time for one caller: ``share`` in each second, at most ``burst_s`` saved or owed."""
 
     share: float = 0.2
-    burst_s: float = 1.0
+    burst_s: float = 2.0
 
 
 @dataclass
