@@ -352,6 +352,7 @@ def too_many(answer: requests.Response) -> str:
 
 
 def waiting(user: User) -> str:
+    eventually(lambda: user.service("GET", "limits").ok, 30)  # a new token is one that was never good before
     made = user.service("POST", "reservations", json={"share": {"gpus": 1}, "server_name": f"of-{user.name}"})
     assert made.status_code == 201, made.text
     return str(made.json()["id"])
