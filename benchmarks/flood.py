@@ -3,18 +3,22 @@
     python benchmarks/flood.py [--seconds 120] [--quiet 60] [--streams 2000] [--queued 10000] [--rate 100]
 
 A real hub, with its proxy, on this machine. Ben asks for what is offered and reads what he has, a few times a second,
-and submits and ends a request now and then. First it is quiet; then Ada opens event streams and sends sweeps, all she
-can, and a hundred further requests a second. The figure is the 95th percentile of Ben's requests beside the quiet one
-of the same run, of each kind, together with what the service's process held in memory and descriptors.
+and submits and ends a request now and then. First it is quiet; then Ada opens event streams and sends sweeps, each
+again and again until it is taken, and a hundred further requests a second. The figure is the 95th percentile of Ben's
+requests beside the quiet one of the same run, of each kind, together with what the service's process held in memory
+and descriptors. Ada's is a process like any other, at the priority that a session's control group gives it, and works
+on the same cores; what each process used of them is told too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -31,10 +35,14 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from hubs import Hub, running_hub
+from nodes import all_marked
 from plain_jobs import job_body
 
 PROMISE = 2.0
 SUBMITS_EVERY = 8
+AGAIN_S = 0.5
+"""Until a sweep that was refused is sent again."""
+WINDOW_S = 10
 MOST_OPEN = 1000
 LIMITS = "{defaults: {sessions: {at_once: 100}, jobs: {at_once: 100000}}, stop: {save_grace: 1s, term_grace: 1s}}"
 
@@ -77,12 +85,16 @@ class Times:
     """Seconds of each kind of request, and the answers that were no success."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    windows: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Of all kinds, by the number of the ten seconds in which they began."""
+    since: float = field(default_factory=time.monotonic)
     failed: Counter[str] = field(default_factory=Counter)
 
     async def of(self, what: str, deed: Awaitable[tuple[int, bytes]]) -> bytes:
         began = time.monotonic()
         status, body = await deed
         self.seconds[what].append(time.monotonic() - began)
+        self.windows[int((began - self.since) / WINDOW_S)].append(self.seconds[what][-1])
         if status >= 400:
             self.failed[f"{what} {status}"] += 1
         return body
@@ -120,7 +132,7 @@ class Flood:
         name = json.loads(made)["id"]
         streams = [asyncio.create_task(self._stream(name)) for _ in range(self._options.streams)]
         sweeps = asyncio.create_task(self._sweeps())
-        requests: set[asyncio.Task[None]] = set()
+        requests: set[asyncio.Task[int]] = set()
         paths = ("offers", "reservations?limit=500", f"reservations/{name}?unlike=queued&wait_s=60", "limits")
         for path in itertools.cycle(paths):
             if (now := time.monotonic()) >= until:
@@ -134,12 +146,13 @@ class Flood:
             task.cancel()
         await asyncio.gather(*streams, sweeps, *requests, return_exceptions=True)
 
-    async def _ask(self, method: str, path: str, body: Any = None) -> None:
+    async def _ask(self, method: str, path: str, body: Any = None) -> int:
         try:
             status, _ = await self._ada.ask(method, path, body)
         except (OSError, asyncio.IncompleteReadError):
             status = 0
         self.answers[f"{path.partition('?')[0].partition('/')[0]} {status or 'closed'}"] += 1
+        return status
 
     async def _stream(self, name: str) -> None:
         try:
@@ -157,7 +170,8 @@ class Flood:
         body = job_body(self._folder, "ada", {"gpus": 1}, tasks=250)
         del body["owner"]
         for _ in range(0, self._options.queued, 250):
-            await self._ask("POST", "jobs", {**body, "max_parallel": 1})
+            while await self._ask("POST", "jobs", {**body, "max_parallel": 1}) != 201:
+                await asyncio.sleep(AGAIN_S)
 
 
 def process(pid: int) -> tuple[int, int]:
@@ -165,6 +179,12 @@ def process(pid: int) -> tuple[int, int]:
     status = Path(f"/proc/{pid}/status").read_text()
     resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     return resident // 1024, len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of a core that a process has used."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def watched(pid: int, until: float) -> tuple[int, int]:
@@ -175,6 +195,22 @@ async def watched(pid: int, until: float) -> tuple[int, int]:
         now = process(pid)
         most = (max(most[0], now[0]), max(most[1], now[1]))
     return most
+
+
+class Cores:
+    """How many cores each of ``pids`` keeps busy from now until ``end``."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self._pids, self._began = pids, time.monotonic()
+        self._before = {name: cpu_s(pid) for name, pid in pids.items()}
+        self._used: dict[str, float] = {}
+
+    def end(self) -> None:
+        seconds = time.monotonic() - self._began
+        self._used = {name: (cpu_s(pid) - self._before[name]) / seconds for name, pid in self._pids.items()}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {cores:.2f}" for name, cores in self._used.items())
 
 
 async def measured(ben: Person, seconds: float, pid: int) -> tuple[Times, tuple[int, int]]:
@@ -202,10 +238,28 @@ def told(quiet: Times, flooded: Times) -> float:
             f"{what:8} {cells[0] * 1e3:7.1f} ms {cells[1] * 1e3:5.1f} ms {cells[2] * 1e3:7.1f} ms "
             f"{cells[3] * 1e3:5.1f} ms {ratio:6.2f}"
         )
+    of_windows = (f"{p95(flooded.windows[number]) * 1e3:.0f}" for number in sorted(flooded.windows))
+    print(f"all      p95 in each {WINDOW_S} s of the flood: {', '.join(of_windows)} ms")
     everything = [[s for of in times.seconds.values() for s in of] for times in (quiet, flooded)]
     a95, b95 = (p95(all_of_them) for all_of_them in everything)
     print(f"all      p95 {a95 * 1e3:.1f} ms quiet, {b95 * 1e3:.1f} ms in the flood: ratio {b95 / a95:.2f}")
     return b95 / a95
+
+
+def kill_sessions(folder: Path) -> None:
+    """Kill the sessions and jobs of the hub below ``folder``, which outlive it."""
+    for pids in all_marked().values():
+        if any(str(folder) in command_line(pid) for pid in pids):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:  # it has ended
+        return ""
 
 
 def main() -> None:
@@ -216,8 +270,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place).resolve()
         (folder / "limits.yaml").write_text(LIMITS)
-        with running_hub(folder / "state", "--simulate", "a100-40gb:4", "--limits", str(folder / "limits.yaml")) as hub:
-            sys.exit(0 if compared(hub, folder, chosen) <= PROMISE else 1)
+        try:
+            with running_hub(
+                folder / "state", "--simulate", "a100-40gb:4", "--limits", str(folder / "limits.yaml")
+            ) as hub:
+                ratio = compared(hub, folder, chosen)
+        finally:
+            kill_sessions(folder)
+    sys.exit(0 if ratio <= PROMISE else 1)
 
 
 def compared(hub: Hub, folder: Path, chosen: argparse.Namespace) -> float:
@@ -225,13 +285,18 @@ def compared(hub: Hub, folder: Path, chosen: argparse.Namespace) -> float:
     ben, ada = (Person(hub.url, hub.login(name).token) for name in ("ben", "ada"))
     pid, (told_here, told_there) = hub.components()["service"], Pipe()
     asyncio.run(measured(ben, 5, pid))  # everything is there and warm
+    quiet_cores = Cores({**hub.components(), "Ben": os.getpid()})
     quiet, before = asyncio.run(measured(ben, chosen.quiet, pid))
+    quiet_cores.end()
     flood = Process(target=flooding, args=(ada, folder, chosen, told_there))
     flood.start()
+    flood_cores = Cores({**hub.components(), "Ben": os.getpid(), "Ada": flood.pid or 0})
     flooded, during = asyncio.run(measured(ben, chosen.seconds, pid))
+    flood_cores.end()
     answers: Counter[str] = told_here.recv()
     flood.join()
     ratio = told(quiet, flooded)
+    print(f"cores of {os.cpu_count()}: {quiet_cores} quiet; {flood_cores} in the flood")
     print(f"service  {before[0]} MiB, {before[1]} descriptors quiet; at most {during[0]} MiB, {during[1]} in the flood")
     print(f"refused to Ben: {dict(quiet.failed)} quiet, {dict(flooded.failed)} in the flood")
     print("answers to Ada: " + ", ".join(f"{what}: {count}" for what, count in sorted(answers.items())))

@@ -11,7 +11,7 @@ from typing import Any
 from jupyterhub.user import User
 
 from ..reservations.errors import PublicError
-from ..reservations.service.crowd import Crowd, too_many
+from ..reservations.service.crowd import REFUSES_ALL, Crowd, RefusesAll, too_many
 
 AT_ONCE = 2
 """Requests of all that are begun; a further one has its turn when one of them is answered."""
@@ -84,6 +84,8 @@ def take_turns(page: type[Any], crowd: Crowd) -> None:
         except PublicError as error:
             self.set_status(error.status)
             self.set_header("Retry-After", str(error.details["retry_after_s"]))
+            if isinstance(error, RefusesAll):
+                self.set_header(REFUSES_ALL, f"{error.details['limit']:g}")
             self.finish({"status": error.status, "message": error.message})
             return
         self._turn_is_over = await turns.turn(who)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from traitlets import Unicode
 from ..reservations.agent.client import AgentClient, AgentError, AgentUnreachable
 from ..reservations.client import Json
 from ..reservations.sockets import LONGEST_PATH, SERVER_SOCKET, session_folder, unix_url
-from .base import GpuSpawner, LaunchError
+from .base import ASK_EVERY_S, GpuSpawner, LaunchError
 
+AGENT_WAIT_S = 20.0
+"""For an agent that does not answer; until then its supervisor has started another."""
 LONGEST_KERNEL = len("/kernel-00000000-0000-0000-0000-000000000000-ipc-5")
 """What jupyter_client adds to its folder for each channel of a kernel (``KernelManager.transport``)."""
 
@@ -36,17 +39,26 @@ class LocalGpuSpawner(GpuSpawner):
 
     async def launch(self, reservation: Json) -> str:
         folder = session_folder(Path(self.run_dir), reservation["id"], reservation["generation"])
-        agent = AgentClient(Path(self.agent_socket))
-        try:
-            launched = await agent.call("launch", **self._order(reservation, folder))
-        except AgentError as error:
-            raise LaunchError(f"the server could not be started: {error}") from None
-        except AgentUnreachable as error:
-            self.log.error("%s: %s", self._log_name, error)
-            message = "the server could not be started: the node that holds the GPUs does not answer; try again later"
-            raise LaunchError(message) from None
+        launched = await self._launched(self._order(reservation, folder))
         self.enforcement = launched["enforcement"]
         return unix_url(folder / SERVER_SOCKET)
+
+    async def _launched(self, order: dict[str, Any]) -> Json:
+        """The agent's answer. One that is started anew meanwhile is asked again: the same generation a second time
+        changes nothing. Raises LaunchError."""
+        agent, clock = AgentClient(Path(self.agent_socket)), asyncio.get_running_loop().time
+        until = clock() + AGENT_WAIT_S
+        while True:
+            try:
+                return dict(await agent.call("launch", **order))
+            except AgentError as error:
+                raise LaunchError(f"the server could not be started: {error}") from None
+            except AgentUnreachable as error:
+                self.log.warning("%s: %s", self._log_name, error)
+                if clock() > until:
+                    message = "the node that holds the GPUs does not answer; try again later"
+                    raise LaunchError(f"the server could not be started: {message}") from None
+            await asyncio.sleep(ASK_EVERY_S)
 
     def _order(self, reservation: Json, folder: Path) -> dict[str, Any]:
         env = self.get_env()

@@ -352,6 +352,7 @@ def too_many(answer: requests.Response) -> str:
 
 
 def waiting(user: User) -> str:
+    eventually(lambda: user.service("GET", "limits").ok, 30)  # a new token is one that was never good before
     made = user.service("POST", "reservations", json={"share": {"gpus": 1}, "server_name": f"of-{user.name}"})
     assert made.status_code == 201, made.text
     return str(made.json()["id"])
@@ -424,6 +425,27 @@ def test_a_flood_of_one_is_refused_while_another_one_is_served(hub: Hub) -> None
     made = [ben.service("POST", "reservations", json={"share": {"gpus": 40}}) for _ in range(12)]
     assert "submit many points as one sweep" in too_many(made[-1])
     eventually(lambda: cleo.service("GET", "reservations").status_code == 200, 30)
+
+
+@pytest.mark.hub
+def test_who_was_told_to_wait_is_refused_by_the_proxy_and_nobody_else(hub: Hub) -> None:
+    """The service's own refusals have its header; 200 of them a second were a tenth of its time."""
+    dora, ben = hub.login("dora"), hub.login("ben")
+    name = waiting(dora)
+    streams = [dora.service("GET", f"reservations/{name}/events", stream=True) for _ in range(4)]
+    assert [one.status_code for one in streams] == [200, 200, 200, 429]
+    assert dora.service("GET", "limits").status_code == 200, "what one bound refused holds for nothing else"
+    for one in streams:
+        one.close()
+    answers = [dora.service("GET", "limits") for _ in range(200)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    by_service = sum("Timeshare-Refuses-All" in answer.headers for answer in refused)
+    assert 1 <= by_service < len(refused) / 2
+    assert all("you sent too many requests a second and the limit is 5" in too_many(answer) for answer in refused)
+    assert ben.service("GET", "limits").status_code == 200
+    assert dora.page("home").status_code == 200, "her login to the pages was told nothing"
+    eventually(lambda: dora.service("GET", "limits").status_code == 200, 30)
+    dora.service("POST", f"reservations/{name}/end", json={})
 
 
 @pytest.mark.hub

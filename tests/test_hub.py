@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,23 @@ def test_a_hub_killed_while_a_session_starts_starts_it_again(hub: Hub) -> None:
     (session,) = [r for r in again.reservations() if r["state"] != "ended"]
     assert session["id"] == mine["id"]
     again.stop()
+
+
+def test_a_session_that_starts_survives_a_kill_of_the_agent(hub: Hub) -> None:
+    """Killed with the request in its hands: once what it is to start is written down, and before it answers."""
+    ada, pid = hub.login("ada"), hub.components()["agent"]
+    records = hub.state_dir / "agent" / "sessions"
+    before = set(os.listdir(records))
+    with ThreadPoolExecutor() as beside:
+        started = beside.submit(ada.start, memory_gib=10)
+        while not set(os.listdir(records)) - before:
+            assert not started.done(), "it was started before its record was seen"
+        os.kill(pid, signal.SIGKILL)
+        started.result(60)
+    eventually(ada.is_ready, 60)
+    (mine,) = [r for r in ada.reservations() if r["state"] != "ended"]
+    assert (mine["state"], mine["generation"]) == ("active", 1)
+    ada.stop()
 
 
 def test_the_queue_survives_a_kill_of_hub_and_service_together(hub: Hub) -> None:

@@ -128,21 +128,49 @@ class Proxy extends ConfigurableProxy {
   }
 }
 
+const REFUSES_ALL = "Timeshare-Refuses-All"; // crowd.py: this refusal holds for whatever its sender sends; the limit
+const MOST_PAUSES = 10000;
+
 /**
- * Counts the open requests of each person, by what she logs in with. A thousand at once would wait at the hub or the
- * service before the next one of somebody else, only to be refused there; here that costs a hundredth.
+ * Refuses what hub and service would: more open requests of one sender (see `sender`) than `most`, and any before the
+ * time they told that sender to wait is over. A thousand refused there take turns with the requests of everybody else;
+ * here one costs a hundredth.
  */
-class OpenRequests {
+class Refusals {
   constructor(most) {
     this.most = most;
     this.counts = new Map();
+    this.pauses = new Map(); // sender: until when, in ms of performance.now(), and the limit
   }
 
-  /** False when she has so many already. */
+  /** Why a request of `who` is not passed on, and for how many seconds; undefined when it is. */
+  why(who, response) {
+    const { until = 0, limit } = this.pauses.get(who) ?? {};
+    const left = until - performance.now();
+    if (left > 0) {
+      const message = `you sent too many requests a second and the limit is ${limit}: wait as long as Retry-After says`;
+      return { message, seconds: left / 1000, limit };
+    }
+    if (this.take(who, response)) return undefined;
+    const message = `you have ${this.most} requests that are not answered yet and the limit is ${this.most}: close one first`;
+    return { message, seconds: 5, limit: this.most };
+  }
+
+  /** Remember what `response`, which is just being answered, says to `who`. */
+  hear(who, response) {
+    const seconds = Number(response.getHeader("Retry-After"));
+    const limit = Number(response.getHeader(REFUSES_ALL));
+    if (response.statusCode !== 429 || !(limit > 0) || !(seconds > 0)) return;
+    this.pauses.delete(who); // to the end: the oldest one is forgotten first
+    this.pauses.set(who, { until: performance.now() + 1000 * seconds, limit });
+    if (this.pauses.size > MOST_PAUSES) this.pauses.delete(this.pauses.keys().next().value);
+  }
+
   take(who, response) {
     const count = this.counts.get(who) ?? 0;
     if (count >= this.most) return false;
-    if (response.closed) return true; // she has gone: nothing would tell of it again
+    if (response.closed) return true; // the sender has gone: nothing would tell of it again
+    response.once("finish", () => this.hear(who, response));
     this.counts.set(who, count + 1);
     response.once("close", () => {
       const left = this.counts.get(who) - 1;
@@ -152,11 +180,11 @@ class OpenRequests {
     return true;
   }
 
-  refuse(response) {
-    const message = `you have ${this.most} requests that are not answered yet and the limit is ${this.most}: close one first`;
-    const details = { limit: this.most, retry_after_s: 5 };
-    const body = JSON.stringify({ error: { reason: "too-many-requests", message, details } });
-    const headers = { "Content-Type": "application/json", "Content-Length": Buffer.byteLength(body), "Retry-After": "5" };
+  refuse({ message, seconds, limit }, response) {
+    const wait = Math.max(1, Math.ceil(seconds));
+    const error = { reason: "too-many-requests", message, details: { limit, retry_after_s: wait } };
+    const body = JSON.stringify({ status: 429, message, error }); // as the hub has it, and as the service has it
+    const headers = { "Content-Type": "application/json", "Content-Length": Buffer.byteLength(body), "Retry-After": `${wait}` };
     // The rest of a body that nobody reads would be taken for the next request.
     response.writeHead(429, { ...headers, "Cache-Control": "no-store", Connection: "close" }).end(body);
   }
@@ -227,13 +255,14 @@ const passing = { xfwd: true, prependPath: true, includePrefix: true };
 const proxy = new Proxy({ log, authToken, errorTarget, hostRouting, ...passing });
 proxy._routes = new KeptRoutes(routesFile);
 
-const open = new OpenRequests(Number(mostOpen));
+const refusals = new Refusals(Number(mostOpen));
 const base = new URL(errorTarget).pathname.replace(/hub\/error$/, "");
 const [pass] = proxy.proxyServer.listeners("request");
 proxy.proxyServer.removeAllListeners("request");
 proxy.proxyServer.on("request", async (request, response) => {
   const who = sender(request);
-  if (who && !(await goesToServer(proxy, request, base)) && !open.take(who, response)) open.refuse(response);
+  const why = who && !(await goesToServer(proxy, request, base)) ? refusals.why(who, response) : undefined;
+  if (why) refusals.refuse(why, response);
   else pass(request, response);
 });
 keepWithin(proxy.proxyServer, mostConnections());

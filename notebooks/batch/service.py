@@ -15,6 +15,9 @@ from ..transport import ask
 Json = dict[str, Any]
 URL_VARIABLE = "TIMESHARE_SERVICE_URL"
 TOKEN_VARIABLES = ("TIMESHARE_TOKEN", "JUPYTERHUB_API_TOKEN")
+SHARE_S = 60.0
+"""More for a sweep: its points are written one by one, and after other sweeps they wait for this person's share of the
+service's time."""
 PATIENCE_S = 60.0
 """In all, for a request that is one too many in a second: a sweep of hundreds of points may be cancelled one by one."""
 LONGEST_PAUSE_S = 5
@@ -55,7 +58,7 @@ class Service:
         return Service(url, token)
 
     def submit(self, body: Json) -> Json:
-        return self._ask("POST", "jobs", {**body, **self._whose()})
+        return self._ask("POST", "jobs", {**body, **self._whose()}, more_s=SHARE_S)
 
     def estimate(self, body: Json) -> Json:
         return self._ask("POST", "jobs/estimate", {**body, **self._whose()})

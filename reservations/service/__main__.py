@@ -23,6 +23,7 @@ from .auth import HubTokens, TokenChecker
 from .base import Context
 from .bounds import BoundsError, raise_file_limit, read_bounds
 from .crowd import Crowd
+from .fair_queue import Pace
 from .feeds import Feeds
 from .handlers import make_app
 from .job_starts import JobStarts
@@ -32,6 +33,10 @@ from .runtime import Runtime
 from .settings import Settings
 from .slurm import slurm_loops
 from .watch import Watch
+
+SWITCH_S = 0.0005
+"""Until the event loop may go on while the pool's thread computes. Python's own 5 ms (sys.setswitchinterval) are longer
+than a request takes, and each one would wait for them several times."""
 
 
 def settings_of(deployment: Deployment) -> Settings:
@@ -69,7 +74,8 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
     """Serves until SIGTERM or SIGINT."""
     assert settings.agent_socket is not None
     bounds = read_bounds(settings.state_dir)
-    runtime = Runtime(settings, LocalEngine(settings.agent_socket) if settings.local else NoEngine(), people)
+    pace = Pace(bounds.work_share, bounds.work_burst_s)
+    runtime = Runtime(settings, LocalEngine(settings.agent_socket) if settings.local else NoEngine(), people, pace)
     await runtime.start()
     if settings.log_dir is not None:
         settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,6 +99,7 @@ async def serve(settings: Settings, tokens: TokenChecker | None, people: People 
 
 def main() -> None:
     log_lines()
+    sys.setswitchinterval(SWITCH_S)
     try:
         settings = settings_of(current_deployment())
         people = HubPeople(settings.hub_api_url, settings.hub_token)

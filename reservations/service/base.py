@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,14 +18,14 @@ from ..submission import unknown_id
 from ..text import escaped
 from . import bodies, json_bodies, views
 from .auth import Caller, TokenChecker, authenticate
-from .crowd import Crowd
-from .fair_thread import LANE
+from .crowd import REFUSES_ALL, Crowd, RefusesAll
+from .fair_thread import HUB, LANE
 from .feeds import Feeds
 from .remembered import Remembered
 from .runtime import Runtime
 from .settings import Settings
 
-VIEWS_A_TURN = 32
+VIEWS_A_TURN = 16
 MOST_GOOD_TOKENS = 10_000
 RETRY_AFTER_S = 30
 """What is said of a bound that no clock lifts, such as requests that wait."""
@@ -41,7 +40,7 @@ class Context:
     tokens: TokenChecker | None
     crowd: Crowd
     feeds: Feeds
-    remembered: Remembered = field(default_factory=Remembered)
+    remembered: Remembered[str] = field(default_factory=Remembered)
     asking: dict[bytes, asyncio.Future[Caller | None]] = field(default_factory=dict)
     """Digests of tokens that JupyterHub is just asked about."""
     good_tokens: dict[bytes, None] = field(default_factory=dict)
@@ -95,6 +94,10 @@ class Base(web.RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")
 
+    def compute_etag(self) -> str | None:
+        """None: nobody keeps an answer, and a digest of a long one would hold up all others."""
+        return None
+
     async def prepare(self) -> None:
         if self.request.method not in self.methods():
             raise PublicError("method-not-allowed", f"{self.request.method} is not offered here", 405)
@@ -121,7 +124,7 @@ class Base(web.RequestHandler):
     def _acting_lane(self) -> str:
         """The turn of what our own processes ask: that of the person for whom they do."""
         named = self.request.headers.get("Timeshare-Acting-For") or self.get_query_argument("owner", "")
-        return f"person:{named[: bodies.MAX_NAME]}" if named else "hub"
+        return f"person:{named[: bodies.MAX_NAME]}" if named else HUB
 
     @property
     def address(self) -> str:
@@ -184,19 +187,31 @@ class Base(web.RequestHandler):
         bodies.known_fields(self.query(), ())
 
     def answer(self, body: dict[str, Any], status: int = 200) -> None:
+        self.answer_text(json_bodies.to_json(body), status)
+
+    def answer_text(self, body: str, status: int = 200) -> None:
+        """Answer with JSON that was written in the pool's thread: much of it would hold up this one, and so all."""
         self.set_status(status)
-        self.finish(json.dumps(body, allow_nan=False))
+        self.finish(body)
 
     async def mine(self, reservation_id: str) -> Reservation:
         """The caller's reservation of that id; somebody else's looks like none at all."""
-        found = await self.seen(reservation_id)
+        return await self.runtime.call(self.look_at_mine, bodies.check_id(reservation_id))
+
+    def look_at_mine(self, reservation_id: str) -> Reservation:
+        """The same, in the pool's thread."""
+        found = self.look(reservation_id)
         if not self.caller.may_touch(found.owner):
             raise PublicError("forbidden", "you may see this reservation, but not change it", 403)
         return found
 
     async def seen(self, reservation_id: str) -> Reservation:
         """The reservation of that id, if the caller may see it."""
-        found = await self.runtime.call(self.runtime.pool.get, bodies.check_id(reservation_id))
+        return await self.runtime.call(self.look, bodies.check_id(reservation_id))
+
+    def look(self, reservation_id: str) -> Reservation:
+        """The same, in the pool's thread."""
+        found = self.runtime.pool.get(reservation_id)
         if not self.caller.may_see(found.owner):
             raise unknown_id(reservation_id)
         return found
@@ -205,28 +220,38 @@ class Base(web.RequestHandler):
         """Answers with what ``make`` makes in the pool's thread for ``owner``, or made a moment ago."""
         runtime = self.runtime
 
-        async def made() -> dict[str, Any]:
-            return await runtime.call(make, runtime.pool, owner, *arguments)
+        async def made() -> str:
+            return await runtime.call(lambda: json_bodies.to_json(make(runtime.pool, owner, *arguments)))
 
         remembered, version = self.context.remembered, runtime.pool.version
-        self.answer(await remembered.get(what, owner, version, made, counted=bool(self.counted)))
+        self.answer_text(await remembered.get(what, owner, version, made, counted=bool(self.counted)))
 
-    async def views(self, reservations: Sequence[Reservation]) -> list[dict[str, Any]]:
-        """What is shown of them; a long list takes several turns."""
-        pool, shown = self.runtime.pool, []
-        for first in range(0, len(reservations), VIEWS_A_TURN):
-            part = reservations[first : first + VIEWS_A_TURN]
-            shown += await self.runtime.call(lambda part=part: [views.reservation_view(pool, one) for one in part])
-        return shown
+    async def views(self, find: Callable[[], Sequence[Reservation]]) -> str:
+        """What is shown of those that ``find`` finds, as a JSON list; a long one takes several turns."""
+        pool = self.runtime.pool
+
+        def begin() -> tuple[Sequence[Reservation], list[str]]:
+            found = find()
+            return found, views.reservation_texts(pool, found[:VIEWS_A_TURN])
+
+        found, texts = await self.runtime.call(begin)
+        for first in range(VIEWS_A_TURN, len(found), VIEWS_A_TURN):
+            part = found[first : first + VIEWS_A_TURN]
+            texts += await self.runtime.call(views.reservation_texts, pool, part)
+        return f"[{', '.join(texts)}]"
 
     async def view(self, reservation: Reservation) -> dict[str, Any]:
         return await self.runtime.call(views.reservation_view, self.runtime.pool, reservation)
 
     async def change(self, reservation_id: str, change: Callable[..., Reservation], *arguments: Any) -> None:
-        """Makes a change to the caller's reservation and answers with what it is then."""
-        await self.mine(reservation_id)
-        changed = await self.runtime.call(change, reservation_id, *arguments)
-        self.answer(await self.view(changed))
+        """Makes a change to the caller's reservation and answers with what it is then: all in one turn."""
+        name, pool = bodies.check_id(reservation_id), self.runtime.pool
+
+        def changed() -> list[str]:
+            self.look_at_mine(name)
+            return views.reservation_texts(pool, [change(name, *arguments)])
+
+        self.answer_text((await self.runtime.call(changed))[0])
 
     @property
     def who(self) -> str:
@@ -272,9 +297,11 @@ class Base(web.RequestHandler):
             self.set_header("Allow", ", ".join(self.methods()))
         if error.status == 429:
             self.set_header("Retry-After", str(error.details.get("retry_after_s", RETRY_AFTER_S)))
+        if isinstance(error, RefusesAll):
+            self.set_header(REFUSES_ALL, f"{error.details['limit']:g}")
         if error.status == 401:
             self.set_header("WWW-Authenticate", "Bearer")
-        self.finish(json.dumps(error.body()))
+        self.finish(json_bodies.to_json(error.body()))
 
 
 def _too_large() -> PublicError:

@@ -43,6 +43,15 @@ class ServiceBounds(Configurable):
     requests_at_once = Int(
         32, min=1, help="Requests of one that are worked on or wait for that. Default 32. Beyond: 429. Example: 64."
     ).tag(config=True)
+    work_share = Float(
+        0.2,
+        min=0.01,
+        help="Seconds of the service's work that one gets in each second while others ask too; what is beyond waits. "
+        "Default 0.2. Example: 0.5.",
+    ).tag(config=True)
+    work_burst_s = Float(
+        2.0, min=0.01, help="Seconds of work that one gets at once after a pause. Default 2. Example: 5.0."
+    ).tag(config=True)
     polls_each = Int(
         40, min=1, help="Requests of one that are held for a change (wait_s). Default 40. Beyond: 429. Example: 100."
     ).tag(config=True)

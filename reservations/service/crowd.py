@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from ..errors import PublicError
 from .bounds import ServiceBounds
 
+REFUSES_ALL = "Timeshare-Refuses-All"
+"""Header of a ``RefusesAll``, with the limit: until ``Retry-After`` the proxy answers this sender itself
+(``proxy.mjs``)."""
 MOST_REMEMBERED = 4096
 """Callers of whom something is counted; those who have been quiet are forgotten first."""
 FROM_ALL = 5
@@ -44,6 +47,10 @@ class Bucket:
         return self.left + (now - self.at) * self.rate >= self.size
 
 
+class RefusesAll(PublicError):
+    """A refusal that holds for whatever else the same person sends until it is over."""
+
+
 def too_many(what: str, limit: float, instead: str, retry_after_s: float) -> PublicError:
     """The refusal of what goes beyond a bound."""
     seconds = max(1, math.ceil(retry_after_s))
@@ -61,12 +68,13 @@ class Crowd:
         self._held: dict[str, Counter[str]] = {"polls": Counter(), "streams": Counter(), "requests": Counter()}
 
     def admit(self, caller: str) -> None:
-        """Count a request of a person. Raises PublicError 429."""
+        """Count a request of a person. Raises RefusesAll (429)."""
         bounds = self.bounds
         wait = self._take(f"requests:{caller}", bounds.requests_per_s, bounds.requests_burst)
         if wait:
             instead = "wait for a moment; wait_s and events tell of changes without asking again and again"
-            raise too_many("you sent too many requests a second", bounds.requests_per_s, instead, wait)
+            error = too_many("you sent too many requests a second", bounds.requests_per_s, instead, wait)
+            raise RefusesAll(error.reason, error.message, error.status, error.details)
 
     def admit_submission(self, caller: str) -> None:
         """Count a request of a person for a share or a sweep: each is kept for good. Raises PublicError 429."""

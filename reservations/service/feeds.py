@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Collection
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 
 from ..reservation import State
 from . import views
+from .json_bodies import to_json
 from .runtime import Runtime
 
 log = logging.getLogger("timeshare.service")
@@ -120,5 +120,5 @@ class Feeds:
         for name in names:
             reservation = pool.get(name)
             view = views.reservation_view(pool, reservation)
-            found.append((name, json.dumps(view, allow_nan=False), reservation.state))
+            found.append((name, to_json(view), reservation.state))
         return found

@@ -46,10 +46,9 @@ class Offers(Base):
 class Reservations(Base):
     async def get(self) -> None:
         query = bodies.parse_list(self.query(), self.caller)
-        pool = self.runtime.pool
-
-        found = await self.runtime.call(pool.find, query.owner, query.states, query.limit, query.kind)
-        self.answer({"reservations": await self.views(found)})
+        find = self.runtime.pool.find
+        found = await self.views(lambda: find(query.owner, query.states, query.limit, query.kind))
+        self.answer_text(f'{{"reservations": {found}}}')
 
     async def post(self) -> None:
         self.no_query()
@@ -62,12 +61,21 @@ class Reservations(Base):
 class OneReservation(Base):
     async def get(self, reservation_id: str) -> None:
         unlike, seconds = bodies.parse_wait(self.query())
-        reservation = await self.seen(reservation_id)
-        if reservation.state is unlike and seconds:
+        name = bodies.check_id(reservation_id)
+
+        def look() -> str:
+            """Empty while it is to be waited for."""
+            found = self.look(name)
+            return "" if found.state is unlike and seconds else views.reservation_texts(self.runtime.pool, [found])[0]
+
+        text = await self.runtime.call(look)
+        if not text and unlike is not None:
             with self.context.crowd.polling(self.counted), self.until_closed():
-                reservation = await self._changed(reservation_id, unlike, seconds)
-        if not self.closed:
-            self.answer(await self.view(reservation))
+                reservation = await self._changed(name, unlike, seconds)
+            if self.closed:
+                return
+            (text,) = await self.runtime.call(views.reservation_texts, self.runtime.pool, [reservation])
+        self.answer_text(text)
 
     async def _changed(self, reservation_id: str, unlike: State, seconds: float) -> Reservation:
         """The reservation once its state is not ``unlike``, or after ``seconds``."""

@@ -3,6 +3,7 @@ those of any reservation."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,9 @@ class Jobs(Base):
                     why = "another job of its array was refused"
                     await self.runtime.call(self.runtime.pool.end, reservation.id, Reason.CANCELLED, why)
             raise
-        now = await self.runtime.call(lambda: [self.runtime.pool.get(r.id) for r, _ in made])
-        self.answer({"jobs": await self.views(now), "key": spec_of(made[0][0]).key}, 201 if made[0][1] else 200)
+        shown = await self.views(lambda: [self.runtime.pool.get(r.id) for r, _ in made])
+        key = json.dumps(spec_of(made[0][0]).key)
+        self.answer_text(f'{{"jobs": {shown}, "key": {key}}}', 201 if made[0][1] else 200)
 
 
 class Estimate(Base):

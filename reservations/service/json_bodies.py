@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON in UTF-8, an object, within bounds. Every handler reads its body here.
+"""Bodies: JSON in UTF-8. Those of requests are objects, within bounds; every handler reads its body here.
 
 What JSON leaves open is closed here (RFC 8259, sections 4, 6 and 8.2; RFC 7493): a name stands once in an object,
 numbers are finite and exact, text has no halves of surrogate pairs, nothing is nested without end.
@@ -20,6 +20,12 @@ MAX_DEPTH = 12
 _DIGITS = len(str(LARGEST)) + 1
 _ESCAPED_BYTES = frozenset(map(chr, range(0xDC80, 0xDD00)))
 _KINDS = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+
+
+def to_json(body: object) -> str:
+    """Return ``body`` as JSON. Raises ValueError where it holds a number that JSON does not have: no browser reads
+    what ``json`` would write for one."""
+    return json.dumps(body, allow_nan=False)
 
 
 def parse_json(body: bytes, *, escaped_bytes: bool = False) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 KEPT_S = 1.0
 """While nothing changes; times that are told move on."""
@@ -13,21 +15,20 @@ AT_LEAST_S = 0.25
 MOST = 1000
 
 
-class Remembered:
+class Remembered(Generic[T]):
     """By what was asked, and for whom."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._answers: dict[tuple[str, str], tuple[int, float, dict[str, Any]]] = {}
+        self._answers: dict[tuple[str, str], tuple[int, float, T]] = {}
 
-    async def get(
-        self, what: str, owner: str, version: int, make: Callable[[], Awaitable[dict[str, Any]]], *, counted: bool
-    ) -> dict[str, Any]:
+    async def get(self, what: str, owner: str, version: int, make: Callable[[], Awaitable[T]], *, counted: bool) -> T:
         """The answer to ``what`` for ``owner`` while the pool is at ``version``; ``counted``: asked by a person."""
-        then, at, known = self._answers.get((what, owner), (-1, float("-inf"), {}))
-        age = self._clock() - at
-        if age < (KEPT_S if then == version else AT_LEAST_S if counted else 0.0):
-            return known
+        known = self._answers.get((what, owner))
+        if known is not None:
+            then, at, answer = known
+            if self._clock() - at < (KEPT_S if then == version else AT_LEAST_S if counted else 0.0):
+                return answer
         made = await make()
         self._answers.pop((what, owner), None)
         self._answers[what, owner] = (version, self._clock(), made)

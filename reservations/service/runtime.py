@@ -11,6 +11,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,7 +36,8 @@ from ..reservation import Reason, Reservation, State
 from ..submission import Answer, Submission
 from ..text import escaped
 from .bells import Bells
-from .fair_thread import LANE, FairThread
+from .fair_queue import Pace
+from .fair_thread import LANE, SUBMISSIONS, FairThread
 from .people import People
 from .retention import Retention
 from .settings import Settings
@@ -42,18 +45,28 @@ from .trying import Trials
 
 log = logging.getLogger("timeshare.service")
 T = TypeVar("T")
-SUBMISSIONS = "submissions"
 MOST_TOGETHER = 64
 """Submissions that share one commit."""
 MOST_TOLD = 1000
 """Characters of one notice."""
 
 
+@dataclass(frozen=True)
+class _Wish:
+    """``payer``: the lane of who asks."""
+
+    wish: Submission
+    answer: asyncio.Future[Answer]
+    payer: str
+
+
 class Runtime:
     """Owns pool and engine. ``call`` is the only way to the pool once the loops run. ``meeting``: job agents and what
     is wanted of them, for the event loop alone; ``bells`` ring when it changes, that of any when the pool does too."""
 
-    def __init__(self, settings: Settings, engine: Engine, people: People | None = None) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, people: People | None = None, pace: Pace | None = None
+    ) -> None:
         self.settings = settings
         self.people = people
         self.trials = Trials()
@@ -61,7 +74,7 @@ class Runtime:
         self.meeting = Meeting()
         self.bells = Bells()
         self.meeting.changed = self.bells.ring
-        self._thread = FairThread("pool")
+        self._thread = FairThread("pool", pace)
         self._watchers: list[Callable[[Collection[str]], None]] = []
         self._reports = ThreadPoolExecutor(1, thread_name_prefix="reports")
         self._changed = asyncio.Event()
@@ -69,7 +82,7 @@ class Runtime:
         self._tasks: list[asyncio.Task[None]] = []
         self._seen_at: float | None = None
         self._stopping = False
-        self._wishes: dict[str, deque[tuple[Submission, asyncio.Future[Answer]]]] = {}
+        self._wishes: dict[str, deque[_Wish]] = {}
         """By owner, in the order in which it is their turn."""
         self._submitting: asyncio.Task[None] | None = None
         self.pool: Pool
@@ -124,8 +137,11 @@ class Runtime:
         Without its ledger the process ends, and is started again by whoever supervises it: nobody can say whether an
         interrupted transaction was written, so all that is known must be read anew.
         """
+        return await self._guarded(self._thread.run(lambda: function(*arguments, **options)))
+
+    async def _guarded(self, answer: Awaitable[T]) -> T:
         try:
-            return await self._thread.run(lambda: function(*arguments, **options))
+            return await answer
         except (LedgerLost, SQLAlchemyError) as error:
             log.critical("the ledger is lost, this process stops: %s", error)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -158,8 +174,9 @@ class Runtime:
     async def submit(self, wish: Submission) -> tuple[Reservation, bool]:
         """Submits together with whatever else is asked for while the ledger is busy. Raises PublicError."""
         await self.know(wish.owner)
+        await self._thread.turn()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._wishes.setdefault(wish.owner, deque()).append((wish, answer))
+        self._wishes.setdefault(wish.owner, deque()).append(_Wish(wish, answer, LANE.get()))
         if self._submitting is None or self._submitting.done():
             self._submitting = asyncio.create_task(self._submit_together())
         found = await answer
@@ -167,7 +184,7 @@ class Runtime:
             raise found
         return found
 
-    def _next_wishes(self) -> list[tuple[Submission, asyncio.Future[Answer]]]:
+    def _next_wishes(self) -> list[_Wish]:
         """One of each owner: those share a decision, and who asks for much holds up nobody."""
         batch = []
         for owner in list(self._wishes)[:MOST_TOGETHER]:
@@ -181,8 +198,9 @@ class Runtime:
         LANE.set(SUBMISSIONS)  # a turn for all of them
         while self._wishes:
             batch = self._next_wishes()
+            submit = partial(self.pool.submit_many, [one.wish for one in batch])
             try:
-                answers = await self.call(self.pool.submit_many, [wish for wish, _ in batch])
+                answers = await self._guarded(self._thread.run(submit, [one.payer for one in batch]))
             except PublicError as error:
                 answers = [error] * len(batch)
             except Exception as error:
@@ -190,9 +208,9 @@ class Runtime:
                 answers = [PublicError("internal", f"something went wrong here: {type(error).__name__}", 500)] * len(
                     batch
                 )
-            for (_, answer), found in zip(batch, answers, strict=True):
-                if not answer.done():  # its caller may have gone
-                    answer.set_result(found)
+            for one, found in zip(batch, answers, strict=True):
+                if not one.answer.done():  # its caller may have gone
+                    one.answer.set_result(found)
 
     async def next_change(self, version: int, seconds: float) -> None:
         """Returns after the pool's next change since ``version``, or after ``seconds``."""

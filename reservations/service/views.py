@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..clock import duration_text, rfc3339
@@ -12,6 +13,7 @@ from ..pool import EXTENDABLE, Pool
 from ..reservation import Reservation, State
 from ..text import escaped
 from .host_views import host_view
+from .json_bodies import to_json
 
 
 def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
@@ -68,6 +70,11 @@ def reservation_view(pool: Pool, reservation: Reservation) -> dict[str, Any]:
         "extension": extension_view(pool, reservation),
         "notices": notice_views(pool, reservation, now),
     }
+
+
+def reservation_texts(pool: Pool, reservations: Iterable[Reservation]) -> list[str]:
+    """What is shown of each, as JSON."""
+    return [to_json(reservation_view(pool, one)) for one in reservations]
 
 
 def job_view(reservation: Reservation) -> dict[str, Any] | None:
