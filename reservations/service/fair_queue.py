@@ -114,5 +114,6 @@ class FairQueue(Generic[W]):
 
     def _forget(self, now: float) -> None:
         full = [lane for lane in self._accounts if self._left(lane, now) >= self._pace.burst_s]
-        for lane in full or list(self._accounts)[:1]:  # who came first is forgotten, which only gives somebody more
+        # Else those who came first, which only gives somebody more: many, as each look goes through all of them.
+        for lane in full or list(self._accounts)[: MOST_ACCOUNTS // 8]:
             del self._accounts[lane]
