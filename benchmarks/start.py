@@ -91,7 +91,7 @@ class Person:
 
     def stop(self) -> None:
         self._api("DELETE", "/server")
-        eventually(lambda: not self._api("GET", "").json()["servers"], 120)
+        eventually(lambda: not self._api("GET", "").json()["servers"], 60)
 
 
 @contextlib.contextmanager

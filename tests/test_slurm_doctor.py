@@ -29,9 +29,7 @@ NODES = [node for node in parse_nodes((RECORDED / "nodes_idle.txt").read_text())
 PARTITIONS = parse_partitions((RECORDED / "partitions.txt").read_text())
 SHARDED = {"v100": {"model": "v100", "memory_gib": 16, "shards": 4}}
 ROOT = judge.Asker("root", 0)
-HERE = Deployment(
-    *("/state", "http://127.0.0.1:8000/", "", "", "", "", "", "", "", "", "", "", ""),
-)
+HERE = Deployment("/state", "http://127.0.0.1:8000/", *[""] * 11)
 
 
 def pool(**traits: Any) -> SlurmPool:
