@@ -35,6 +35,12 @@ class Members:
         """Return the pids of one start, without its launcher."""
         return self.owned().of(record.key)
 
+    def remain(self, record: Record) -> bool:
+        """Return whether anything of one start runs, without its launcher."""
+        order = self._order(record)
+        folders = order.group[:1] or record.gate().filter.get("cgroups", ())
+        return any(map(ending.populated, folders)) or any(self.of(record) for _ in range(ending.LOOKS))
+
     def kill(self, record: Record) -> None:
         """End every process of it, however fast they fork; call it until nothing is left. The launcher stays: it tells
         how all of it ended."""

@@ -254,8 +254,7 @@ class Sessions:
                 return None  # its launcher is just about to begin
             return record.exit()
         self.members.thaw(record)  # its launcher may have been killed while everything else was stopped
-        # Again: one pass over /proc may miss a child whose parent ends meanwhile.
-        if any(self.members.of(record) for _ in range(3)):
+        if self.members.remain(record):
             return None
         record.write_exit(None, "")
         return record.exit()
