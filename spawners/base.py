@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +23,7 @@ from ..reservations.client import ORDER_WAIT_S, Json, ServiceClient, ServiceUnre
 from ..reservations.errors import PublicError
 from ..reservations.jobagent.talk import SOCKET_HERE
 from ..reservations.sockets import SCHEME, unix_url
+from .asking import ASK_EVERY_S, LaunchError, started
 from .environment import search_path
 from .options import SessionOptions, options_from_form, parse_options
 from .reach import reached
@@ -33,15 +34,8 @@ STARTUP = NOTEBOOKS / "startup.py"
 """Gives every notebook of a session its magic; by path, for nothing here may import the notebooks' room."""
 UNREACHABLE = "the reservations service does not answer, so no GPU can be given out now: try again in a minute"
 
-
-ASK_EVERY_S = 1.0
-"""Between two questions to the service, whether the session still lives or what became of an order."""
 NO_PORT = 8888
 """Jupyter's default, which it takes for none: with any other port it refuses to listen on a socket."""
-
-
-class LaunchError(Exception):
-    """The engine could not start the server; the text is for the person who waits for it."""
 
 
 class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
@@ -171,7 +165,9 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             "cwd": self.notebook_dir or None,
             "ends_at": reservation["ends_at"],
         }
-        told = await self._ordered(order)
+        told = await self.ordered(
+            lambda left: self.service.order(self.reservation_id, order, left), ORDER_WAIT_S, UNREACHABLE
+        )
         if told["state"] != "running":
             why = told["exit"]["message"] if told["exit"] else f"it does not answer on {told['node']}"
             raise LaunchError(f"the server did not start: {why or 'it ended at once; the log of its job says why'}")
@@ -185,21 +181,9 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             )
         return url
 
-    async def _ordered(self, order: Json) -> Json:
-        """What became of an order, within ``ORDER_WAIT_S``. A service that is started anew meanwhile is asked again:
-        the same generation a second time changes nothing. Raises LaunchError."""
-        until = asyncio.get_running_loop().time() + ORDER_WAIT_S
-        while True:
-            left = max(0.0, until - asyncio.get_running_loop().time())
-            try:
-                return await self.service.order(self.reservation_id, order, left)
-            except PublicError as error:
-                raise LaunchError(f"the server could not be started: {error.message}") from None
-            except ServiceUnreachable as error:
-                self.log.warning("%s: %s", self._log_name, error)
-                if not left:
-                    raise LaunchError(f"the server could not be started: {UNREACHABLE}") from None
-            await asyncio.sleep(ASK_EVERY_S)
+    async def ordered(self, order: Callable[[float], Awaitable[Json]], within_s: float, silence: str) -> Json:
+        """See ``asking.started``. Raises LaunchError."""
+        return await started(order, within_s, silence, lambda why: self.log.warning("%s: %s", self._log_name, why))
 
     def words(self, socket: str, transport: str = "ipc") -> list[str]:
         """What starts the server, listening on ``socket``. ``transport``: its kernels' way to it; over TCP every

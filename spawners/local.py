@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Any
 
 from traitlets import Unicode
 
-from ..reservations.agent.client import AgentClient, AgentError, AgentUnreachable
+from ..reservations.agent.client import AgentClient
 from ..reservations.client import Json
 from ..reservations.sockets import LONGEST_PATH, SERVER_SOCKET, session_folder, unix_url
-from .base import ASK_EVERY_S, GpuSpawner, LaunchError
+from .base import GpuSpawner
 
 AGENT_WAIT_S = 20.0
 """For an agent that does not answer; until then its supervisor has started another."""
+SILENT = "the node that holds the GPUs does not answer; try again later"
 LONGEST_KERNEL = len("/kernel-00000000-0000-0000-0000-000000000000-ipc-5")
 """What jupyter_client adds to its folder for each channel of a kernel (``KernelManager.transport``)."""
 
@@ -39,26 +39,10 @@ class LocalGpuSpawner(GpuSpawner):
 
     async def launch(self, reservation: Json) -> str:
         folder = session_folder(Path(self.run_dir), reservation["id"], reservation["generation"])
-        launched = await self._launched(self._order(reservation, folder))
+        agent, order = AgentClient(Path(self.agent_socket)), self._order(reservation, folder)
+        launched = await self.ordered(lambda _: agent.call("launch", **order), AGENT_WAIT_S, SILENT)
         self.enforcement = launched["enforcement"]
         return unix_url(folder / SERVER_SOCKET)
-
-    async def _launched(self, order: dict[str, Any]) -> Json:
-        """The agent's answer. One that is started anew meanwhile is asked again: the same generation a second time
-        changes nothing. Raises LaunchError."""
-        agent, clock = AgentClient(Path(self.agent_socket)), asyncio.get_running_loop().time
-        until = clock() + AGENT_WAIT_S
-        while True:
-            try:
-                return dict(await agent.call("launch", **order))
-            except AgentError as error:
-                raise LaunchError(f"the server could not be started: {error}") from None
-            except AgentUnreachable as error:
-                self.log.warning("%s: %s", self._log_name, error)
-                if clock() > until:
-                    message = "the node that holds the GPUs does not answer; try again later"
-                    raise LaunchError(f"the server could not be started: {message}") from None
-            await asyncio.sleep(ASK_EVERY_S)
 
     def _order(self, reservation: Json, folder: Path) -> dict[str, Any]:
         env = self.get_env()

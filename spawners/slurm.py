@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..reservations.client import Json
-from .base import GpuSpawner, LaunchError
+from .asking import LaunchError
+from .base import GpuSpawner
 
 
 class SlurmGpuSpawner(GpuSpawner):

@@ -48,8 +48,9 @@ from timeshare.reservations.service.bounds import (
     raise_file_limit,
     read_bounds,
 )
-from timeshare.reservations.service.crowd import MOST_REMEMBERED, Crowd
+from timeshare.reservations.service.crowd import Crowd
 from timeshare.reservations.service.fair_thread import LANE, FairThread
+from timeshare.reservations.service.forgetting import MOST_CALLERS
 from timeshare.reservations.service.listening import Measured, make_server
 from timeshare.reservations.service.remembered import Remembered
 from timeshare.reservations.shares import parse_share
@@ -139,9 +140,9 @@ def test_what_is_held_is_counted_for_each_and_for_all(clock: Clock, hold: str, e
 
 def test_callers_are_forgotten_so_that_counting_them_takes_no_memory_without_end(clock: Clock) -> None:
     crowd = Crowd(ServiceBounds(), clock)
-    for number in range(3 * MOST_REMEMBERED):
+    for number in range(3 * MOST_CALLERS):
         crowd.admit(f"u{number}")
-    assert len(crowd._buckets) <= MOST_REMEMBERED
+    assert len(crowd._buckets) <= MOST_CALLERS
 
 
 def test_bounds_are_read_from_the_state_folder_and_a_mistake_is_told(tmp_path: Path) -> None:

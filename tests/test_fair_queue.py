@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from timeshare.reservations.service.fair_queue import ALONE_S, MOST_ACCOUNTS, FairQueue, Pace
+from timeshare.reservations.service.fair_queue import ALONE_S, FairQueue, Pace
 from timeshare.reservations.service.fair_thread import LANE, SUBMISSIONS, FairThread
+from timeshare.reservations.service.forgetting import MOST_CALLERS, make_room
 
 PACE = Pace(share=0.2, burst_s=1.0)
 SERVICE = ""
@@ -114,9 +115,25 @@ def test_what_is_owed_has_an_end_and_comes_back() -> None:
 
 def test_counting_callers_takes_no_memory_without_end() -> None:
     worker = Worker()
-    for number in range(3 * MOST_ACCOUNTS):
+    for number in range(3 * MOST_CALLERS):
         worker.queue.spend(f"u{number}", 0.1)
-    assert len(worker.queue._accounts) <= MOST_ACCOUNTS
+    assert len(worker.queue._accounts) <= MOST_CALLERS
+
+
+def test_forgetting_looks_at_each_caller_a_few_times_whoever_was_quiet() -> None:
+    looks, kept = 0, dict[str, int]()
+
+    def is_idle(number: int) -> bool:
+        nonlocal looks
+        looks += 1
+        return number % 1000 == 0
+
+    for number in range(1, 10 * MOST_CALLERS):
+        make_room(kept, is_idle)
+        kept[f"u{number}"] = number
+    assert len(kept) <= MOST_CALLERS
+    assert f"u{number}" in kept
+    assert looks <= 9 * 10 * MOST_CALLERS
 
 
 async def test_work_in_a_shared_lane_is_paid_for_by_those_who_ask() -> None:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 from ..errors import PublicError
 from .bounds import ServiceBounds
+from .forgetting import make_room
 
 REFUSES_ALL = "Timeshare-Refuses-All"
 """Header of a ``RefusesAll``, with the limit: until ``Retry-After`` the proxy answers this sender itself
 (``proxy.mjs``)."""
-MOST_REMEMBERED = 4096
-"""Callers of whom something is counted; those who have been quiet are forgotten first."""
 FROM_ALL = 5
 """Unknown tokens of all addresses, as a multiple of those of one."""
 
@@ -144,13 +143,6 @@ class Crowd:
         now = self._clock()
         bucket = self._buckets.get(name)
         if bucket is None:
-            self._forget(now)
+            make_room(self._buckets, lambda one: one.is_full(now))
             bucket = self._buckets[name] = Bucket(rate, size, size, now)
         return bucket.take(now)
-
-    def _forget(self, now: float) -> None:
-        if len(self._buckets) < MOST_REMEMBERED:
-            return
-        self._buckets = {name: bucket for name, bucket in self._buckets.items() if not bucket.is_full(now)}
-        while len(self._buckets) >= MOST_REMEMBERED:  # who came first is forgotten, which only gives somebody more
-            self._buckets.pop(next(iter(self._buckets)))

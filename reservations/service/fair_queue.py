@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .forgetting import make_room
+
 W = TypeVar("W")
 ALONE_S = 1.0
 """Whoever has asked alone for so long may have all of the time: nobody waits for it."""
-MOST_ACCOUNTS = 4096
-"""Callers whose time is counted; those who have been quiet are forgotten first."""
 _NOTHING_S = 1e-6
 
 
@@ -84,9 +84,10 @@ class FairQueue(Generic[W]):
         if lane in self._free:
             return
         now = self._clock()
-        self._accounts[lane] = _Account(max(-self._pace.burst_s, self._left(lane, now) - seconds), now)
-        if len(self._accounts) > MOST_ACCOUNTS:
-            self._forget(now)
+        left = self._left(lane, now) - seconds
+        if lane not in self._accounts:
+            make_room(self._accounts, lambda one: self._now(one, now) >= self._pace.burst_s)
+        self._accounts[lane] = _Account(max(-self._pace.burst_s, left), now)
 
     def _take(self, lane: str) -> W:
         waiting = self._lanes[lane]
@@ -99,8 +100,9 @@ class FairQueue(Generic[W]):
 
     def _left(self, lane: str, now: float) -> float:
         account = self._accounts.get(lane)
-        if account is None:
-            return self._pace.burst_s
+        return self._pace.burst_s if account is None else self._now(account, now)
+
+    def _now(self, account: _Account, now: float) -> float:
         return min(self._pace.burst_s, account.left + (now - account.at) * self._pace.share)
 
     def _has_time(self, lane: str, now: float) -> bool:
@@ -111,9 +113,3 @@ class FairQueue(Generic[W]):
             return 0.0
         _, others_at = self._other if self._latest[0] == lane else self._latest
         return min(-self._left(lane, now) / self._pace.share, max(0.0, others_at + ALONE_S - now))
-
-    def _forget(self, now: float) -> None:
-        full = [lane for lane in self._accounts if self._left(lane, now) >= self._pace.burst_s]
-        # Else those who came first, which only gives somebody more: many, as each look goes through all of them.
-        for lane in full or list(self._accounts)[: MOST_ACCOUNTS // 8]:
-            del self._accounts[lane]
