@@ -12,6 +12,7 @@ from .external import External
 from .host import HostSize
 from .limits.checks import Asking, check_submission, check_time
 from .limits.host_bounds import HostRules
+from .live import Live
 from .placement import Slot
 from .policy import Policy
 from .reservation import Reservation
@@ -29,7 +30,7 @@ class Desk:
     standing: Standing
     policy: Policy
     slots: Sequence[Slot]
-    live: Sequence[Reservation]
+    live: Live
     running: Running
     seq: int
     now: float

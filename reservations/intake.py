@@ -76,7 +76,7 @@ class Intake:
         """The new reservation, queued. ``before``: those accepted with it. Raises PublicError when it may not be."""
         check_kind(wish)
         world = self._pool.world().with_changes(before)
-        check_server_free(wish, world.live.values())
+        check_server_free(wish, world.live.of(wish.owner))
         return accept(self._desk(wish.owner, wish.request, world, self._seq + len(before)), wish)
 
     def _seen(self, request: ShareRequest) -> tuple[Slot, ...]:
@@ -89,7 +89,7 @@ class Intake:
             standing=self._pool.standing,
             policy=world.policy([owner]),
             slots=self._seen(request),
-            live=list(world.live.values()),
+            live=world.live,
             running=Charges(world.running()),
             seq=seq,
             now=world.now,

@@ -24,6 +24,7 @@ from .ledger import policy as policy_tables
 from .limits.checks import check_extension
 from .limits.idle import IdleSettings
 from .limits.schema import Limits, Stop
+from .live import Live
 from .notices import Notice
 from .placement import Slot
 from .queue import Forecast, Waiting
@@ -66,7 +67,7 @@ class Pool:
         """Whether anything may run that names none of them."""
         self._paused = False
         self._fleet = Fleet(ledger.read_meta("cordons") or {}, host or this_machine())
-        self._live = {reservation.id: reservation for reservation in ledger.live()}
+        self._live = Live(ledger.live())
         self._waiting: dict[str, Waiting] = {}
         """Made once for each that waits: a decision looks at all of them."""
         self.intake = Intake(self, ledger)
@@ -100,8 +101,13 @@ class Pool:
         """What the agent told last; None until it did."""
         return self._fleet.inventory
 
-    def live(self) -> Iterable[Reservation]:
+    def live(self) -> Collection[Reservation]:
+        """Everything that has not ended, in the order in which it was asked for."""
         return self._live.values()
+
+    def live_of(self, owner: str) -> Collection[Reservation]:
+        """The same of one person."""
+        return self._live.of(owner)
 
     def get(self, reservation_id: str) -> Reservation:
         """Raises PublicError 404 for an id that there never was."""
@@ -116,8 +122,9 @@ class Pool:
         """The newest ``limit`` reservations, of ``owner`` (None: of all), in one of ``states`` (none given: any), of
         ``kind`` (None: both)."""
         wanted = frozenset(states) or frozenset(State)
-        mine = (r for r in self._live.values() if owner in (None, r.owner) and r.state in wanted)
-        found = nlargest(limit, (r for r in mine if kind in (None, r.kind)), key=lambda r: r.seq)
+        live = self._live.values() if owner is None else self._live.of(owner)
+        fitting = (r for r in live if r.state in wanted and kind in (None, r.kind))
+        found = nlargest(limit, fitting, key=lambda r: r.seq)
         if State.ENDED not in wanted:
             return found
         after = found[-1].seq if len(found) == limit else 0  # older ones have no place in it
@@ -316,13 +323,13 @@ class Pool:
 
     def set_inventory(self, inventory: Inventory) -> None:
         """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
-        holders = {h.device_uuid for r in self._live.values() if r.holds for h in r.holdings}
+        holders = {h.device_uuid for r in self._live.holding for h in r.holdings}
         if self._fleet.update(inventory, holders):
             self.touch()
 
     def set_devices(self, engine: str, devices: Sequence[Device]) -> None:
         """The devices of an engine that places work itself, as it tells them now."""
-        holders = {h.device_uuid for r in self._live.values() if r.holds for h in r.holdings}
+        holders = {h.device_uuid for r in self._live.holding for h in r.holdings}
         if self._fleet.update_engine(engine, tuple(devices), holders):
             self.touch()
 
@@ -417,10 +424,10 @@ class Pool:
             else:
                 self._waiting.pop(change.after.id, None)
             if change.after.state is State.ENDED:
-                self._live.pop(change.after.id, None)
+                self._live.drop(change.after.id)
                 self.notices.pop(change.after.id, None)
             else:
-                self._live[change.after.id] = change.after
+                self._live.put(change.after)
         self.version += 1
         self.changed([change.after.id for change in changes])
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .fleet import Fleet
 from .job import JobSpec
 from .kind import Kind
 from .ledger import Change
 from .limits.host_bounds import HostRules
+from .live import Live
 from .placement import Holding, gpus_of, least_gpus
 from .policy import Policy
 from .queue import Facts, Forecast, Held, Waiting
@@ -27,41 +29,43 @@ TOGETHER_S = 3.0
 
 @dataclass(frozen=True)
 class World:
-    """``live``: every reservation that has not ended, by id. ``now``: seconds since the epoch.
+    """``live``: every reservation that has not ended. ``now``: seconds since the epoch. Use it before anything of it
+    changes.
 
     ``items``: those that wait as the decision sees them, where they were made before; a decision looks at all.
     """
 
-    live: Mapping[str, Reservation]
+    live: Live
     items: Mapping[str, Waiting]
     standing: Standing
     fleet: Fleet
     now: float
 
-    def with_changes(self, reservations: Iterable[Reservation]) -> World:
+    def with_changes(self, reservations: Collection[Reservation]) -> World:
         """The world with ``reservations`` in it, or as they are now."""
-        return replace(self, live={**self.live, **{reservation.id: reservation for reservation in reservations}})
+        return replace(self, live=self.live.with_changes(reservations))
 
     def running(self) -> list[Charge]:
         """What everybody holds, charged until now."""
-        return [reservation.charge(self.now) for reservation in self.live.values() if reservation.holds]
+        return [reservation.charge(self.now) for reservation in self.live.holding]
 
     def policy(self, owners: Iterable[str] = ()) -> Policy:
         """The limits as the decision goes by them. ``owners``: people to know beside those who hold or wait."""
 
         def everybody() -> set[str]:
-            return {reservation.owner for reservation in self.live.values()} | set(owners)
+            return {*self.live.owners, *owners}
 
         return self.standing.policy(self.fleet.slots, everybody, Charges(self.running()), self.now)
 
+    @cached_property
     def facts(self) -> Facts:
         """Devices, holders and those who wait."""
         grace = self._grace
-        held: list[Held] = []
+        held = [reservation.held(grace) for reservation in self.live.holding]
         waiting: list[Waiting] = []
-        turns = Turns(self.live.values())
-        for reservation in self.live.values():
-            if reservation.external is not None and not reservation.holds:
+        turns = Turns(self.live.holding)
+        for reservation in self.live.others:
+            if reservation.external is not None:
                 # Of an array that limits itself no more can begin at once than it says.
                 if reservation.external.handed_over and turns.take(reservation.job):
                     held.append(self._claimed(reservation))
@@ -69,8 +73,6 @@ class World:
                 if not turns.take(reservation.job):
                     continue  # others of its array come first
                 waiting.append(self.items.get(reservation.id) or reservation.waiting(grace))
-            elif reservation.holds:
-                held.append(reservation.held(grace))
         return Facts(self.fleet.devices, tuple(held), tuple(waiting), self.now, self.fleet.slots)
 
     def _claimed(self, reservation: Reservation) -> Held:
@@ -84,7 +86,7 @@ class World:
         """Those whose turn it is to be handed to ``engine``, which then decides when they start: all that no limit of
         their owners keeps back, in their order. What remains of an array follows at once if its first ones may start:
         the engine keeps its parallel bound."""
-        facts, policy = self.facts(), self.policy()
+        facts, policy = self.facts, self.policy()
         tally = Tally(facts.all_slots, facts.held, policy)
         mine = [r for r in self.live.values() if r.external is not None and r.request.engine == engine]
         under_way = Counter(r.job.array for r in mine if r.job and r.external and r.external.handed_over)
@@ -115,7 +117,7 @@ class World:
     def keeper(self) -> Callable[[Reservation], str]:
         """Return what says why one of ``live`` is not handed to its engine yet, in words; empty when nothing keeps
         it. Made once for all of them."""
-        facts = self.facts()
+        facts = self.facts
         tally = Tally(facts.all_slots, facts.held, self.policy())
 
         def kept_back(reservation: Reservation) -> str:
@@ -130,7 +132,7 @@ class World:
 
     def forecast(self) -> dict[str, Forecast]:
         """Position and latest start of everyone who waits."""
-        return forecast(self.facts(), self.policy())
+        return forecast(self.facts, self.policy())
 
     def latest_starts(self, wishes: Sequence[Submission]) -> list[Forecast]:
         """What each of ``wishes`` could expect if it joined the queue now."""
@@ -138,11 +140,11 @@ class World:
         for wish in wishes:
             seconds = wish.time_limit_s or self.standing.effective(wish.owner, self.now).default_time(wish.kind)
             items.append(Waiting("", wish.owner, wish.request, seconds + self._grace, self.now, wish.kind))
-        return latest_for_new(self.facts(), self.policy([wish.owner for wish in wishes]), items)
+        return latest_for_new(self.facts, self.policy([wish.owner for wish in wishes]), items)
 
     def delayed_by(self, longer: Reservation) -> int:
         """How many waiting requests would start later if ``longer`` replaced the reservation of its id."""
-        facts = self.facts()
+        facts = self.facts
         if not facts.waiting:
             return 0
         policy = self.policy()
@@ -166,12 +168,12 @@ class World:
         """``changes`` and the grants, refusals and preemptions that follow from them, as one set to commit."""
         after = {change.after.id: change.after for change in changes}
         world = self.with_changes(after.values())
-        if any(reservation.waits and reservation.external is None for reservation in world.live.values()):
+        if any(reservation.waits and reservation.external is None for reservation in world.live.others):
             after |= world._decision()
         return [Change(reservation, self.live.get(name)) for name, reservation in after.items()]
 
     def _decision(self) -> dict[str, Reservation]:
-        decision = schedule(self.facts(), self.policy())
+        decision = schedule(self.facts, self.policy())
         after = {}
         for grant in decision.grants:
             before, terms = self.live[grant.id], self._terms(self.live[grant.id], grant.holdings)
@@ -212,11 +214,10 @@ class World:
 class Turns:
     """How many more of each array may be granted; of an array that limits itself, those after that do not wait yet."""
 
-    def __init__(self, live: Iterable[Reservation]) -> None:
+    def __init__(self, holding: Iterable[Reservation]) -> None:
         self._taken: dict[str, int] = {}
-        for reservation in live:
-            if reservation.job is not None and reservation.job.parallel and reservation.holds:
-                self.take(reservation.job)
+        for reservation in holding:
+            self.take(reservation.job)
 
     def take(self, job: JobSpec | None) -> bool:
         """False when ``job`` must wait for another one of its array to end."""

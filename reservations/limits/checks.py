@@ -12,6 +12,7 @@ from ..clock import duration_text, rfc3339
 from ..errors import PublicError, invalid
 from ..job import JobSpec
 from ..kind import Kind
+from ..live import Live
 from ..placement import Slot, need
 from ..policy import TINY, Policy, may_use
 from ..queue import Waiting
@@ -34,7 +35,7 @@ class Asking:
     limits: Effective
     policy: Policy
     slots: Sequence[Slot]
-    live: Sequence[Reservation]
+    live: Live
     purses: Sequence[Purse]
     weight: float
     requests_waiting: int
@@ -64,13 +65,14 @@ def check_submission(asking: Asking) -> None:
 
 
 def _check_queue(asking: Asking) -> None:
-    waiting = [other for other in asking.live if other.waits]
-    if len(waiting) >= asking.requests_waiting:
-        message = f"{len(waiting)} requests are waiting and the limit is {asking.requests_waiting}: try again later"
-        details = {"waiting": len(waiting), "limit": asking.requests_waiting}
+    waiting, mine = asking.live.waiting, list(asking.live.of(asking.owner))
+    if waiting >= asking.requests_waiting:
+        message = f"{waiting} requests are waiting and the limit is {asking.requests_waiting}: try again later"
+        details = {"waiting": waiting, "limit": asking.requests_waiting}
         raise PublicError("queue-full", message, 429, details)
-    _check_places(asking, waiting)
-    mine = [other for other in asking.live if other.owner == asking.owner and other.kind is asking.kind]
+    queued = [other for other in mine if other.waits]
+    _check_places(asking, len(queued))
+    mine = [other for other in mine if other.kind is asking.kind]
     most = asking.limits.at_once(asking.kind)
     have = _at_once(mine, one_more=False)
     if _at_once(mine, asking.job) > most:
@@ -81,7 +83,6 @@ def _check_queue(asking: Asking) -> None:
         code = "too-many-sessions" if asking.kind is Kind.SESSION else "too-many-jobs"
         raise PublicError(code, message, 429, {"have": have, "limit": most})
     most = float(asking.limits.values["waiting"])
-    queued = [other for other in waiting if other.owner == asking.owner]
     have = _requests(queued, one_more=False)
     if _requests(queued, asking.job) > most:
         message = (
@@ -90,11 +91,11 @@ def _check_queue(asking: Asking) -> None:
         raise PublicError("too-many-waiting", message, 429, {"have": have, "limit": most})
 
 
-def _check_places(asking: Asking, waiting: Sequence[Reservation]) -> None:
-    """Of a sweep all further points are looked at, so that one which is too long is refused by its first."""
-    mine = sum(1 for other in waiting if other.owner == asking.owner)
+def _check_places(asking: Asking, mine: int) -> None:
+    """``mine``: those of the owner that wait. Of a sweep all further points are looked at, so that one which is too
+    long is refused by its first."""
     needed = 1 if asking.job is None else asking.job.of - asking.job.index
-    most = part_of_queue(asking.requests_waiting, len(waiting) - mine)
+    most = part_of_queue(asking.requests_waiting, asking.live.waiting - mine)
     if mine + needed > most:
         more = f" and this asks for {needed}" if needed > 1 else ""
         message = (

@@ -89,10 +89,10 @@ def explanation(pool: Pool, person: str) -> dict[str, Any]:
     now = pool.clock()
     effective = pool.standing.effective(person, now)
     world = pool.world()
-    policy, facts = world.policy([person]), world.facts()
+    policy, facts = world.policy([person]), world.facts
     tally = Tally(pool.slots, facts.held, policy)
     told = pool.forecast()
-    mine = [r for r in pool.live() if r.owner == person]
+    mine = list(pool.live_of(person))
     account = policy.account(effective.account)
     return {
         "person": person,
@@ -187,7 +187,7 @@ def budget_rows(pool: Pool) -> list[dict[str, Any]]:
 def fair_view(pool: Pool, person: str) -> dict[str, Any] | None:
     """Her place by fair share; None when the limits have none."""
     world = pool.world()
-    policy, facts = world.policy([person]), world.facts()
+    policy, facts = world.policy([person]), world.facts
     if policy.fair is None:
         return None
     factors = fair_factors(facts, policy, Tally(pool.slots, facts.held, policy))

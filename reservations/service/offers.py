@@ -77,7 +77,7 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
     default, longest = limits.default_time(Kind.SESSION), limits.max_time(Kind.SESSION)
     shares = offered_shares(pool) if pool.local else []
     world = pool.world()
-    policy, facts = world.policy([owner]), world.facts()
+    policy, facts = world.policy([owner]), world.facts
     rooms = rooms_of(slots_of(facts.devices), [h for held in facts.held for h in held.holdings])
     told = world.latest_starts([Submission(owner, share, default) for share in shares])
     told_at = pool.clock()

@@ -20,6 +20,7 @@ from ..devices.model import Device
 from ..errors import PublicError
 from ..kind import Kind
 from ..limits.schema import Limits
+from ..live import Live
 from ..placement import Holding, gpus_of, slots_of
 from ..policy import Policy
 from ..queue import Decision, Facts, Held, Waiting
@@ -116,6 +117,7 @@ class _Replay:
         self._standing = Standing(limits, "")
         self._grace = limits.stop.longest_s
         self._runs: dict[str, _Run] = {}
+        self._live = Live()
         self._waiting: dict[str, Waiting] = {}
         self._held: dict[str, Held] = {}
         self._events: list[tuple[float, int, int, str, int]] = []
@@ -183,8 +185,7 @@ class _Replay:
         if arrival.extended and seconds is not None:
             seconds = min(seconds, limits.max_time(arrival.kind))
         policy = self._policy(arrival.owner)
-        live = [run.reservation for run in self._runs.values()]
-        desk = Desk(self._standing, policy, self._slots, live, self._open, self._number, self._now)
+        desk = Desk(self._standing, policy, self._slots, self._live, self._open, self._number, self._now)
         try:
             made = accept(desk, Submission(arrival.owner, arrival.request, seconds, arrival.kind))
         except PublicError as error:
@@ -193,6 +194,7 @@ class _Replay:
         self._number += 1
         run = _Run(replace(made, id=f"{self._number}"), outcome)
         self._runs[run.reservation.id] = run
+        self._live.put(run.reservation)
         self._waiting[run.reservation.id] = run.reservation.waiting(self._grace)
         self._decide(policy)
 
@@ -205,12 +207,14 @@ class _Replay:
             self._goes_back(run)
         else:
             del self._runs[name]
+            self._live.drop(name)
             run.outcome.fate, run.outcome.why, run.outcome.ended_at = Fate.FINISHED, run.why.value, self._now
         self._decide()
 
     def _goes_back(self, run: _Run) -> None:
         """Into the queue, at its old place in time."""
         run.reservation = run.reservation.requeued()
+        self._live.put(run.reservation)
         run.turn += 1
         self._waiting[run.reservation.id] = run.reservation.waiting(self._grace)
         self._waiting = dict(sorted(self._waiting.items(), key=lambda item: int(item[0])))
@@ -223,7 +227,7 @@ class _Replay:
             run.why = Reason.BUDGET
             run.turn += 1
             self._ends(run.reservation.id, run.turn)
-        for owner in {run.reservation.owner for run in self._runs.values()}:
+        for owner in tuple(self._live.owners):
             self._plan_budgets(owner)
 
     def _over_budget(self, reservation: Reservation) -> bool:
@@ -244,7 +248,7 @@ class _Replay:
         self._open.now = self._now
 
         def owners() -> set[str]:
-            return {run.reservation.owner for run in self._runs.values()} | ({owner} if owner else set())
+            return {*self._live.owners, *([owner] if owner else [])}
 
         return self._standing.policy(self._slots, owners, self._open, self._now)
 
@@ -264,6 +268,7 @@ class _Replay:
             self._starts(self._runs[grant.id], grant.holdings)
         for refusal in decision.refusals:
             run = self._runs.pop(refusal.id)
+            self._live.drop(refusal.id)
             del self._waiting[refusal.id]
             run.outcome.fate, run.outcome.why = Fate.REFUSED, refusal.error.reason
         for victim in decision.preemptions:
@@ -276,6 +281,7 @@ class _Replay:
         model = self._by_key[holdings[0].key].model if holdings else ""
         terms = Terms(gpus, gpus * self._standing.weight(model), model)
         run.reservation = run.reservation.granted(holdings, now, terms)
+        self._live.put(run.reservation)
         self._open.add(run)
         run.turn += 1
         self._held[run.reservation.id] = run.reservation.held(self._grace)
@@ -323,6 +329,7 @@ class _Replay:
     def _gives_way(self, run: _Run, grace: float) -> None:
         """Its end begins: its devices are free after ``grace``."""
         run.reservation = run.reservation.ending(Reason.PREEMPTED, "", self._now)
+        self._live.put(run.reservation)
         run.outcome.preemptions += 1
         run.turn += 1
         self._held[run.reservation.id] = run.reservation.held(self._grace)
