@@ -171,9 +171,15 @@ def test_a_service_that_is_killed_while_it_hands_over_starts_nothing_twice(hub: 
     assert [r["reason"] for r in found] == ["completed"] * KILLS
     for reservation in found:
         assert hub.cluster.accounted(reservation["external_job"], "State") == ["COMPLETED"]
-    names = str(hub.cluster.run("sacct", "-X", "-n", "-P", "--format=JobName,State", "-S", "now-10minutes").stdout)
-    mine = [line for line in names.splitlines() if any(r["job"]["array"] in line for r in found)]
-    assert len([line for line in mine if line.endswith("COMPLETED")]) == KILLS
+
+    def accounted() -> list[str]:
+        words = ("sacct", "-X", "-n", "-P", "--format=JobName,State", "-S", "now-10minutes")
+        told = str(hub.cluster.run(*words).stdout).splitlines()
+        return [line for line in told if any(r["job"]["array"] in line for r in found)]
+
+    mine = eventually(accounted, 60)  # slurmdbd may answer with nothing while it takes in what others ended
+    assert len(mine) == KILLS, mine
+    assert all(line.endswith("COMPLETED") for line in mine), mine
 
 
 def test_a_job_that_began_and_ended_unseen_is_charged_for_when_it_ran(hub: SlurmHub, alice: SlurmAccount) -> None:
