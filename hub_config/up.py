@@ -97,7 +97,7 @@ def components(deployment: Deployment) -> list[Component]:
         Component("proxy", proxy.command(deployment), token, sockets=[PUBLIC, PROXY_API]),
         *agent,
         Component("service", ["timeshare.reservations.service"], sockets=[SERVICE]),
-        Component("hub", ["timeshare.hub_config.run.hub", "-f", config], sockets=[HUB]),
+        Component("hub", ["timeshare.hub_config.run.hub_start", "-f", config], sockets=[HUB]),
         Component("culler", ["timeshare.idle_culler"]),
         Component("starter", ["timeshare.spawners.starter"]),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -17,10 +18,12 @@ from urllib.parse import urlsplit
 import requests
 from nodes import eventually, marked
 
+from timeshare.hub_config import proxy
 from timeshare.hub_config.run.leftovers import leftovers
 from timeshare.reservations.deployment import FILE_NAME, Deployment, load_deployment
 from timeshare.reservations.sockets import run_dir_of
 
+ROOT = Path(__file__).parent.parent
 PEOPLE = ("ada", "ben", "cleo", "dora")
 
 
@@ -44,6 +47,8 @@ class Hub:
         return self.deployment.public_url
 
     def start(self) -> None:
+        if self.command == command():
+            proxy_is_there(self.state_dir)
         self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         words = [self.command, "up", "--state", self.state_dir, "--port", str(self.port), *self.words()]
         with open(self.output, "wb") as log:
@@ -206,6 +211,18 @@ def plain(html: str) -> str:
     """A page's words without its tags."""
     text = re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL)
     return re.sub(r"\s+", " ", text)
+
+
+def proxy_is_there(state_dir: Path) -> None:
+    """The proxy as `timeshare up` would install it, taken from one that these tests installed before."""
+    shared = ROOT / "build" / "proxy-of-tests"
+    shared.mkdir(parents=True, exist_ok=True)
+    with open(shared / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        proxy.install(shared)
+    if not (state_dir / "proxy").exists():
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copytree(shared / "proxy", state_dir / "proxy", symlinks=True)
 
 
 @contextlib.contextmanager

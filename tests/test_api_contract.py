@@ -95,10 +95,10 @@ def credential(name: str, hub: Hub, ended: str, session: dict[str, str]) -> Cred
         "admin": lambda: Credential(hub.login("dora").token, ended, 30, examples=4),
         "deployment": lambda: Credential(hub.deployment.admin_token, ended, 35, everything or "examples,fuzzing", 4),
         "session": lambda: Credential(session["JUPYTERHUB_API_TOKEN"], ended, 18, examples=3),
-        "culler": lambda: Credential(hub.deployment.culler_token, ended, 3),
-        "activity": lambda: Credential(session["TIMESHARE_ACTIVITY_KEY"], live, 2),
-        "job agent": lambda: Credential(jobagent_key(settings_of(hub.deployment), ended), ended, 2),
-        "none": lambda: Credential("nobodys", ended, 1),
+        "culler": lambda: Credential(hub.deployment.culler_token, ended, 3, examples=1),
+        "activity": lambda: Credential(session["TIMESHARE_ACTIVITY_KEY"], live, 2, examples=1),
+        "job agent": lambda: Credential(jobagent_key(settings_of(hub.deployment), ended), ended, 2, examples=1),
+        "none": lambda: Credential("nobodys", ended, 1, examples=1),
     }
     return made[name]()
 

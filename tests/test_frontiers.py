@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fairness
 import idle
+import pytest
+from conftest import FULL_STRESS
 
 from timeshare.reservations.devices.simulated import parse_spec
 from timeshare.reservations.kind import Kind
@@ -28,6 +30,8 @@ pools:
 QUOTA = {"cms": 3, "atlas": 5}
 
 
+@pytest.mark.stress
+@pytest.mark.skipif(not FULL_STRESS, reason="40 s of computing: make stress runs it, and test_whatif a shorter one")
 def test_three_half_lives_of_saturation_give_unequal_groups_their_shares() -> None:
     found = fairness.measure(each=2, half_lives=3)
     assert found.jain >= 0.95

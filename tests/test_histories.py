@@ -31,7 +31,7 @@ from timeshare.reservations.submission import Submission
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(5400)]
 
-SEQUENCES = 2000 if FULL_STRESS else 30
+SEQUENCES = 2000 if FULL_STRESS else 12
 STEPS = 30
 PLAIN = pool("a100-40gb", "a100-40gb", "t4", memory_mib=40_000)
 DEVICES: tuple[Device, ...] = (*PLAIN, mig_device("3g.20gb", "1g.5gb", order=7))

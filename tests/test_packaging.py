@@ -53,8 +53,10 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ``bin`` of a clean environment with ``timeshare[hub]`` from the wheel."""
     folder = tmp_path_factory.mktemp("clean")
     venv.create(folder, with_pip=True)
-    words = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", f"{wheel}[hub]"]
-    subprocess.run(words, check=True, timeout=600)
+    uv = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
+    if subprocess.run([*uv, f"{wheel}[hub]"], timeout=600, check=False).returncode:  # as where only pip is configured
+        pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, f"{wheel}[hub]"], check=True, timeout=600)
     return folder / "bin"
 
 

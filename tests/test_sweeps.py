@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 from batches import Notebook, running_notebook
+from conftest import FULL_STRESS
 from nodes import eventually
 
 from timeshare.notebooks.batch.job import JobFailed
 from timeshare.notebooks.batch.service import Refused
 
 pytestmark = pytest.mark.timeout(600)
+WIDTHS = 6 if FULL_STRESS else 2
+"""Of a scan of 16 masses."""
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +38,23 @@ def most_at_once(starts: list[dict[str, float]]) -> int:
     return max(sum(other["began"] <= one["began"] < other["ended"] for other in starts) for one in starts)
 
 
-def test_a_scan_of_96_points_over_8_slots_names_the_3_that_crash_and_a_rerun_fixes_them(
+@pytest.mark.stress
+def test_a_scan_over_8_slots_names_the_3_points_that_crash_and_a_rerun_fixes_them(
     notebook: Notebook, tmp_path: Path
 ) -> None:
     notebook.run("import numpy as np\nevents = np.arange(200_000.)\ndef count(cut):\n    return events[cut:].sum()")
     cell = f"""
 import os, time
 print("point", mass, width, flush=True)
-if (mass, width) in [(3, 1), (7, 5), (15, 0)] and not os.path.exists({str(tmp_path / "fixed")!r}):
+if (mass, width) in [(3, 1), (7, {WIDTHS - 1}), (15, 0)] and not os.path.exists({str(tmp_path / "fixed")!r}):
     os.kill(os.getpid(), 9)
 result = count(mass) * width
 """
-    job = notebook.hand(cell, "--gpus 1 --sweep mass=0:16 width=0:6 --max-parallel 8")
-    assert len(job) == 96
+    job = notebook.hand(cell, f"--gpus 1 --sweep mass=0:16 width=0:{WIDTHS} --max-parallel 8")
+    points = 16 * WIDTHS
+    assert len(job) == points
     assert job.wait(500)
-    assert job.state == "93 completed, 3 crashed", {status.why for status in job.statuses()}
+    assert job.state == f"{points - 3} completed, 3 crashed", {status.why for status in job.statuses()}
     outcomes = job.result()
     failed = {str(found) for found in outcomes if isinstance(found, JobFailed)}
     assert len(failed) == 3
@@ -68,10 +73,10 @@ result = count(mass) * width
     again = job.rerun(failed_only=True)
     assert again.id == job.id
     assert again.wait(120)
-    assert again.state == "96 completed"
+    assert again.state == f"{points} completed"
     assert list(again.frame()["result"]) == right
-    assert "point 3 1" in again.tasks[3 * 6 + 1].text()
-    assert (again.tasks[3 * 6 + 1].path / "run-1" / "spool.jsonl").exists(), "its first outputs are kept"
+    assert "point 3 1" in again.tasks[3 * WIDTHS + 1].text()
+    assert (again.tasks[3 * WIDTHS + 1].path / "run-1" / "spool.jsonl").exists(), "its first outputs are kept"
     with pytest.raises(Refused, match="nothing to run again"):
         again.rerun(failed_only=True)
 

@@ -244,7 +244,7 @@ def test_under_saturation_groups_and_people_receive_their_shares() -> None:
         }
     )
     names = [(f"{group}{number}", group) for group in limits.groups for number in range(2)]
-    arrivals = [job(0, who, 900.0, groups=(group,), time_limit_s=1800) for _ in range(200) for who, group in names]
+    arrivals = [job(0, who, 900.0, groups=(group,), time_limit_s=1800) for _ in range(90) for who, group in names]
     scenario = Scenario(pool(*["a100"] * 6), arrivals, until=MONDAY + 3 * 4 * HOUR)
     outcomes = replay(scenario, limits)
     received, entitled, _ = entitlements(scenario, limits, outcomes)

@@ -126,7 +126,3 @@ def main() -> None:
     if held is not None:
         listen_on(held)
     SupervisedHub.launch_instance()
-
-
-if __name__ == "__main__":
-    main()

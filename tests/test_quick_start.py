@@ -1,0 +1,23 @@
+"""What takes long at a start and is not needed is not imported, and is there for whoever wants it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+AFTER = """
+import sys
+from timeshare.notebooks.server.singleuser import import_jsonschema
+import_jsonschema()
+import jupyterhub.app, jupyterhub.singleuser, jupyter_events
+assert "rfc3987_syntax" not in sys.modules and "lark" not in sys.modules, "jsonschema or jupyter_events changed"
+import rfc3987_syntax
+assert rfc3987_syntax.is_valid_syntax("iri", "https://example.org/")
+import_jsonschema()
+assert sys.modules["rfc3987_syntax"] is rfc3987_syntax
+"""
+
+
+def test_jupyterhub_starts_without_a_grammar_that_takes_seconds_and_code_that_wants_it_gets_it() -> None:
+    done = subprocess.run([sys.executable, "-c", AFTER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
