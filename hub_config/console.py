@@ -15,7 +15,7 @@ from ..reservations.client import ServiceClient, ServiceUnreachable
 from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
 from ..reservations.errors import PublicError
 from ..reservations.text import escaped
-from .up import default_state_dir
+from .run.folders import default_state_dir
 
 
 def state_folder(options: Namespace) -> Path:

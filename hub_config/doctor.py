@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,17 +20,36 @@ from ..reservations.deployment import FILE_NAME, DeploymentError, load_deploymen
 from ..reservations.devices.model import DeviceError
 from ..reservations.devices.sources import open_checkpointer, open_source
 from ..reservations.errors import PublicError
+from ..reservations.files import from_start
 from ..reservations.limits.load import LimitsError, load_limits
 from . import proxy, slurm_doctor
 from .findings import FAIL, NOTE, OK, WARN, Finding, show
 from .import_path import import_path_findings, places_of_python
 from .machine_findings import look, machine_findings, state_findings
 from .origins import shared_origin_advice
+from .run.folders import default_state_dir
 from .run.ports import first_open_port, public_port_advice
 from .run.prepare import CONFIG
-from .up import default_state_dir
 
 FREE_BYTES = 1 << 30
+
+
+def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Add the options. ``state`` adds the one that names the deployment."""
+    state(command)
+    command.add_argument("--simulate", default="", metavar="SPEC", help="look at simulated GPUs instead")
+    command.add_argument("--limits", type=from_start, default="", metavar="FILE", help="the limits to check")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument(
+        "--engine", default="", choices=["slurm"], help="look at the pools of timeshare_slurm.py instead"
+    )
+    command.add_argument(
+        "--user", default="", metavar="NAME", help="of an engine: whose jobs are tried; default: the first account"
+    )
+    command.add_argument(
+        "--job", action="store_true", help="of an engine: submit a tiny job that tries a node, and wait"
+    )
+    command.set_defaults(run=run)
 
 
 def run(options: Namespace) -> int:

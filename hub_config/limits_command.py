@@ -19,10 +19,9 @@ from ..reservations.whatif.command import add_try
 from .console import columns, state_folder, with_service
 
 
-def add(commands: Any, state: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Adds ``limits`` and its sub-commands. ``state`` adds the option that names the deployment."""
-    limits = commands.add_parser("limits", help="who may have what", description=__doc__)
-    kinds = limits.add_subparsers(title="commands", required=True, metavar="COMMAND")
+def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Add the sub-commands. ``state`` adds the option that names the deployment."""
+    kinds = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     checks = kinds.add_parser("check", help="is this file valid; nothing needs to run")
     checks.add_argument("file", type=from_start, metavar="FILE")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from argparse import Namespace
+from collections.abc import Callable
 
 from ..reservations.client import Json, ServiceClient
 from ..reservations.clock import duration_text
@@ -11,6 +13,14 @@ from .console import columns, with_service
 
 LIVE = "queued,granted,starting,active,parked,ending"
 HEADS = ("OWNER", "SESSION", "STATE", "SHARE", "ON", "HELD BY", "TIME")
+
+
+def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Add the options. ``state`` adds the one that names the deployment."""
+    state(command)
+    command.add_argument("--all", action="store_true", help="those that have ended too")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(run=run)
 
 
 def run(options: Namespace) -> int:

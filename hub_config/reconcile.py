@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 from ..reservations.client import Json, ServiceClient
@@ -36,20 +35,19 @@ NEW_S = 60.0
 """Accounting hears of a job within this time."""
 
 
-def add(commands: Any, state: Callable[[argparse.ArgumentParser], None]) -> None:
-    text = "GPU-hours of the ledger beside those of Slurm's accounting"
-    reconcile = commands.add_parser("reconcile", help=text, description=__doc__)
-    state(reconcile)
-    reconcile.add_argument("--since", default="7d", metavar="SPAN", type=span, help="such as 12h, 7d or 4w; default 7d")
-    reconcile.add_argument(
+def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Add the options. ``state`` adds the one that names the deployment."""
+    state(command)
+    command.add_argument("--since", default="7d", metavar="SPAN", type=span, help="such as 12h, 7d or 4w; default 7d")
+    command.add_argument(
         "--tolerance",
         default=0.05,
         metavar="PART",
         type=part,
         help="durations that differ by no more than this part, or than two minutes, agree; default 0.05",
     )
-    reconcile.add_argument("--json", action="store_true", help="for programs")
-    reconcile.set_defaults(run=run)
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(run=run)
 
 
 def span(text: str) -> float:

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,10 +29,11 @@ from .ledger_url import LedgerUrlError
 from .origins import shared_origin_advice
 from .run import ports
 from .run.environment import for_components
-from .run.folders import FolderError, prepare_state_dir
+from .run.folders import FolderError, default_state_dir, prepare_state_dir
 from .run.held import HeldSockets, SocketError
 from .run.prepare import CONFIG, UpError, names, prepare, say
 from .run.supervisor import Component, Place, Supervisor
+from .up_options import add_options
 
 READY_WAIT_S = 120.0
 END_WAIT_S = 20.0
@@ -41,11 +43,10 @@ ERRORS = (
 )
 
 
-def default_state_dir(multi_user: bool) -> Path:
-    if multi_user:
-        return Path("/var/lib/timeshare")
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "timeshare"
+def add(command: ArgumentParser, state: Callable[[ArgumentParser], None]) -> None:
+    """Add the options. ``state`` adds the one that names the deployment."""
+    add_options(command, state)
+    command.set_defaults(run=run)
 
 
 def run(options: Namespace) -> int:

@@ -10,7 +10,6 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from typing import Any
 from urllib.parse import urlencode
 
 from ..reservations.client import Json, ServiceClient
@@ -19,19 +18,19 @@ from .console import columns, with_service
 AMOUNTS = ("intervals", "gpu_hours", "weighted_gpu_hours")
 
 
-def add(commands: Any, state: Callable[[argparse.ArgumentParser], None]) -> None:
-    usage = commands.add_parser("usage", help="GPU-hours held, by whom and what", description=__doc__)
-    state(usage)
-    usage.add_argument(
+def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Add the options. ``state`` adds the one that names the deployment."""
+    state(command)
+    command.add_argument(
         "--by", default="owner", metavar="WORDS", help="of owner,group,model,kind,reason,day; default owner"
     )
-    usage.add_argument(
+    command.add_argument(
         "--since", default="", metavar="WHEN", help='such as "2026-11-01 00:00"; default: 30 days ago, 00:00'
     )
-    usage.add_argument("--until", default="", metavar="WHEN", help="default: now")
-    usage.add_argument("--user", default="", metavar="NAME", help="of one person only")
-    usage.add_argument("--format", choices=("table", "csv", "json", "html"), default="table", help="default: table")
-    usage.set_defaults(run=run)
+    command.add_argument("--until", default="", metavar="WHEN", help="default: now")
+    command.add_argument("--user", default="", metavar="NAME", help="of one person only")
+    command.add_argument("--format", choices=("table", "csv", "json", "html"), default="table", help="default: table")
+    command.set_defaults(run=run)
 
 
 def run(options: Namespace) -> int:

@@ -18,6 +18,22 @@ assert sys.modules["rfc3987_syntax"] is rfc3987_syntax
 """
 
 
+COMMAND = """
+import sys
+from timeshare.hub_config.command import COMMANDS, parser
+parser(["ls"])
+assert not {"sqlalchemy", "pydantic", "traitlets"} & set(sys.modules)
+known = parser()
+for name in COMMANDS:
+    assert name in known.format_help()
+"""
+
+
+def test_a_command_imports_nothing_of_the_others() -> None:
+    done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_jupyterhub_starts_without_a_grammar_that_takes_seconds_and_code_that_wants_it_gets_it() -> None:
     done = subprocess.run([sys.executable, "-c", AFTER], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,14 @@ class FolderError(Exception):
     """A folder cannot be relied on; the text says why and what to do."""
 
 
+def default_state_dir(multi_user: bool) -> Path:
+    """Return where a deployment keeps what must survive if nobody names a folder."""
+    if multi_user:
+        return Path("/var/lib/timeshare")
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "timeshare"
+
+
 def prepare_state_dir(folder: Path, say: Callable[[str], None]) -> None:
     """Make sure that ``folder`` is there and that only its owner, this process's user, can read and write it.
 
