@@ -37,11 +37,12 @@ $(VENV)/.user: pyproject.toml $(LOCK)
 	else $(PIP) -e '.[hub]'; fi
 	touch $@
 
-# With uv, which takes seconds; pip, which takes minutes, where only pip is configured.
+# With uv, which takes seconds; pip, which takes minutes, where only pip is configured. uv's lock file is open to all.
 $(VENV)/.dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) uv
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -e '.[dev]' || $(PIP) -e '.[dev]'
+	rm -f $(VENV)/.lock
 	touch $@ $(VENV)/.user
 
 # All that runs on the hub's side, for Python 3.10 and later, with the hashes of its files; setuptools installs timeshare itself.
