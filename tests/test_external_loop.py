@@ -42,6 +42,9 @@ class Silent(Engine):
     def holdings(self, request: ShareRequest, places: Mapping[str, Sequence[int]]) -> tuple[Holding, ...]:
         return (Holding(DEVICE.uuid, "", 40_000, 1000, False),)
 
+    def account_of(self, owner: str) -> str:
+        return owner
+
     async def devices(self) -> tuple[Device, ...]:
         return (DEVICE,)
 
