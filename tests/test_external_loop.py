@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,16 +17,19 @@ from test_job_agent import Near, near_service, until
 
 from timeshare.reservations.deployment import Deployment
 from timeshare.reservations.devices.model import Device
-from timeshare.reservations.engines.base import EngineUnknown
+from timeshare.reservations.engines.base import EngineSession, EngineUnknown, SessionState
 from timeshare.reservations.engines.external import ExternalJob, Looked, Order
+from timeshare.reservations.engines.nowhere import NoEngine
 from timeshare.reservations.engines.rhythm import LEAST_S, LONGEST_S, pause_s
 from timeshare.reservations.engines.slurm.agents import MeetingAgents
 from timeshare.reservations.external import External
 from timeshare.reservations.kind import Kind
+from timeshare.reservations.limits.schema import Stop
 from timeshare.reservations.placement import Holding
 from timeshare.reservations.reservation import Reason, Reservation, State
+from timeshare.reservations.service.__main__ import settings_of
 from timeshare.reservations.service.external import ExternalLoop
-from timeshare.reservations.service.runtime import is_gentle
+from timeshare.reservations.service.runtime import Runtime, is_gentle
 from timeshare.reservations.shares import ShareRequest
 from timeshare.reservations.submission import Submission
 
@@ -124,6 +127,35 @@ async def test_another_job_than_the_one_that_was_handed_over_begins_nothing(plac
             await until(lambda: near.runtime.meeting.arrival(name) or stranger.process.poll() is not None)
             await asyncio.sleep(0.5)
             assert near.runtime.pool.get(name).state is State.QUEUED
+
+
+@dataclass
+class Stubborn(NoEngine):
+    """Has two sessions that are nobody's, and cannot end the first one."""
+
+    ended: list[str] = field(default_factory=list)
+
+    async def sessions(self) -> list[EngineSession]:
+        return [EngineSession(name, 1, SessionState.RUNNING, None, "") for name in ("first", "second")]
+
+    async def stop(
+        self, reservation_id: str, rules: Stop, interrupt: bool, generation: int | None = None
+    ) -> SessionState:
+        if reservation_id == "first":
+            raise EngineUnknown("its record cannot be read")
+        self.ended.append(reservation_id)
+        return SessionState.EXITED
+
+
+async def test_a_session_that_cannot_be_ended_keeps_no_other_one_from_its_end(place: Deployment) -> None:
+    engine = Stubborn()
+    runtime = Runtime(settings_of(place), engine)
+    await runtime.start()
+    try:
+        await until(lambda: engine.ended)
+    finally:
+        await runtime.stop()
+    assert set(engine.ended) == {"second"}
 
 
 # --- how often it is asked
