@@ -94,7 +94,8 @@ class Monitor:
         for name in gone:
             del self._sessions[name]
         live = {reservation.id for reservation in self._pool.live()}
-        self._reports = {name: found for name, found in self._reports.items() if name in live}
+        for name in self._reports.keys() - live:  # a report that comes meanwhile stays, and disturbs nothing
+            self._reports.pop(name, None)
         with self._ledger.transaction() as connection:
             rows.write(connection, {name: _as_row(self._sessions[name]) for name in running})
             rows.drop(connection, gone)

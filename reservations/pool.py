@@ -105,6 +105,11 @@ class Pool:
         """Everything that has not ended, in the order in which it was asked for."""
         return self._live.values()
 
+    def owner_of(self, reservation_id: str) -> str:
+        """Return whose it is; empty when it has ended. Called by any thread."""
+        found = self._live.get(reservation_id)
+        return "" if found is None else found.owner
+
     def live_of(self, owner: str) -> Collection[Reservation]:
         """The same of one person."""
         return self._live.of(owner)

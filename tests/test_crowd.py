@@ -116,6 +116,19 @@ def test_unknown_tokens_of_many_addresses_together_are_bounded_too(clock: Clock)
     for number in range(50):
         crowd.admit_unknown(f"10.0.0.{number}")
     refusal(lambda: crowd.admit_unknown("10.0.1.1"))
+    for number in range(50):  # what strangers send keeps no account's new session from being known
+        crowd.admit_unknown(f"account {number}")
+    for _ in range(9):
+        crowd.admit_unknown("account 7")
+    refusal(lambda: crowd.admit_unknown("account 7"))
+
+
+def test_a_job_agent_holds_what_it_needs_and_no_more(clock: Clock) -> None:
+    """With 40 each the keys of fifty jobs had the places of everybody."""
+    crowd = Crowd(bounds(), clock)
+    with crowd.waiting("jobagent:1"), crowd.waiting("jobagent:1"):
+        refusal(lambda: crowd.waiting("jobagent:1").__enter__())
+        assert crowd.held("polls") == 2
 
 
 @pytest.mark.parametrize(
@@ -516,6 +529,34 @@ def test_the_hub_reads_no_endless_body_of_whoever_reaches_its_socket(hub: Hub) -
         there.connect(str(path))
         there.sendall(b"POST /hub/login HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n")
         assert there.recv(1000).startswith((b"HTTP/1.1 400", b"HTTP/1.1 413"))
+
+
+async def test_what_is_worked_on_for_somebody_who_has_gone_counts_until_it_is_done(tmp_path: Path) -> None:
+    """Who closed at once had as much waiting as the rate allows, beyond the bound on requests at once."""
+    crowd, begun, counted = Crowd(ServiceBounds()), asyncio.Event(), list[int]()
+
+    class Work(Base):
+        async def prepare(self) -> None:
+            self._working.enter_context(self.context.crowd.working("person:ada"))
+
+        async def get(self) -> None:
+            begun.set()
+            while not self.closed:
+                await asyncio.sleep(0.01)
+            counted.append(crowd.held("requests"))
+            self.answer({})
+
+    app = Application([(".*", Work, {"context": SimpleNamespace(crowd=crowd, runtime=None)})])
+    server = make_server(app, ServiceBounds(), 9)
+    server.add_socket(bind_unix_socket(str(tmp_path / "s")))
+    with socket.socket(socket.AF_UNIX) as there:
+        there.connect(str(tmp_path / "s"))
+        there.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.wait_for(begun.wait(), 30)
+    while not counted or crowd.held("requests"):
+        await asyncio.sleep(0.01)
+    server.stop()
+    assert counted == [1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it connects as another account")

@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from job_agents import Job, jobagent_environment, jobs
@@ -17,17 +18,22 @@ from test_job_agent import Near, near_service, until
 
 from timeshare.reservations.deployment import Deployment
 from timeshare.reservations.devices.model import Device
-from timeshare.reservations.engines.base import EngineUnknown
+from timeshare.reservations.engines.base import EngineSession, EngineUnknown, SessionState
 from timeshare.reservations.engines.external import ExternalJob, Looked, Order
+from timeshare.reservations.engines.nowhere import NoEngine
 from timeshare.reservations.engines.rhythm import LEAST_S, LONGEST_S, pause_s
 from timeshare.reservations.engines.slurm.agents import MeetingAgents
 from timeshare.reservations.external import External
+from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
+from timeshare.reservations.limits.schema import Stop
 from timeshare.reservations.placement import Holding
 from timeshare.reservations.reservation import Reason, Reservation, State
+from timeshare.reservations.service.__main__ import settings_of
 from timeshare.reservations.service.external import ExternalLoop
-from timeshare.reservations.service.runtime import is_gentle
-from timeshare.reservations.shares import ShareRequest
+from timeshare.reservations.service.job_starts import AT_ONCE, JobStarts
+from timeshare.reservations.service.runtime import Runtime, is_gentle
+from timeshare.reservations.shares import ShareRequest, parse_share
 from timeshare.reservations.submission import Submission
 
 DEVICE = Device("slurm/a1/0", "a100", 40_000, node="a1", order=0, simulated=True, engine="slurm")
@@ -41,6 +47,9 @@ class Silent(Engine):
 
     def holdings(self, request: ShareRequest, places: Mapping[str, Sequence[int]]) -> tuple[Holding, ...]:
         return (Holding(DEVICE.uuid, "", 40_000, 1000, False),)
+
+    def account_of(self, owner: str) -> str:
+        return owner
 
     async def devices(self) -> tuple[Device, ...]:
         return (DEVICE,)
@@ -121,6 +130,72 @@ async def test_another_job_than_the_one_that_was_handed_over_begins_nothing(plac
             await until(lambda: near.runtime.meeting.arrival(name) or stranger.process.poll() is not None)
             await asyncio.sleep(0.5)
             assert near.runtime.pool.get(name).state is State.QUEUED
+
+
+@dataclass
+class Stubborn(NoEngine):
+    """Has two sessions that are nobody's, and cannot end the first one."""
+
+    ended: list[str] = field(default_factory=list)
+
+    async def sessions(self) -> list[EngineSession]:
+        return [EngineSession(name, 1, SessionState.RUNNING, None, "") for name in ("first", "second")]
+
+    async def stop(
+        self, reservation_id: str, rules: Stop, interrupt: bool, generation: int | None = None
+    ) -> SessionState:
+        if reservation_id == "first":
+            raise EngineUnknown("its record cannot be read")
+        self.ended.append(reservation_id)
+        return SessionState.EXITED
+
+
+async def test_a_session_that_cannot_be_ended_keeps_no_other_one_from_its_end(place: Deployment) -> None:
+    engine = Stubborn()
+    runtime = Runtime(settings_of(place), engine)
+    await runtime.start()
+    try:
+        await until(lambda: engine.ended)
+    finally:
+        await runtime.stop()
+    assert set(engine.ended) == {"second"}
+
+
+@dataclass
+class Slow(NoEngine):
+    """Has asked for a start of ada's that takes for ever."""
+
+    started: list[str] = field(default_factory=list)
+
+    async def submit(self, order: dict[str, Any]) -> str:
+        self.started.append(order["owner"])
+        if order["owner"] == "ada":
+            await asyncio.Event().wait()
+        return "simulated"
+
+
+async def test_a_job_that_takes_long_to_start_keeps_no_other_ones_waiting(place: Deployment) -> None:
+    """An account can stop its own process between setuid and its program, each time."""
+    engine = Slow()
+    runtime = Runtime(settings_of(place), engine)
+    await runtime.start()
+    starts = asyncio.create_task(JobStarts(runtime).run())
+    try:
+
+        async def ask(owner: str, name: str) -> None:
+            spec = JobSpec(name, "/python", "/job", "0" * 64)
+            await runtime.submit(Submission(owner, parse_share({"cpu_only": True}), 60, Kind.BATCH, job=spec))
+
+        for number in range(AT_ONCE + 2):
+            await ask("ada", f"job{number}")
+        await until(lambda: engine.started)
+        await ask("ben", "fit")
+        await until(lambda: "ben" in engine.started)
+        await until(lambda: engine.started.count("ada") == AT_ONCE)
+    finally:
+        starts.cancel()
+        await runtime.stop()
+    assert engine.started.count("ada") == AT_ONCE
 
 
 # --- how often it is asked

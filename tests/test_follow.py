@@ -201,3 +201,17 @@ def test_a_job_is_known_by_its_id_and_an_unknown_one_by_name_and_index() -> None
     assert by_reservation([QUEUED], known, "t") == {"r": RUNNING}
     assert by_reservation([QUEUED], {"7": replace(RUNNING, name="another's")}, "t") == {}, "its number was given away"
     assert by_reservation([task], known, "t")["r"].job_id == "5_3"
+
+
+def test_a_job_of_another_account_is_nobodys_whatever_its_name_is() -> None:
+    """Names are in everybody's queue, and that of the next attempt is easily guessed: whoever had a job of that name
+    had it taken for hers, who was charged for it, or told that hers had ended."""
+    hers, anothers = replace(PENDING, name="timeshare-t-r.1"), replace(RUNNING, job_id="8", owner="mallory")
+    assert by_reservation([TRIED], {"8": anothers}, "t") == {}
+    assert by_reservation([QUEUED], {"7": replace(anothers, job_id="7")}, "t") == {}
+    for known in ({"7": hers, "8": anothers}, {"8": anothers, "7": hers}):
+        assert by_reservation([TRIED], known, "t") == {"r": hers}
+    one_account = {"7": replace(hers, owner="service")}
+    assert by_reservation([TRIED], one_account, "t", lambda _: "service") == {"r": one_account["7"]}
+    untold = replace(hers, owner="")
+    assert by_reservation([TRIED], {"7": untold, "8": anothers}, "t") == {"r": untold}

@@ -103,24 +103,30 @@ def test_a_later_start_of_the_server_is_reached_by_the_same_port(front: Front) -
                 server.accept()[0].close()
 
 
-def test_connections_beyond_the_bound_wait_and_are_served_later(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timeshare.reservations.jobagent.front.most_connections", lambda: 2)
-    bounded = Front(None, {})
-    with socket.socket(socket.AF_UNIX) as server:
+def test_nobody_can_have_all_connections_by_keeping_them() -> None:
+    bounded = Front(None, {}, most=3)
+    with contextlib.ExitStack() as opened:
+        server = opened.enter_context(socket.socket(socket.AF_UNIX))
         server.bind(bounded.lead_to(1))
         server.listen()
-        outside = [socket.create_connection(("127.0.0.1", bounded.port)) for _ in range(3)]
-        first, _ = server.accept()
-        second, _ = server.accept()
-        server.settimeout(0.5)
-        with pytest.raises(TimeoutError):
-            server.accept()
-        outside[0].close()
-        first.close()
-        server.settimeout(10)
-        third, _ = server.accept()
-        for end in (second, third, *outside):
-            end.close()
+        server.settimeout(30)
+
+        def carried(host: str) -> tuple[socket.socket, socket.socket]:
+            outside = socket.create_connection(("127.0.0.1", bounded.port), timeout=30, source_address=(host, 0))
+            inside, _ = server.accept()
+            return opened.enter_context(outside), opened.enter_context(inside)
+
+        mine = carried("127.0.0.1")
+        silent, busy = carried("127.0.0.2"), carried("127.0.0.2")
+        for one in (silent, busy):
+            one[0].sendall(b"?")
+            assert one[1].recv(1) == b"?"
+        late = carried("127.0.0.1")
+        with contextlib.suppress(ConnectionError):
+            assert silent[0].recv(1) == b"", "of the host that has most the one that is silent"
+        for one in (mine, busy, late):
+            one[1].sendall(b"!")
+            assert one[0].recv(1) == b"!"
     bounded.close()
     assert most_connections() >= 16
 

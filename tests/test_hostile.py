@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -19,7 +20,11 @@ from nodes import Node, eventually, marked, part, running_node, spawned
 from timeshare.reservations.agent.client import AgentError
 from timeshare.reservations.agent.output import MOST_BYTES
 from timeshare.reservations.agent.refusals import Refused
+from timeshare.reservations.agent.server import STARTS_OF_ONE, THREADS, Agent
+from timeshare.reservations.agent.sessions import Sessions
 from timeshare.reservations.agent.spools import read_spool
+from timeshare.reservations.devices.checkpoint import CudaCheckpointer
+from timeshare.reservations.devices.simulated import SimulatedSource
 
 SLEEP = ("sleep", "300")
 PYTHON = "/usr/bin/python3"
@@ -296,6 +301,65 @@ def hostile(node: Node, folder: Path, number: int) -> None:
     finally:
         node.stop(his, term=0)
         eventually(lambda: node.state(his) == "exited", 60)
+
+
+HUNTS = """
+import os, signal, sys
+
+def children(pid):
+    found = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += open(f"/proc/{pid}/task/{thread}/children").read().split()
+    except OSError:
+        pass
+    return found
+
+print("looks", flush=True)
+while True:
+    for launcher in children(sys.argv[1]):
+        for server in children(launcher):
+            while True:
+                try:
+                    os.kill(int(server), signal.SIGSTOP)
+                except PermissionError:
+                    continue  # it is root's until its setuid
+                except ProcessLookupError:
+                    break
+                sys.exit()
+"""
+
+
+@as_root
+def test_a_start_that_its_account_stops_half_way_fails_and_keeps_nobody_waiting(people: Node) -> None:
+    """It went on for ever: a thread of the agent was kept by each, and there are 64."""
+    assert people.process is not None
+    told = ""
+    while "its program did not begin within" not in told:  # the moment is short
+        words = [PYTHON, "-c", HUNTS, str(people.process.pid)]
+        with subprocess.Popen(words, user="daemon", cwd="/", stdout=subprocess.PIPE) as hunter:
+            assert hunter.stdout is not None
+            hunter.stdout.readline()
+            try:
+                told = people.launch(*SLEEP, user="daemon", share=[])
+            except AgentError as error:
+                told = str(error)
+            hunter.kill()
+    hers = people.launch(*SLEEP, user="nobody", share=[])
+    assert people.state(hers) == "running"
+
+
+def test_starts_of_one_leave_threads_of_the_agent_for_others(tmp_path: Path) -> None:
+    sessions, source = Sessions(tmp_path / "agent", None, True), SimulatedSource("t4:1")
+    agent = Agent(sessions, source, CudaCheckpointer(), False)
+    with contextlib.ExitStack() as under_way:
+        for _ in range(STARTS_OF_ONE):
+            under_way.enter_context(agent.starting("ada"))
+        with pytest.raises(Refused, match="16 starts of ada are under way"):
+            under_way.enter_context(agent.starting("ada"))
+        under_way.enter_context(agent.starting("ben"))
+    with agent.starting("ada"):
+        assert STARTS_OF_ONE <= THREADS / 4
 
 
 def beside(node: Node, number: int, hers: str, his: str, ready: Path) -> None:

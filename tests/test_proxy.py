@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import resource
 import socket
 import socketserver
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from hubs import Hub, running_hub
+from nodes import eventually
 
 from timeshare.reservations.sockets import socket_path, unix_url
 
@@ -62,23 +64,54 @@ class Upstream(http.server.BaseHTTPRequestHandler):
         return "proxy"
 
 
+class Hostile(socketserver.BaseRequestHandler):
+    """A server that answers nothing but to become a websocket, and never closes."""
+
+    def handle(self) -> None:
+        if b"upgrade: websocket" in self.request.recv(65536).lower():
+            self.request.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            )
+        while not self.server.over.wait(0.1):
+            pass
+
+
 class Listening(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
+    request_queue_size = 1000
+
+    def __init__(self, path: Path, handler: type[socketserver.BaseRequestHandler]) -> None:
+        self.over = threading.Event()
+        super().__init__(str(path), handler)
+
+
+@contextlib.contextmanager
+def routed(hub: Hub, route: str, path: Path, handler: type[socketserver.BaseRequestHandler]) -> Iterator[None]:
+    """The proxy sends everything below ``route`` to ``handler``."""
+    with Listening(path, handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        body = json.dumps({"target": unix_url(path)}).encode()
+        head = f"POST /api/routes{route} HTTP/1.0\r\nAuthorization: token {hub.deployment.proxy_token}\r\n"
+        with socket.socket(socket.AF_UNIX) as there:
+            there.connect(str(socket_path(hub.deployment.proxy_api_url)))
+            assert b" 201 " in answer(there, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        yield
+        server.over.set()
+        server.shutdown()
 
 
 @pytest.fixture
 def upstream(hub: Hub, tmp_path: Path) -> Iterator[str]:
     """A path below which the proxy sends everything to ``Upstream``."""
-    path = tmp_path / "up.sock"
-    with Listening(str(path), Upstream) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        body = json.dumps({"target": unix_url(path)}).encode()
-        head = f"POST /api/routes/upstream HTTP/1.0\r\nAuthorization: token {hub.deployment.proxy_token}\r\n"
-        with socket.socket(socket.AF_UNIX) as there:
-            there.connect(str(socket_path(hub.deployment.proxy_api_url)))
-            assert b" 201 " in answer(there, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    with routed(hub, "/upstream", tmp_path / "up.sock", Upstream):
         yield "/upstream/x"
-        server.shutdown()
+
+
+@pytest.fixture
+def hostile(hub: Hub, tmp_path: Path) -> Iterator[str]:
+    """A path of a person's own server, which is ``Hostile``."""
+    with routed(hub, "/user/mallory", tmp_path / "up.sock", Hostile):
+        yield "/user/mallory/x"
 
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
@@ -97,6 +130,38 @@ def test_a_websocket_stays_one(hub: Hub, upstream: str) -> None:
     told = from_outside(hub, request.encode())
     assert b'"connection": "Upgrade"' in told
     assert b'"upgrade": "websocket"' in told
+
+
+def upgrade(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".encode()
+
+
+def test_a_server_that_never_closes_keeps_no_connection_of_the_proxy_once_its_websockets_are_left(
+    hub: Hub, hostile: str
+) -> None:
+    """Each one stayed for as long as the session, beyond all bounds: until the proxy had no descriptor left."""
+    files, address = f"/proc/{hub.components()['proxy']}/fd", urlsplit(hub.url)
+    before = len(os.listdir(files))
+    for _ in range(50):
+        with socket.create_connection((address.hostname, address.port), timeout=60) as there:
+            there.sendall(upgrade(hostile))
+            assert there.recv(100).startswith(b"HTTP/1.1 101")
+    eventually(lambda: len(os.listdir(files)) < before + 10, 30)
+
+
+@pytest.mark.parametrize("websocket", [False, True])
+def test_connections_to_one_persons_server_leave_places_for_others(hub: Hub, hostile: str, websocket: bool) -> None:
+    request = upgrade(hostile) if websocket else f"GET {hostile} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    assert hub.process is not None
+    resource.prlimit(hub.process.pid, resource.RLIMIT_NOFILE, (600, 600))  # which the next proxy inherits
+    hub.kill("proxy")
+    address = urlsplit(hub.url)
+    with contextlib.ExitStack() as held:
+        for _ in range(300):
+            there = held.enter_context(socket.create_connection((address.hostname, address.port), timeout=60))
+            there.sendall(request)
+        told = from_outside(hub, b"GET /hub/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert told.startswith(b"HTTP/1.1 200")
 
 
 def test_connections_without_a_request_leave_a_place_for_others(hub: Hub) -> None:

@@ -156,8 +156,9 @@ class Refusals {
     return { message, seconds: 5, limit: this.most };
   }
 
-  /** Remember what `response`, which is just being answered, says to `who`. */
+  /** Remember what `response`, which is just being answered, says to `who`. Of an upgrade there is only a socket. */
   hear(who, response) {
+    if (!(response instanceof http.ServerResponse)) return;
     const seconds = Number(response.getHeader("Retry-After"));
     const limit = Number(response.getHeader(REFUSES_ALL));
     if (response.statusCode !== 429 || !(limit > 0) || !(seconds > 0)) return;
@@ -196,10 +197,10 @@ function sender(request) {
   return request.headers.authorization ?? cookie?.[1] ?? "";
 }
 
-/** Whether a request goes to somebody's own server; the others go to what all share. */
-async function goesToServer(proxy, request, base) {
+/** To whose own server a request goes; empty: to what all share. */
+async function serverOf(proxy, request, base) {
   const route = await proxy.targetForReq(request);
-  return route !== undefined && route.prefix.includes(`${base}user/`);
+  return route?.prefix.split(`${base}user/`)[1]?.split("/")[0] ?? "";
 }
 
 const SPARE_FILES = 256;
@@ -212,27 +213,72 @@ function mostConnections() {
   return Math.max(16, Math.min(MOST_CONNECTIONS, Math.floor((files - SPARE_FILES) / 2)));
 }
 
-/** Keeps at most `most` connections of `server`: a further one takes the place of the one that has waited longest
- * without a request. */
-function keepWithin(server, most) {
-  const waiting = new Set();
-  let open = 0;
-  server.on("connection", (socket) => {
-    open += 1;
-    waiting.add(socket);
-    socket.on("close", () => {
-      open -= 1;
-      waiting.delete(socket);
+const PARTS = 16;
+
+/**
+ * Keeps at most `most` connections of `server`. A further one takes the place of the latest one to the servers of a
+ * person that have more than a part of all; else of the one that has waited longest without a request.
+ */
+class Places {
+  constructor(server, most) {
+    this.most = most;
+    this.open = 0;
+    this.waiting = new Set();
+    this.taken = new Map(); // to the servers of one person, by name
+    server.on("connection", (socket) => {
+      this.open += 1;
+      this.waiting.add(socket);
+      socket.on("close", () => {
+        this.open -= 1;
+        this.waiting.delete(socket);
+      });
+      if (this.open > most) this.least()?.destroy();
     });
-    if (open > most) waiting.values().next().value.destroy();
-  });
-  server.prependListener("request", ({ socket }, response) => {
-    waiting.delete(socket);
-    response.on("close", () => {
-      if (!socket.destroyed) waiting.add(socket);
+    server.prependListener("request", ({ socket }, response) => {
+      this.waiting.delete(socket);
+      response.on("close", () => {
+        if (!socket.destroyed) this.waiting.add(socket);
+      });
     });
+    server.prependListener("upgrade", (request, socket) => this.waiting.delete(socket));
+  }
+
+  least() {
+    for (const sockets of this.taken.values()) {
+      if (sockets.size > this.most / PARTS) return [...sockets].at(-1);
+    }
+    return this.waiting.values().next().value;
+  }
+
+  /** `socket` is busy with a request to the servers of `person` until `whole`, the response or itself, is closed. */
+  take(person, socket, whole) {
+    if (!person || whole.closed) return;
+    if (!this.taken.has(person)) this.taken.set(person, new Set());
+    const sockets = this.taken.get(person).add(socket);
+    whole.once("close", () => {
+      sockets.delete(socket);
+      if (!sockets.size && this.taken.get(person) === sockets) this.taken.delete(person);
+    });
+  }
+}
+
+const LAST_WORDS_MS = 5000;
+
+/** A server that does not close, or never answers, keeps no connection of the proxy's once who asked has gone:
+ * http-proxy-3 only says that it will send no more. */
+function leaveWith(socket, asked) {
+  let upstream;
+  const leave = () => {
+    if (!upstream) return void asked.destroy();
+    upstream.destroySoon(); // what is on its way still arrives
+    setTimeout(() => upstream.destroy(), LAST_WORDS_MS).unref();
+  };
+  asked.on("upgrade", (_, connection) => {
+    upstream = connection;
+    if (socket.destroyed) leave();
   });
-  server.prependListener("upgrade", (request, socket) => waiting.delete(socket));
+  if (socket.destroyed) leave();
+  else socket.once("close", leave);
 }
 
 function inherited(name) {
@@ -257,15 +303,35 @@ proxy._routes = new KeptRoutes(routesFile);
 
 const refusals = new Refusals(Number(mostOpen));
 const base = new URL(errorTarget).pathname.replace(/hub\/error$/, "");
-const [pass] = proxy.proxyServer.listeners("request");
-proxy.proxyServer.removeAllListeners("request");
-proxy.proxyServer.on("request", async (request, response) => {
-  const who = sender(request);
-  const why = who && !(await goesToServer(proxy, request, base)) ? refusals.why(who, response) : undefined;
+const shared = proxy.proxyServer;
+const [pass] = shared.listeners("request");
+const [passUpgrade] = shared.listeners("upgrade");
+shared.removeAllListeners("request").removeAllListeners("upgrade");
+const places = new Places(shared, mostConnections());
+
+/** Why a request is not passed on, see `Refusals.why`. `whole`: what is closed when it is over. */
+async function counted(request, whole) {
+  const person = await serverOf(proxy, request, base);
+  places.take(person, request.socket, whole);
+  const who = person ? "" : sender(request);
+  return who ? refusals.why(who, whole) : undefined;
+}
+
+shared.on("request", async (request, response) => {
+  const why = await counted(request, response);
   if (why) refusals.refuse(why, response);
   else pass(request, response);
 });
-keepWithin(proxy.proxyServer, mostConnections());
+shared.on("upgrade", async (request, socket, head) => {
+  socket.on("error", () => socket.destroy()); // node listens no more
+  const why = await counted(request, socket);
+  if (!why) return void passUpgrade(request, socket, head);
+  const response = new http.ServerResponse(request);
+  response.assignSocket(socket);
+  response.once("finish", () => socket.end());
+  refusals.refuse(why, response);
+});
+proxy.proxy.on("proxyReqWs", (asked, request, socket) => leaveWith(socket, asked));
 // Node knows `backlog` in the options, but not together with `fd`: then it would be 511, and the kernel drops who comes
 // while so many wait; her machine tries again after 1, 3, 7 ... seconds.
 proxy.apiServer.listen({ fd: inherited("proxy-api") }, BACKLOG);

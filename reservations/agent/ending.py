@@ -29,14 +29,15 @@ def kill_group(folder: str) -> None:
     if _write(f"{folder}/cgroup.kill", "1"):
         return
     try:
-        _freeze(folder)
+        freeze(folder)
         for pid in group_pids(folder):
             signal_pid(pid, SIGKILL)
     finally:
         thaw(folder)  # in version 1 a frozen process does not die
 
 
-def _freeze(folder: str) -> None:
+def freeze(folder: str) -> None:
+    """Stop everything in the control group ``folder`` where it is, if that can be done; ``thaw`` lets it run on."""
     if not (_write(f"{folder}/freezer.state", "FROZEN") or _write(f"{folder}/cgroup.freeze", "1")):
         return
     until = time.monotonic() + FREEZE_S

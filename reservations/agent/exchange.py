@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from ..devices.checkpoint import CheckpointError
 from ..devices.model import DeviceSource, Inventory
 from .cgroups import group_name
+from .ending import freeze, group_pids, thaw
 from .isolation import Way
 from .park import NOT_SUPPORTED, Parker
 from .parkplan import PARKED, Impossible, NotYet
@@ -31,6 +32,8 @@ STILL_KEPT = (
     "what was kept of it could not be brought back, and is still kept. Give the GPU back and ask for it again to try "
     "once more, or restart the kernel"
 )
+TURNS, FREELY = 100, 20
+"""How often what runs behind one filter is moved to another, and after how many times it is frozen for that."""
 MOVABLE = ("cgroup-v2", "cgroup-v1")
 """Device filters that a running session can be moved between; the others are fixed when it starts."""
 
@@ -185,15 +188,17 @@ class Exchange:
 
 
 def _move(old: Path, new: Path) -> None:
-    """Every process of one cgroup into another, those too that are born meanwhile; then the first is removed."""
-    for _ in range(100):
-        pids = (old / "cgroup.procs").read_text().split()
-        if not pids:
-            break
-        for pid in pids:
+    """Every process of one cgroup into another, those too that are born meanwhile; then the first is removed, which the
+    kernel does not do while anything runs there: a list of pids may have missed it. Raises Refused, OSError."""
+    for turn in range(TURNS):
+        if turn == FREELY:
+            freeze(str(old))  # what does not run has no children; in the other one it runs on
+        for pid in group_pids(str(old)):
             with contextlib.suppress(ProcessLookupError):
-                (new / "cgroup.procs").write_text(pid)
-    else:
-        raise Refused("unknown", "processes of this session are born faster than they can be moved: try again")
-    with contextlib.suppress(OSError):
-        os.rmdir(old)
+                (new / "cgroup.procs").write_text(str(pid))
+        with contextlib.suppress(OSError):
+            os.rmdir(old)
+        if not old.exists():
+            return
+    thaw(str(old))
+    raise Refused("unknown", "processes of this session are born faster than they can be moved: try again")

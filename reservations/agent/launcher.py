@@ -16,6 +16,7 @@ import ctypes
 import fcntl
 import os
 import pwd
+import select
 import sys
 import time
 
@@ -36,6 +37,8 @@ SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ = 1, 2, 9, 13, 15, 25
 SIG_DFL, SIG_IGN = 0, 1
 STRAGGLERS_GRACE_S = 5.0
 """When the server has exited, how long what it left behind may take to follow."""
+BEGIN_WAIT_S = 15.0
+"""How long the server's program may take to begin; the agent waits twice as long for what becomes of it."""
 KILL_AGAIN_S = 0.05
 OUTPUT_WAIT_S = 2.0
 """When all processes are gone, how long the end of the log waits for others to whom they gave the way to it."""
@@ -213,12 +216,27 @@ def start(order: Order, private: tuple[int, ...], writer: int) -> int:
             os.write(complaints, explain(error).encode(errors="replace")[:2000])
         os._exit(127)
     os.close(complaints)
-    with os.fdopen(reader, "rb") as pipe:
-        complaint = pipe.read()
-    if complaint:
+    complaint = heard(reader)
+    os.close(reader)
+    if complaint is None:
+        os.kill(child, SIGKILL)
+    if complaint != b"":
         os.waitpid(child, 0)
-        raise Failed(complaint.decode(errors="replace"))
+        late = f"its program did not begin within {BEGIN_WAIT_S:g} s"
+        raise Failed(late if complaint is None else complaint.decode(errors="replace"))
     return child
+
+
+def heard(reader: int) -> bytes | None:
+    """What comes until the other side is closed, which it is when the program runs; None: it is not in time. From
+    setuid on the child can be stopped by its account, and would keep whoever waits for this start."""
+    until, told = time.monotonic() + BEGIN_WAIT_S, b""
+    while select.select([reader], [], [], max(0.0, until - time.monotonic()))[0]:
+        part = os.read(reader, 4096)
+        if not part:
+            return told
+        told += part
+    return None
 
 
 def become(order: Order, writer: int) -> None:

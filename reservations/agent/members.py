@@ -61,7 +61,7 @@ class Members:
 
     def thaw(self, record: Record) -> None:
         """Let its group run on: who had stopped it may have been killed meanwhile."""
-        for folder in self._order(record).group[:1]:
+        for folder in (*self._order(record).group[:1], *map(str, record.older_cgroups())):
             ending.thaw(folder)
 
     def thaw_all(self) -> list[str]:

@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +41,8 @@ MAX_REQUEST = 1024 * 1024
 REQUEST_WAIT_S = 10.0
 THREADS = 64
 """Requests that are answered at the same time; a launch or the end of an older start may take seconds."""
+STARTS_OF_ONE = 16
+"""Of these, launches for one owner."""
 LONGEST_PATH = 107
 MOST_CPUS, MOST_MIB = 100_000, 1 << 40
 """Of a session: more is a mistake, and not what a kernel can be told."""
@@ -51,6 +55,7 @@ class Agent:
         self._sessions = sessions
         self._source = source
         self._multi_user = multi_user
+        self._counting, self._starts = threading.Lock(), Counter[str]()
         self.events = Events(sessions.records.root / "events.json")
         self.parker = Parker(sessions, source, checkpointer, self.events)
         self.stops = Stops(sessions, Quieting(sessions, self.parker).ready)
@@ -120,7 +125,24 @@ class Agent:
             raise Refused("invalid", "stdin must be text")
         # The devices as they are now: one may have vanished since it was given out.
         order = parse_order(params, self._multi_user)
-        return self._sessions.launch(order, Hidden(env, stdin), self._source.inventory)
+        with self.starting(order.owner):
+            return self._sessions.launch(order, Hidden(env, stdin), self._source.inventory)
+
+    @contextlib.contextmanager
+    def starting(self, owner: str) -> Iterator[None]:
+        """While a start of ``owner`` is under way. Raises Refused: whoever stops its own half way would have all
+        threads wait for them."""
+        with self._counting:
+            if self._starts[owner] >= STARTS_OF_ONE:
+                raise Refused("unknown", f"{STARTS_OF_ONE} starts of {owner} are under way: try again in a moment")
+            self._starts[owner] += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._starts[owner] -= 1
+                if not self._starts[owner]:
+                    del self._starts[owner]
 
     def _list_sessions(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         memory = self.guard.memory_mib

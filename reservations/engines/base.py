@@ -14,6 +14,10 @@ class EngineUnknown(Exception):
     """The engine did not answer: nothing is known, so nothing may be freed or ended."""
 
 
+class EngineSilent(EngineUnknown):
+    """It answers nothing at all, whatever it is asked about."""
+
+
 class NotYet(Exception):
     """The engine cannot do it now, and may later: it is to be asked again. The text is for a person."""
 

@@ -92,6 +92,9 @@ class ExternalEngine(Elsewhere, Protocol):
     def holdings(self, request: ShareRequest, places: Mapping[str, Sequence[int]]) -> tuple[Holding, ...]:
         """What a share holds in the ledger's terms. ``places``: as in ExternalJob."""
 
+    def account_of(self, owner: str) -> str:
+        """The account that has the jobs of ``owner``; empty: there is none."""
+
     async def devices(self) -> tuple[Device, ...]:
         """What there is, whether it is free or not."""
 

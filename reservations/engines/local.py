@@ -12,6 +12,7 @@ from .base import (
     EngineEvent,
     EngineReading,
     EngineSession,
+    EngineSilent,
     EngineUnknown,
     Exchanged,
     LaunchRefused,
@@ -112,5 +113,7 @@ class LocalEngine:
         """A refusal is no answer either: what the agent cannot say stays unknown."""
         try:
             return await self._agent.call(method, **params)
-        except (AgentError, AgentUnreachable) as error:
+        except AgentUnreachable as error:
+            raise EngineSilent(str(error)) from None
+        except AgentError as error:
             raise EngineUnknown(str(error)) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..reservation import Reservation
 from .external import ExternalJob, Life, job_name, job_prefix
@@ -25,17 +25,25 @@ def grouped(ready: Iterable[Reservation]) -> list[list[Reservation]]:
     return list(groups.values())
 
 
-def by_reservation(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> dict[str, ExternalJob]:
+def by_reservation(
+    mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str, account_of: Callable[[str], str] = str
+) -> dict[str, ExternalJob]:
     """The job of each, by its id; where that is not known yet, by the name of its last attempt. An id alone says
-    little: an engine that lost a job may give its number to another one."""
-    named = {(job.name, job.index): job for job in known.values()}
+    little: an engine that lost a job may give its number to another one. So does a name, which everybody can give and
+    read: the job must be of the account that ``account_of`` says of a reservation's owner, if the engine tells whose
+    it is."""
+    named = {(job.name, job.index, job.owner): job for job in known.values()}
     found = {}
     for reservation in mine:
         external = reservation.external
         assert external is not None
         name = job_name(tag, name_of(reservation), external.attempt)
-        job = known.get(external.job_id) if external.job_id else named.get((name, index_of(reservation)))
-        if job is not None and job.name == name:
+        index, account = index_of(reservation), account_of(reservation.owner)
+        if external.job_id:
+            job = known.get(external.job_id)
+        else:
+            job = named.get((name, index, account)) or named.get((name, index, ""))
+        if job is not None and job.name == name and job.owner in ("", account):
             found[reservation.id] = job
     return found
 

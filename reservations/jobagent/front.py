@@ -17,7 +17,9 @@ import socket
 import stat
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..sockets import LONGEST_PATH
@@ -74,24 +76,37 @@ class Front:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        room = asyncio.Semaphore(self._most)
-        tasks: set[asyncio.Task[None]] = set()
-
-        def over(task: asyncio.Task[None]) -> None:
-            tasks.discard(task)
-            room.release()
-
+        carried: dict[asyncio.Task[None], _Carried] = {}
         while True:
-            await room.acquire()
             try:
-                connection, _ = await loop.sock_accept(self._listener)
+                connection, address = await loop.sock_accept(self._listener)
             except OSError:  # of one who has left again, or no descriptors are left: the next one may be better
-                room.release()
                 await asyncio.sleep(RETRY_S)
                 continue
-            task = asyncio.create_task(_carry(connection, self._target))
-            tasks.add(task)
-            task.add_done_callback(over)
+            while len(carried) >= self._most:
+                least = _least(carried)
+                least.cancel()
+                await asyncio.wait([least])
+                carried.pop(least, None)
+            one = _Carried(address[0], loop.time())
+            task = asyncio.create_task(_carry(connection, self._target, one))
+            carried[task] = one
+            task.add_done_callback(lambda over: carried.pop(over, None))
+
+
+@dataclass
+class _Carried:
+    """A connection from ``host``, over which something was said ``said_at``."""
+
+    host: str
+    said_at: float
+
+
+def _least(carried: Mapping[asyncio.Task[None], _Carried]) -> asyncio.Task[None]:
+    """Of the host that has most of them, the one that has been silent for longest: whoever can connect could have all
+    of them for as long as it likes."""
+    (most, _), *_ = Counter(one.host for one in carried.values()).most_common(1)
+    return min((task for task, one in carried.items() if one.host == most), key=lambda task: carried[task].said_at)
 
 
 class _Side(asyncio.Protocol):
@@ -100,8 +115,10 @@ class _Side(asyncio.Protocol):
     transport: asyncio.Transport
     other: _Side
 
-    def __init__(self) -> None:
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, carried: _Carried) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        self._carried = carried
         self._said_all = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -110,6 +127,7 @@ class _Side(asyncio.Protocol):
         transport.pause_reading()  # until there is another side
 
     def data_received(self, data: bytes) -> None:
+        self._carried.said_at = self._loop.time()
         self.other.transport.write(data)
 
     def pause_writing(self) -> None:
@@ -136,21 +154,24 @@ class _Side(asyncio.Protocol):
             self.other.transport.close()
 
 
-async def _carry(connection: socket.socket, target: str) -> None:
-    """Carries bytes both ways until both sides have said all, or one is gone."""
+async def _carry(connection: socket.socket, target: str, carried: _Carried) -> None:
+    """Carries bytes both ways until both sides have said all, one is gone, or it is cancelled."""
     loop = asyncio.get_running_loop()
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _, inner = await loop.create_unix_connection(_Side, target)
+        _, inner = await loop.create_unix_connection(lambda: _Side(carried), target)
     except OSError:
         connection.close()  # no server yet or any more: whoever connects is let go
         return
-    outer = _Side()
+    except asyncio.CancelledError:
+        connection.close()
+        raise
+    outer = _Side(carried)
     inner.other, outer.other = outer, inner
     try:
         await loop.connect_accepted_socket(lambda: outer, connection)
-    except OSError:
+    except (OSError, asyncio.CancelledError):
         inner.other = inner
         inner.transport.abort()
         connection.close()
@@ -158,11 +179,15 @@ async def _carry(connection: socket.socket, target: str) -> None:
     for side in (inner, outer):
         side.transport.set_write_buffer_limits(high=CHUNK)
         side.transport.resume_reading()
-    await asyncio.gather(inner.over, outer.over)
+    try:
+        await asyncio.gather(inner.over, outer.over)
+    finally:
+        inner.transport.abort()
+        outer.transport.abort()
 
 
 def most_connections() -> int:
-    """How many are carried at once, two descriptors each; more wait until one has ended."""
+    """How many are carried at once, two descriptors each; a further one takes the place of another."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, (min(soft, 65536) - KEPT_DESCRIPTORS) // 2)
 

@@ -18,7 +18,7 @@ from ..submission import unknown_id
 from ..text import escaped
 from . import bodies, json_bodies, views
 from .auth import Caller, TokenChecker, authenticate
-from .crowd import REFUSES_ALL, Crowd, RefusesAll
+from .crowd import ACCOUNT, REFUSES_ALL, Crowd, RefusesAll
 from .fair_thread import HUB, LANE
 from .feeds import Feeds
 from .remembered import Remembered
@@ -134,15 +134,14 @@ class Base(web.RequestHandler):
         assert isinstance(connection, http1connection.HTTP1Connection)
         account = account_of_peer(connection.stream.socket)
         if is_foreign(account):
-            return f"account {account}"
+            return f"{ACCOUNT}{account}"
         return self.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()[:64]
 
     def on_finish(self) -> None:
         self._working.close()
 
     def on_connection_close(self) -> None:
-        self.closed = True
-        self._working.close()
+        self.closed = True  # what is worked on for it counts until that is done
         if self._held_by is not None:
             self._held_by.cancel()
 

@@ -21,6 +21,10 @@ REFUSES_ALL = "Timeshare-Refuses-All"
 (``proxy.mjs``)."""
 FROM_ALL = 5
 """Unknown tokens of all addresses, as a multiple of those of one."""
+ACCOUNT = "account "
+"""How the address of another account of the machine begins: it is the kernel's word, and there are not many."""
+POLLS_OF_A_JOB = 2
+"""Requests of one job agent that are held: it has one, and another one where a connection broke."""
 
 
 @dataclass
@@ -94,7 +98,9 @@ class Crowd:
     def admit_unknown(self, address: str) -> None:
         """Count a token that was never good before. Raises PublicError 429."""
         rate = self.bounds.unknown_tokens_per_s
-        wait = self._take(f"tokens:{address}", rate, 5 * rate) or self._take("tokens", FROM_ALL * rate, 25 * rate)
+        wait = self._take(f"tokens:{address}", rate, 5 * rate)
+        if not wait and not address.startswith(ACCOUNT):  # else strangers keep new sessions from being known
+            wait = self._take("tokens", FROM_ALL * rate, 25 * rate)
         if wait:
             instead = "wait for a moment; a token that has been good here is not counted"
             raise too_many("too many unknown tokens a second came from this address", rate, instead, wait)
@@ -110,6 +116,12 @@ class Crowd:
         """While a request is held for a change. Raises PublicError 429."""
         bounds = self.bounds
         with self._holding("polls", caller, bounds.polls_each, bounds.polls, "requests that wait for a change"):
+            yield
+
+    @contextlib.contextmanager
+    def waiting(self, job: str) -> Iterator[None]:
+        """While a job agent waits for what is wanted of it. Raises PublicError 429."""
+        with self._holding("polls", job, POLLS_OF_A_JOB, self.bounds.polls, "requests that wait for a change"):
             yield
 
     @contextlib.contextmanager

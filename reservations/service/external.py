@@ -224,7 +224,7 @@ class ExternalLoop:
         looked = await self._engine.look(ids, await self._runtime.call(self._pause))
         known, asked_at = looked.jobs, self._runtime.pool.clock() - looked.age_s
         mine = await self._runtime.call(self._mine)
-        jobs = by_reservation(mine, known, self._tag)
+        jobs = by_reservation(mine, known, self._tag, self._engine.account_of)
         acts = [(one, jobs.get(one.id), self._acts(one, jobs.get(one.id), asked_at)) for one in mine]
         await asyncio.gather(*(self._carry_out(*act) for act in acts))
         for name, text in self._agents.news():

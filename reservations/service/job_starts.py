@@ -8,6 +8,7 @@ import logging
 import os
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..clock import rfc3339
 from ..engines.base import EngineUnknown, LaunchRefused
@@ -18,6 +19,8 @@ from .runtime import Runtime
 log = logging.getLogger("timeshare.service")
 RUNNER = "timeshare.notebooks.runner"
 PERIOD_S = 1.0
+AT_ONCE = 8
+"""Starts of one owner that are under way."""
 
 
 def share_parts(reservation: Reservation) -> list[dict[str, Any]]:
@@ -31,8 +34,17 @@ class JobStarts:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._begun: dict[str, asyncio.Task[None]] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            for begun in list(self._begun.values()):
+                begun.cancel()
+
+    async def _run(self) -> None:
         while True:
             version = self._runtime.pool.version
             try:
@@ -43,7 +55,8 @@ class JobStarts:
             await self._runtime.next_change(version, PERIOD_S)
 
     async def step(self) -> None:
-        """One look at the ledger, and the starts that follow."""
+        """One look at the ledger, and the starts that follow. None of them is waited for: one that takes long, as its
+        owner can make it, holds up no other one."""
         pool = self._runtime.pool
         due = await self._runtime.call(
             lambda: [
@@ -52,10 +65,26 @@ class JobStarts:
                 if r.job is not None and r.external is None and r.state in (State.GRANTED, State.STARTING)
             ]
         )
-        await asyncio.gather(*(self._start(reservation) for reservation in due))
+        for reservation in due:
+            name = reservation.id
+            if name not in self._begun:
+                self._begun[name] = asyncio.create_task(self._in_turn(reservation))
+                self._begun[name].add_done_callback(lambda _, name=name: self._begun.pop(name))
+
+    async def _in_turn(self, reservation: Reservation) -> None:
+        """So many of one owner at once, as each keeps the node's agent busy."""
+        turns = self._turns.setdefault(reservation.owner, asyncio.Semaphore(AT_ONCE))
+        async with turns:
+            try:
+                await self._start(await self._runtime.call(self._runtime.pool.get, reservation.id))
+            except Exception:
+                log.exception("job %s could not be started; it is tried again", reservation.id)
+                await asyncio.sleep(PERIOD_S)
 
     async def _start(self, reservation: Reservation) -> None:
         pool, call = self._runtime.pool, self._runtime.call
+        if reservation.state not in (State.GRANTED, State.STARTING):
+            return  # it was ended while it waited
         try:
             if reservation.state is State.GRANTED:
                 reservation = await call(pool.starting, reservation.id)

@@ -30,18 +30,17 @@ class JobAgent(Base):
         if not is_job_agent(self.context.settings, name, self.request.headers.get("Authorization")):
             message = "this is not the key of this reservation's job agent: it stands in its TIMESHARE_JOBAGENT_KEY"
             raise PublicError("unauthorized", message, 401)
-        key = f"jobagent:{name}"
+        key, runtime = f"jobagent:{name}", self.runtime
         self.context.crowd.admit_report(key)
-        LANE.set(key)
+        LANE.set(f"jobagents:{runtime.pool.owner_of(name)}")  # one turn for all jobs of one: keys are for ever
         report, wait_s = parse_report(self.json_body())
-        runtime = self.runtime
         reservation = await runtime.call(runtime.pool.get, name)
         if reservation.state is State.ENDED:
             self.answer(talk.told(talk.Leave(f"the reservation has ended: {reservation.detail}")))
             return
         wanted = runtime.meeting.hear(name, report, runtime.pool.clock())
         if isinstance(wanted, talk.Wait) and wait_s:
-            with self.context.crowd.polling(key), self.until_closed():
+            with self.context.crowd.waiting(key), self.until_closed():
                 wanted = await self._wanted(name, report, wanted, wait_s)
         if not self.closed:  # it has something newer to say: nothing of this answer may get lost
             self.answer(talk.told(wanted))

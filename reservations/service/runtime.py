@@ -21,7 +21,7 @@ from ..administration import Administration
 from ..clock import SteadyClock
 from ..devices.model import Inventory
 from ..engines import reconcile as plan
-from ..engines.base import Engine, EngineEvent, EngineUnknown, SessionState
+from ..engines.base import Engine, EngineEvent, EngineSilent, EngineUnknown, SessionState
 from ..engines.slurm.meeting import Meeting
 from ..errors import PublicError
 from ..kind import Kind
@@ -281,7 +281,12 @@ class Runtime:
         sessions = await self.engine.sessions()
         live = await self.call(lambda: [r for r in self.pool.live() if r.external is None])
         for action in plan.reconcile(live, sessions, asked_at):
-            await self._carry_out(action)
+            try:
+                await self._carry_out(action)
+            except EngineSilent:
+                raise
+            except (EngineUnknown, PublicError) as error:  # of this one; the others have to end all the same
+                log.warning("%s: %s was not done: %s", action.reservation_id, action.what, error)
 
     async def _hear(self, boot_id: str) -> None:
         """Takes in what the engine noticed, each event once: a cordon that was lifted must not come back."""

@@ -68,6 +68,7 @@ class SlurmEngine:
         self.settled_s = pool.command_timeout + SETTLING_S
         self._seen = cluster.Snapshot(cluster.site_of(pool, ()))
         self._jobs: list[SlurmJob] = []
+        self._accounts: dict[str, str] = {}
         self._book: Book | None = None
         self._readable = True
         self._answered_at = time.time()
@@ -123,6 +124,15 @@ class SlurmEngine:
         found = allowances.concerning(book, owner, place) if owner else [*book.associations, *book.qos.values()]
         return OwnLimits(allowances.rows(found), book.seen_at)
 
+    def account_of(self, owner: str) -> str:
+        """Looked up once: a directory may be slow, and an account keeps its name."""
+        if owner not in self._accounts:
+            try:
+                self._accounts[owner] = self._account(owner).name
+            except LaunchRefused:
+                return ""
+        return self._accounts[owner]
+
     # --- what it is asked to do
 
     async def learn(self) -> None:
@@ -161,7 +171,7 @@ class SlurmEngine:
         told = await self._source.jobs(self._had_jobs, within_s)
         self._had_jobs, self._jobs = told.number, told.value
         self._answered_at = time.time() - told.age_s
-        mine = [job for job in self._jobs if job.name.startswith(job_prefix(self._tag))]
+        mine = [job for job in self._jobs if self._is_ours(job)]
         listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids, self._why)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
         ends = await self._ends([name for name in job_ids if name not in live], listed)
@@ -181,6 +191,11 @@ class SlurmEngine:
             raise LaunchRefused(words.refusal(error.text).message) from None
 
     # --- inside
+
+    def _is_ours(self, job: SlurmJob) -> bool:
+        """By its name, which anybody can give; where all are of one account, by that as well."""
+        anybodys = self._pool.run_as or job.user in ("", self.account_of(""))
+        return job.name.startswith(job_prefix(self._tag)) and bool(anybodys)
 
     def _why(self, job: SlurmJob) -> str:
         return explain.why_waiting(job, self._known, time.time())
