@@ -69,7 +69,6 @@ class JobStarts:
             name = reservation.id
             if name not in self._begun:
                 self._begun[name] = asyncio.create_task(self._in_turn(reservation))
-                self._begun[name].add_done_callback(lambda _, name=name: self._begun.pop(name))
 
     async def _in_turn(self, reservation: Reservation) -> None:
         """So many of one owner at once, as each keeps the node's agent busy."""
@@ -80,6 +79,8 @@ class JobStarts:
             except Exception:
                 log.exception("job %s could not be started; it is tried again", reservation.id)
                 await asyncio.sleep(PERIOD_S)
+            finally:
+                del self._begun[reservation.id]
 
     async def _start(self, reservation: Reservation) -> None:
         pool, call = self._runtime.pool, self._runtime.call
