@@ -65,11 +65,10 @@ class JobStarts:
                 if r.job is not None and r.external is None and r.state in (State.GRANTED, State.STARTING)
             ]
         )
+        self._begun = {name: begun for name, begun in self._begun.items() if not begun.done()}
         for reservation in due:
-            name = reservation.id
-            if name not in self._begun:
-                self._begun[name] = asyncio.create_task(self._in_turn(reservation))
-                self._begun[name].add_done_callback(lambda _, name=name: self._begun.pop(name))
+            if reservation.id not in self._begun:
+                self._begun[reservation.id] = asyncio.create_task(self._in_turn(reservation))
 
     async def _in_turn(self, reservation: Reservation) -> None:
         """So many of one owner at once, as each keeps the node's agent busy."""
