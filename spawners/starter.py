@@ -30,6 +30,8 @@ PERIOD_S = 1.0
 OWN_START_S = 5.0
 """A grant without a wait is started by the page that asked for it; after this long it was not."""
 RETRY_S = 5.0
+ANSWER_S = 1.0
+"""How long starts are waited for before the next look: one takes as long as its owner's account makes it take."""
 REFUSED_S = 150.0
 """What the hub refuses to start for longer than the end of an older server may take will not start: somebody has to do
 something first, and nobody is told while the share is held."""
@@ -139,20 +141,33 @@ class Starter:
     patience_s: float = REFUSED_S
     tried: dict[str, float] = field(default_factory=dict)
     refused: dict[str, float] = field(default_factory=dict)
+    under_way: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def step(self) -> None:
         """One look at proxy and ledger, and what follows from it."""
         if await self.proxy.is_empty():
             await self.hub.restore_routes()
-        waiting = await self.service.list(states="granted,starting", limit=500)
+        waiting = await self.service.list(states="granted,starting", limit=500, kind="session")
         now = time.monotonic()
         ids = {r["id"] for r in waiting}
         self.tried = {name: at for name, at in self.tried.items() if name in ids}
         self.refused = {name: at for name, at in self.refused.items() if name in ids}
+        self.under_way = {name: task for name, task in self.under_way.items() if not task.done()}
         chosen = [r for r in waiting if due(r, time.time()) and now - self.tried.get(r["id"], -RETRY_S) >= RETRY_S]
+        begun = []
         for reservation in chosen:
-            self.tried[reservation["id"]] = now
-        await asyncio.gather(*(self._start(reservation) for reservation in chosen))
+            if reservation["id"] not in self.under_way:
+                self.tried[reservation["id"]] = now
+                begun.append(asyncio.create_task(self._begin(reservation)))
+                self.under_way[reservation["id"]] = begun[-1]
+        if begun:
+            await asyncio.wait(begun, timeout=ANSWER_S)
+
+    async def _begin(self, reservation: Json) -> None:
+        try:
+            await self._start(reservation)
+        except (ServiceUnreachable, PublicError) as error:
+            log.warning("%s: %s", reservation["id"], error)
 
     async def _start(self, reservation: Json) -> None:
         name = f"{reservation['owner']}/{reservation['server_name']}"

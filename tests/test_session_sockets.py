@@ -157,6 +157,22 @@ def test_nobody_waits_until_a_full_folder_is_emptied(run_dir: Path) -> None:
     eventually(lambda: not left(run_dir), 60)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts, as an account can by fusermount")
+def test_a_folder_on_which_its_account_mounted_something_keeps_no_other_one(run_dir: Path) -> None:
+    folders = SessionFolders(run_dir)
+    keys = [(KEY[0], generation) for generation in range(1, 20)]
+    for key in keys:
+        folders.make(key, None)
+    kept = session_folder(run_dir, *keys[0])
+    if subprocess.run(["mount", "-t", "tmpfs", "none", str(kept)], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        folders.sweep([])
+        eventually(lambda: left(run_dir) == [kept], 60)
+    finally:
+        subprocess.run(["umount", str(kept)], check=True)
+
+
 def test_one_folder_that_is_filled_again_and_again_does_not_keep_the_others(run_dir: Path) -> None:
     folders, other = SessionFolders(run_dir), ("other", 1)
     for key in (KEY, other):

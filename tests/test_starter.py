@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -30,6 +31,8 @@ class SaysOneThing:
     routes: dict[str, object] = field(default_factory=lambda: {"/": {}})
     asked: list[str] = field(default_factory=list)
     url: str = ""
+    slow: str = ""
+    go: threading.Event = field(default_factory=threading.Event)
 
 
 @pytest.fixture
@@ -39,6 +42,8 @@ def hub() -> Iterator[SaysOneThing]:
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             found.asked.append(self.path)
+            if self.path == found.slow:
+                found.go.wait()
             self._say(found.code, {"message": FULL})
 
         def do_GET(self) -> None:
@@ -125,3 +130,19 @@ async def test_servers_are_started_even_while_the_hub_does_not_restore_the_route
     at(monkeypatch, OWN_START_S)
     await starter(service, hub).step()
     assert hub.asked == ["/proxy", "/users/ada/servers/sixth"]
+
+
+async def test_a_start_that_takes_long_keeps_nobody_else_waiting(
+    service: Service, hub: SaysOneThing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.slow = "/users/ada/servers/sixth"
+    one = starter(service, hub)
+    for owner in ("ada", "ben"):
+        service.create(owner, share={"cpu_only": True}, server_name="sixth")
+        at(monkeypatch, OWN_START_S)
+        await one.step()
+    at(monkeypatch, OWN_START_S + RETRY_S)
+    await one.step()
+    assert hub.asked == [hub.slow, "/users/ben/servers/sixth", "/users/ben/servers/sixth"]
+    hub.go.set()
+    await asyncio.wait(one.under_way.values())

@@ -270,15 +270,15 @@ function leaveWith(socket, asked) {
   let upstream;
   const leave = () => {
     if (!upstream) return void asked.destroy();
-    upstream.destroySoon(); // what is on its way still arrives
-    setTimeout(() => upstream.destroy(), LAST_WORDS_MS).unref();
+    setTimeout(() => upstream.destroy(), LAST_WORDS_MS).unref(); // what is on its way still arrives
   };
   asked.on("upgrade", (_, connection) => {
     upstream = connection;
     if (socket.destroyed) leave();
   });
-  if (socket.destroyed) leave();
-  else socket.once("close", leave);
+  if (socket.destroyed) return leave();
+  socket.once("close", leave);
+  socket.once("end", leave); // it says no more: until both have said so, its side stays open too
 }
 
 function inherited(name) {

@@ -77,7 +77,10 @@ class SessionFolders:
         try:
             with _parent(self._path(("", 0)).parent, create=False) as parent:
                 for name in names:
-                    _set_aside(name, parent)
+                    try:
+                        _set_aside(name, parent)
+                    except OSError as error:  # such as one on which its account has mounted something
+                        log.warning("the folder of a session that has ended stays: %s: %s", name, error.strerror)
         except FileNotFoundError:
             return
         except (OSError, Refused) as error:

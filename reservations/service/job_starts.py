@@ -65,10 +65,10 @@ class JobStarts:
                 if r.job is not None and r.external is None and r.state in (State.GRANTED, State.STARTING)
             ]
         )
+        self._begun = {name: begun for name, begun in self._begun.items() if not begun.done()}
         for reservation in due:
-            name = reservation.id
-            if name not in self._begun:
-                self._begun[name] = asyncio.create_task(self._in_turn(reservation))
+            if reservation.id not in self._begun:
+                self._begun[reservation.id] = asyncio.create_task(self._in_turn(reservation))
 
     async def _in_turn(self, reservation: Reservation) -> None:
         """So many of one owner at once, as each keeps the node's agent busy."""
@@ -79,8 +79,6 @@ class JobStarts:
             except Exception:
                 log.exception("job %s could not be started; it is tried again", reservation.id)
                 await asyncio.sleep(PERIOD_S)
-            finally:
-                del self._begun[reservation.id]
 
     async def _start(self, reservation: Reservation) -> None:
         pool, call = self._runtime.pool, self._runtime.call
