@@ -316,7 +316,8 @@ def test_a_start_that_is_stopped_half_way_fails_and_keeps_nobody_waiting(people:
     (folder / "cgroup.freeze").write_text("1")  # it joins its group half way
     with pytest.raises(AgentError, match="its program did not begin within"):
         people.launch(*SLEEP, reservation_id=name, user="daemon", share=[])
-    eventually(lambda: not folder.exists())
+    eventually(lambda: people.state(name) == "exited")
+    assert not folder.exists()
     hers = people.launch(*SLEEP, user="nobody", share=[])
     assert people.state(hers) == "running"
 
