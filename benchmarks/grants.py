@@ -41,12 +41,14 @@ def devices() -> tuple[Device, ...]:
 
 
 def wish(number: int, share: ShareRequest) -> Submission:
-    return Submission(f"user{number % 200}", share, 3600, Kind.SESSION, f"s{number}")
+    return Submission(f"user{number % 200}", share, 3600, Kind.SESSION, f"{share.model}-{number}")
 
 
 def prepared(folder: Path, past: int, waiting: int) -> Pool:
     """A pool on SQLite with ``past`` ended and ``waiting`` waiting reservations, and every a100 in use."""
-    limits = Limits(requests_waiting=100_000)
+    limits = Limits.model_validate(
+        {"requests_waiting": 100_000, "defaults": {"sessions": {"at_once": 100}, "waiting": 100}}
+    )
     pool = open_pool(Ledger.open(f"sqlite:///{folder}/ledger.sqlite"), LimitsFile(limits, ""), time.time)
     pool.set_inventory(Inventory(devices()))
     for number in range(past):
@@ -85,7 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as place:
         folder = Path(place)
         pool, floor = prepared(folder, chosen.past, chosen.waiting), Floor(folder)
-        passes = [timed(lambda: schedule(pool.world().facts(), pool.world().policy())) for _ in range(200)]
+        passes = [timed(lambda: schedule(pool.world().facts, pool.world().policy())) for _ in range(200)]
         measured = measure(pool, floor, chosen.grants, chosen.together)
     show("scheduling pass", passes)
     for what, times in measured.items():
