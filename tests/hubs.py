@@ -47,9 +47,9 @@ class Hub:
         return self.deployment.public_url
 
     def start(self) -> None:
+        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.command == command():
             proxy_is_there(self.state_dir)
-        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         words = [self.command, "up", "--state", self.state_dir, "--port", str(self.port), *self.words()]
         with open(self.output, "wb") as log:
             self.process = subprocess.Popen(
@@ -221,7 +221,6 @@ def proxy_is_there(state_dir: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         proxy.install(shared)
     if not (state_dir / "proxy").exists():
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.copytree(shared / "proxy", state_dir / "proxy", symlinks=True)
 
 

@@ -149,29 +149,30 @@ def test_a_server_that_never_closes_keeps_no_connection_of_the_proxy_once_its_we
     eventually(lambda: len(os.listdir(files)) < before + 10, 30)
 
 
-@pytest.mark.parametrize("websocket", [False, True])
-def test_connections_to_one_persons_server_leave_places_for_others(hub: Hub, hostile: str, websocket: bool) -> None:
-    request = upgrade(hostile) if websocket else f"GET {hostile} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+@contextlib.contextmanager
+def held_open(hub: Hub, count: int, request: bytes) -> Iterator[None]:
+    """So many connections that have sent ``request``, to a proxy that may have fewer."""
     assert hub.process is not None
     resource.prlimit(hub.process.pid, resource.RLIMIT_NOFILE, (600, 600))  # which the next proxy inherits
     hub.kill("proxy")
     address = urlsplit(hub.url)
     with contextlib.ExitStack() as held:
-        for _ in range(300):
+        for _ in range(count):
             there = held.enter_context(socket.create_connection((address.hostname, address.port), timeout=60))
             there.sendall(request)
+        yield
+
+
+@pytest.mark.parametrize("websocket", [False, True])
+def test_connections_to_one_persons_server_leave_places_for_others(hub: Hub, hostile: str, websocket: bool) -> None:
+    request = upgrade(hostile) if websocket else f"GET {hostile} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with held_open(hub, 300, request):
         told = from_outside(hub, b"GET /hub/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert told.startswith(b"HTTP/1.1 200")
 
 
 def test_connections_without_a_request_leave_a_place_for_others(hub: Hub) -> None:
-    assert hub.process is not None
-    resource.prlimit(hub.process.pid, resource.RLIMIT_NOFILE, (600, 600))  # which the next proxy inherits
-    hub.kill("proxy")
-    address = urlsplit(hub.url)
-    with contextlib.ExitStack() as held:
-        for _ in range(800):
-            held.enter_context(socket.create_connection((address.hostname, address.port), timeout=60))
+    with held_open(hub, 800, b""):
         told = from_outside(hub, b"GET /hub/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert told.startswith(b"HTTP/1.1 200")
 

@@ -131,6 +131,7 @@ def test_a_launcher_that_is_killed_leaves_a_chain_that_can_still_be_ended(sessio
     for _ in range(200):  # each look meets another moment of the chain
         assert sessions.look(record).state == "running"
     end(sessions, record.reservation_id)
+    assert marked(record.reservation_id) == []
     assert not any(Path(folder).exists() for folder in folders), "the kernel removes no group in which something runs"
 
 
