@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that wait for real servers come first: when two run side by side, neither is left alone with them."""
     slow = {item.path for item in items if any(item.get_closest_marker(name) for name in SLOW)}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Beside a failure: what the hub and the Slurm of the test say of themselves. Nobody can ask them any more."""
+    report = yield
+    if report.failed:
+        told = {name: found.logs() for name, found in getattr(item, "funcargs", {}).items() if hasattr(found, "logs")}
+        report.sections.extend(told.items())
+    return report
 
 
 @pytest.fixture(scope="session")

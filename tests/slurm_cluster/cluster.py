@@ -23,6 +23,8 @@ SLURM_FOLDERS = ("munge", "db", "run", "log", "state")
 
 SAVE_INTERVAL = 5
 """Seconds: slurmctld writes its state at most so often, whatever it is configured to."""
+LOG_LINES = 60
+"""Of each log, beside a failed test."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,17 @@ class Cluster:
         """Ends all jobs of all users, and waits until they are gone."""
         self.run("scancel", *self.run("squeue", "-h", "-o", "%A").stdout.split(), check=False)
         until(lambda: not self.run("squeue", "-h").stdout, "the end of all jobs")
+
+    def logs(self) -> str:
+        """Nodes, jobs and the last lines of the logs, for somebody who asks what went wrong."""
+        told = [f"daemons all run: {self.complete()}"]
+        for asked in ("sinfo -N -l", "sinfo -R", "squeue -l", "scontrol show job -d", "sacct -a -X -S now-1hour"):
+            done = self.run(*asked.split(), check=False)
+            told.append(f"$ {asked}\n{done.stdout}{done.stderr}")
+        for log in sorted((self.layout.folder / "log").glob("slurm*")):
+            lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            told.append("\n".join([f"{log.name}:", *lines]))
+        return "\n\n".join(told)
 
     def output(self, job: str, user: str) -> str:
         return (self.work(user) / f"slurm-{job}.out").read_text()
