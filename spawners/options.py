@@ -12,7 +12,7 @@ from ..reservations.shares import SHARE_FIELDS, ShareRequest, parse_share
 OPTION_FIELDS = (*SHARE_FIELDS, "time_limit_s", "reservation_id", "client_key")
 
 
-FORM_FIELDS = ("offer", "memory_gib", "compute_percent", "model", "hours")
+FORM_FIELDS = ("offer", "memory_gib", "compute_percent", "model", "hours", "cpus", "host_memory_gib")
 """Of the spawn form. A link may fill them in, and nothing else."""
 
 
