@@ -268,12 +268,18 @@ def test_what_another_account_put_into_a_state_folder_is_refused_each_time(
 
 @needs_root
 def test_a_link_that_another_account_put_into_a_state_folder_is_refused(tmp_path: Path) -> None:
-    state = tmp_path / "state"
+    """The files where it led to were closed to others: those of /etc, for instance."""
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
     state.mkdir()
-    (state / "logs").symlink_to("/etc")
+    elsewhere.mkdir()
+    (elsewhere / "passwd").touch(mode=0o644)
+    (state / "logs").symlink_to(elsewhere)
     os.chown(state / "logs", NOBODY, NOBODY, follow_symlinks=False)
     with pytest.raises(FolderError, match=f"{state / 'logs'} belongs to nobody"):
         prepare_state_dir(state, lambda _: None)
+    os.chown(state / "logs", 0, 0, follow_symlinks=False)
+    prepare_state_dir(state, lambda _: None)
+    assert stat.S_IMODE((elsewhere / "passwd").stat().st_mode) == 0o644
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -92,7 +92,8 @@ def _of_others(folder: Path, open_to_others: bool) -> Iterator[str]:
 
 def _open_files(folder: Path) -> Iterator[Path]:
     """Yield the files of a deployment that others may read: ledger, hub's database, logs."""
-    for path in [*folder.iterdir(), *(folder / "logs").glob("*")]:
+    logs = folder / "logs"  # a link of ours may lead where files are for others too
+    for path in [*folder.iterdir(), *([] if logs.is_symlink() else logs.glob("*"))]:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077 and status.st_uid == os.geteuid():
             yield path
