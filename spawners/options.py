@@ -140,7 +140,7 @@ def _number(name: str, value: str) -> float:
     except ValueError:
         raise invalid(name, value, "must be a number") from None
     if not -1e15 < number < 1e15:  # NaN and infinity too
-        raise invalid(name, value, "must be a sensible number")
+        raise invalid(name, value, "must be a number that is finite and not too large, such as 2")
     return number
 
 
