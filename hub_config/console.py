@@ -21,7 +21,14 @@ from .run.folders import default_state_dir
 def state_folder(options: Namespace) -> Path:
     """The folder of the deployment that is meant: the one named, else the one that there is."""
     folders = [Path(options.state)] if options.state else [default_state_dir(False), default_state_dir(True)]
-    return next((folder for folder in folders if (folder / FILE_NAME).exists()), folders[0])
+    return next((folder for folder in folders if _has_deployment(folder)), folders[0])
+
+
+def _has_deployment(folder: Path) -> bool:
+    try:
+        return (folder / FILE_NAME).exists()
+    except PermissionError:  # of another account: reading it says so
+        return True
 
 
 def with_service(options: Namespace, what: str, deed: Callable[[ServiceClient], Awaitable[None]]) -> int:

@@ -23,6 +23,7 @@ from ..reservations.errors import PublicError
 from ..reservations.files import from_start
 from ..reservations.limits.load import LimitsError, load_limits
 from . import proxy, slurm_doctor
+from .console import state_folder
 from .findings import FAIL, NOTE, OK, WARN, Finding, show
 from .import_path import import_path_findings, places_of_python
 from .machine_findings import look, machine_findings, state_findings
@@ -54,7 +55,8 @@ def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentPars
 
 def run(options: Namespace) -> int:
     """Prints the findings; 1 when something must be repaired."""
-    state_dir = Path(options.state) if options.state else default_state_dir(False)
+    asked = options.state or os.geteuid() == 0  # for others a deployment of root is none of theirs
+    state_dir = state_folder(options) if asked else default_state_dir(False)
     if not options.engine and (options.user or options.job):
         print("timeshare doctor: --user and --job are about an engine: add --engine slurm", file=sys.stderr)
         return 2
@@ -72,9 +74,10 @@ def examine(state_dir: Path, options: Namespace) -> Iterator[Finding]:
     yield _accounts()
     yield from _security(state_dir)
     yield _state(state_dir)
-    yield _proxy(state_dir)
     yield _limits(options.limits)
-    yield from _running(state_dir)
+    if not state_dir.exists() or os.access(state_dir, os.X_OK):
+        yield _proxy(state_dir)
+        yield from _running(state_dir)
 
 
 def _python() -> Finding:

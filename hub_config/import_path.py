@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .findings import FAIL, OK, Finding
+from .run.folders import steps
 
 WHAT = "code that root runs"
 SHOWN = 3
@@ -34,7 +35,7 @@ def import_path_findings(places: Iterable[Path], trusted: frozenset[int], *, dee
     known: dict[str, str] = {}
     places = list(dict.fromkeys(places))
     for place in places:
-        for path in ways(place):
+        for path in steps(place):
             if str(path) not in known:
                 known[str(path)] = trouble(path, trusted)
     for place in outermost(places) if deep else ():
@@ -54,12 +55,6 @@ def outermost(places: Iterable[Path]) -> list[Path]:
     """Return the folders among ``places`` that lie in none of the others, so that each file is looked at once."""
     folders = {Path(os.path.realpath(place)) for place in places if place.is_dir()} - {Path("/")}
     return [folder for folder in sorted(folders) if not folders & set(folder.parents)]
-
-
-def ways(place: Path) -> Iterator[Path]:
-    """Yield ``place`` and every folder above it, of its name and of where links lead to."""
-    for path in dict.fromkeys((Path(os.path.abspath(place)), Path(os.path.realpath(place)))):
-        yield from (*reversed(path.parents), path)
 
 
 def inside(place: Path) -> Iterator[Path]:

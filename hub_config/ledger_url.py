@@ -28,7 +28,7 @@ def ledger_url(state_dir: Path, given: str, password_file: str) -> str:
     except (sa.exc.ArgumentError, ValueError):
         example = "postgresql+psycopg://timeshare@db.lab.example/timeshare"
         raise LedgerUrlError(f"--ledger is not the address of a database: it must be such as {example}") from None
-    if url.password is not None or "password" in url.query:
+    if url.password is not None or {"password", "sslpassword"} & set(url.query):
         raise LedgerUrlError(
             "--ledger has a password in it, which every account of this machine can read in the list of processes: "
             "leave it out, and give it by --ledger-password-file FILE"

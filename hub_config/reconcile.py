@@ -28,6 +28,7 @@ from ..reservations.engines.slurm.errors import SchedulerRefused, SchedulerSilen
 from ..reservations.engines.slurm.nodes import NODES_ARGV, parse_nodes
 from ..reservations.service.settings import engine_tag
 from .console import columns, state_folder, with_service
+from .run.folders import FolderError, check_state_dir
 
 _SPAN = re.compile(r"(\d+)([hdw])")
 _SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
@@ -72,8 +73,10 @@ def run(options: Namespace) -> int:
     """Prints the report. 0: both agree, 1: they could not be compared, 3: they differ."""
     folder, reports = state_folder(options), {}
     try:
+        if folder.exists():
+            check_state_dir(folder)
         pools = read_pools(folder)
-    except ConfigError as error:
+    except (ConfigError, FolderError) as error:
         print(f"timeshare reconcile: {error}", file=sys.stderr)
         return 1
     if not pools:

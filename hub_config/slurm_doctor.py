@@ -29,6 +29,7 @@ from ..reservations.engines.slurm.queue import parse_queue, parse_queue_text, qu
 from ..reservations.engines.slurm.settings import CONFIG_ARGV, parse_config
 from . import slurm_findings as judge
 from .findings import FAIL, NOTE, OK, WARN, Finding
+from .run.folders import FolderError, check_state_dir
 from .slurm_trial import Trial
 
 COMMANDS = ("sbatch", "scancel", "squeue", "scontrol", "sacct")
@@ -47,7 +48,11 @@ class Told:
 def examine(state_dir: Path, user: str, job: bool) -> list[Finding]:
     """``user``: whose jobs are tried; empty: the first account of this machine. ``job``: run one."""
     try:
+        if state_dir.exists():
+            check_state_dir(state_dir)
         pools = read_pools(state_dir)
+    except FolderError as error:
+        return [Finding(FAIL, "state folder", str(error))]
     except ConfigError as error:
         return [Finding(FAIL, CONFIG_FILE, str(error), "docs/slurm.md lists every setting")]
     if not pools:

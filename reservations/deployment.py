@@ -107,6 +107,11 @@ def load_deployment(path: Path) -> Deployment:
         return Deployment(**values)
     except FileNotFoundError:
         raise DeploymentError(f"{path} does not exist: is timeshare started? Start it with `timeshare up`") from None
+    except PermissionError:
+        raise DeploymentError(
+            f"{path} may be read only by the account that runs timeshare there: run this as that account, "
+            "such as with sudo"
+        ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DeploymentError(f"{path} cannot be read ({error}): stop timeshare and start it again") from None
 

@@ -12,7 +12,7 @@ from ..reservations.shares import SHARE_FIELDS, ShareRequest, parse_share
 OPTION_FIELDS = (*SHARE_FIELDS, "time_limit_s", "reservation_id", "client_key")
 
 
-FORM_FIELDS = ("offer", "memory_gib", "compute_percent", "model", "hours")
+FORM_FIELDS = ("offer", "memory_gib", "compute_percent", "model", "hours", "cpus", "host_memory_gib")
 """Of the spawn form. A link may fill them in, and nothing else."""
 
 
@@ -140,7 +140,7 @@ def _number(name: str, value: str) -> float:
     except ValueError:
         raise invalid(name, value, "must be a number") from None
     if not -1e15 < number < 1e15:  # NaN and infinity too
-        raise invalid(name, value, "must be a sensible number")
+        raise invalid(name, value, "must be a number that is finite and not too large, such as 2")
     return number
 
 

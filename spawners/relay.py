@@ -54,8 +54,14 @@ class FormPage(SpawnHandler):  # type: ignore[misc]
 class StartHandler(SpawnHandler):  # type: ignore[misc]
     """The spawn form comes here: reserves, then starts at once, or shows the waiting page."""
 
+    filled_in: Mapping[str, str] = MappingProxyType({})
+
     def initialize(self, desk: Desk) -> None:
         self.desk = desk
+
+    @property
+    def template_namespace(self) -> dict[str, Any]:
+        return {**super().template_namespace, "filled_in": self.filled_in}
 
     def get(self, *_: str) -> None:
         self.redirect(url_path_join(self.hub.base_url, "spawn"))
@@ -75,6 +81,7 @@ class StartHandler(SpawnHandler):  # type: ignore[misc]
         form = {key: [v.decode("utf-8", "replace") for v in values] for key, values in sent.items()}
         form.pop("_xsrf", None)
         form.pop("next", None)
+        self.filled_in = filled_in(form)  # what was chosen stays chosen where it is refused
         try:
             options = parse_options(spawner.options_from_form(form))
             reservation = await self._reserve(user.name, server_name, options)

@@ -9,6 +9,7 @@ import pwd
 import re
 import socket
 import subprocess
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from hubs import command
-from nodes import deployment, gpus_here
+from nodes import deployment, gpus_here, kept_from_others
 
 from timeshare.hub_config import ls
 from timeshare.hub_config.command import parser
@@ -53,6 +54,26 @@ def test_a_start_that_cannot_work_says_why_and_starts_nothing(tmp_path: Path, op
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "state" / "deployment.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another account is needed, and only root can be one")
+@pytest.mark.parametrize("words", [["ls"], ["limits", "show"], ["usage"], ["reconcile"], ["doctor"]], ids=" ".join)
+def test_who_may_not_read_a_deployment_is_told_so_in_words(words: list[str]) -> None:
+    """As people of a multi-user deployment type them: a traceback came."""
+    if reason := kept_from_others():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory() as above:
+        os.chmod(above, 0o755)
+        state = Path(above) / "state"
+        state.mkdir(mode=0o700)
+        deployment(state)
+        done = subprocess.run(
+            [command(), *words, "--state", state], user=65534, capture_output=True, text=True, check=False, timeout=120
+        )
+    assert done.returncode == 1
+    told = "may be read only by the account that runs|belongs to .*, and timeshare runs as|cannot be written"
+    assert re.search(told, done.stdout + done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_wrong_limits_are_told_with_key_value_and_rule(tmp_path: Path) -> None:
@@ -248,8 +269,11 @@ POSTGRES = "postgresql+psycopg://timeshare@db.lab.example/timeshare"
 
 @pytest.mark.parametrize(
     "url",
-    [POSTGRES.replace("@", ":s3cret@"), POSTGRES.replace("@", ":@"), f"{POSTGRES}?password=s3cret"],
-    ids=["in front", "empty", "as a parameter"],
+    [
+        *(POSTGRES.replace("@", ":s3cret@"), POSTGRES.replace("@", ":@")),
+        *(f"{POSTGRES}?password=s3cret", f"{POSTGRES}?sslkey=k&sslpassword=s3cret"),
+    ],
+    ids=["in front", "empty", "as a parameter", "of its key"],
 )
 def test_a_password_on_the_command_line_is_refused_and_the_cure_is_named(tmp_path: Path, url: str) -> None:
     done = run("up", "--state", str(tmp_path / "state"), "--simulate", "t4:1", "--ledger", url)

@@ -15,6 +15,8 @@ from timeshare.hub_config import machine_findings
 from timeshare.hub_config.findings import FAIL, NOTE, OK, WARN
 from timeshare.hub_config.import_path import import_path_findings, inside, outermost, places_of_python
 from timeshare.hub_config.machine_findings import Machine, look, state_findings
+from timeshare.hub_config.run.folders import default_state_dir
+from timeshare.reservations.deployment import FILE_NAME
 
 OTHER = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another account")
@@ -158,6 +160,30 @@ def test_a_link_leads_to_what_is_looked_at_too(tree: Path, tmp_path: Path) -> No
     os.chown(theirs, OTHER, OTHER)
     (tree / "linked").symlink_to(theirs)
     assert f"{theirs} belongs to nobody" in code(tree / "linked")[1]
+
+
+@as_root
+def test_a_folder_between_two_links_is_looked_at_too(tree: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    (theirs / "second").symlink_to(tree)
+    (tmp_path / "first").symlink_to("theirs/second")
+    os.chown(theirs, OTHER, OTHER)
+    assert f"{theirs} belongs to nobody" in code(tmp_path / "first")[1]
+
+
+@as_root
+def test_without_a_named_folder_the_deployment_of_this_machine_is_looked_at(tmp_path: Path) -> None:
+    """Only that of root's home was, where --multi-user keeps nothing."""
+    named = default_state_dir(multi_user=True)
+    # What is mounted here is seen by this process and its children alone.
+    words = f'mount -t tmpfs none {named.parent} && mkdir {named} && echo "{{}}" > {named / FILE_NAME} || exit 99'
+    words = ["unshare", "--mount", "sh", "-c", f"{words}; exec {command()} doctor --simulate t4:1"]
+    home = {**os.environ, "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=home)
+    if not done.stdout:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    assert f"state folder: {named}, " in done.stdout
 
 
 def test_one_module_that_others_can_write_is_found_by_the_deep_look(tree: Path) -> None:

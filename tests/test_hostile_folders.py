@@ -89,6 +89,18 @@ def test_trying_limits_reads_only_the_files_that_are_named(hostile: Path, tmp_pa
     assert (tmp_path / "out.html").read_text().startswith("<!")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another account")
+@pytest.mark.parametrize("words", [["doctor", "--engine", "slurm"], ["reconcile"], ["up", "--port", "0"]])
+def test_what_lies_in_a_state_folder_of_another_account_is_not_run(
+    hostile: Path, tmp_path: Path, words: list[str]
+) -> None:
+    """timeshare_slurm.py of whoever owned the folder ran as root."""
+    done = run(tmp_path, *words, "--state", str(hostile), HOME=str(tmp_path))
+    assert not (hostile / "ran").exists(), (hostile / "ran").read_text()
+    assert done.returncode == 1
+    assert f"{hostile} belongs to nobody" in done.stdout + done.stderr
+
+
 def test_a_page_is_not_written_through_a_link_that_was_planted(hostile: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("of root")

@@ -104,6 +104,18 @@ def test_bad_input_through_the_form_shows_the_form_again_with_what_is_wrong(
     assert ada.reservations() == [] or all(r["state"] == "ended" for r in ada.reservations())
 
 
+def test_a_form_that_is_refused_keeps_what_was_chosen(hub: Hub) -> None:
+    """It went back to its first offer, and who corrected the cores and sent it again got another GPU."""
+    ada = hub.login("ada")
+    answer = ada.form("timeshare/start/ada", offer="gpus:1:t4", hours="4.0", cpus="999", host_memory_gib="1.5")
+    assert answer.status_code == 422
+    (chosen,) = re.findall(r'value="([^"]+)"\s+checked', answer.text)
+    assert chosen == "gpus:1:t4"
+    assert re.search(r'value="4.0" selected', answer.text)
+    assert re.search(r'name="cpus".* value="999"', answer.text)
+    assert re.search(r'name="host_memory_gib".* value="1.5"', answer.text)
+
+
 def test_without_capacity_the_api_refuses_and_the_form_queues(hub: Hub) -> None:
     ada, ben = hub.login("ada"), hub.login("ben")
     ada.start(gpus=1, model="t4")

@@ -238,6 +238,92 @@ def test_a_state_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
         prepare_state_dir(state, lambda _: None)
 
 
+PLANTED = ["jupyterhub_site.py", "timeshare_slurm.py", "timeshare_service.py", "limits.yaml", "components/hub"]
+
+
+def planted(state: Path, name: str) -> Path:
+    """A state folder with one file, as somebody could have made it before the first start."""
+    path = state / name
+    path.parent.mkdir(parents=True)
+    path.write_text("planted")
+    return path
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o777])
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_another_account_put_into_a_state_folder_is_refused_each_time(
+    tmp_path: Path, name: str, mode: int
+) -> None:
+    """Root ran it, once the folder had been closed."""
+    path = planted(tmp_path / "state", name)
+    os.chown(path, NOBODY, NOBODY)
+    (tmp_path / "state").chmod(mode)
+    for _ in range(2):
+        with pytest.raises(FolderError, match=f"{path} belongs to nobody: others may have written what root would run"):
+            prepare_state_dir(tmp_path / "state", lambda _: None)
+    path.unlink()
+    prepare_state_dir(tmp_path / "state", lambda _: None)
+
+
+@needs_root
+def test_a_link_that_another_account_put_into_a_state_folder_is_refused(tmp_path: Path) -> None:
+    """The files where it led to were closed to others: those of /etc, for instance."""
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    state.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "passwd").touch(mode=0o644)
+    (state / "logs").symlink_to(elsewhere)
+    os.chown(state / "logs", NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(FolderError, match=f"{state / 'logs'} belongs to nobody"):
+        prepare_state_dir(state, lambda _: None)
+    os.chown(state / "logs", 0, 0, follow_symlinks=False)
+    prepare_state_dir(state, lambda _: None)
+    assert stat.S_IMODE((elsewhere / "passwd").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_others_could_write_in_an_open_state_folder_is_refused_and_stays_as_it_is(
+    tmp_path: Path, name: str
+) -> None:
+    path = planted(tmp_path / "state", name)
+    path.chmod(0o666)
+    (tmp_path / "state").chmod(0o755)
+    for _ in range(2):
+        with pytest.raises(FolderError, match=rf"{path} can be written by others \(mode 666\)"):
+            prepare_state_dir(tmp_path / "state", lambda _: None)
+    (tmp_path / "state").chmod(0o700)
+    prepare_state_dir(tmp_path / "state", lambda _: None)
+
+
+@needs_root
+@pytest.mark.parametrize("further", [False, True])
+def test_a_link_on_the_way_that_another_account_can_move_is_refused(tmp_path: Path, further: bool) -> None:
+    """Only where it led to was looked at. ``further``: the link is not on the way that was named, but led to."""
+    theirs, state = tmp_path / "theirs", tmp_path / "state"
+    theirs.mkdir()
+    state.mkdir(mode=0o700)
+    (theirs / "link").symlink_to(state)
+    (tmp_path / "first").symlink_to("theirs/link")
+    os.chown(theirs, NOBODY, NOBODY)
+    with pytest.raises(FolderError, match=f"{theirs}, on the way to"):
+        prepare_state_dir(tmp_path / "first" if further else theirs / "link", lambda _: None)
+    prepare_state_dir(state, lambda _: None)
+
+
+@needs_root
+def test_a_link_in_a_sticky_folder_is_its_owners(tmp_path: Path) -> None:
+    sticky, state = tmp_path / "sticky", tmp_path / "state"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    state.mkdir(mode=0o700)
+    (sticky / "link").symlink_to("../state")
+    prepare_state_dir(sticky / "link", lambda _: None)
+    os.chown(sticky / "link", NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(FolderError, match=f"{sticky / 'link'}, on the way to"):
+        prepare_state_dir(sticky / "link", lambda _: None)
+
+
 @pytest.mark.parametrize("sticky", [False, True])
 def test_a_folder_on_the_way_in_which_others_can_write_is_refused(tmp_path: Path, sticky: bool) -> None:
     """Sticky ones such as /tmp are enough for one person, and not where other accounts have sessions."""

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from ...reservations.sockets import SESSIONS
 
+MOST_LINKS = 40
+"""On one way, as for the kernel (path_resolution(7))."""
+
 
 class FolderError(Exception):
     """A folder cannot be relied on; the text says why and what to do."""
@@ -35,16 +38,11 @@ def prepare_state_dir(folder: Path, say: Callable[[str], None]) -> None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if status.st_uid != os.geteuid():
-            raise FolderError(
-                f"{folder} belongs to {_name(status.st_uid)}, and timeshare runs as {_name(os.geteuid())}: "
-                "give it to that account (chown), or name another by --state"
-            )
-        check_way(folder)
+        status = check_state_dir(folder)
         if status.st_mode & 0o077:
             folder.chmod(0o700)
             say(f"{folder} had mode {status.st_mode & 0o777:o}; it holds secrets, so it is now 700.")
+            check_state_dir(folder)  # what came until then
         for path in _open_files(folder):
             path.chmod(path.stat().st_mode & 0o700)
             say(f"{path} could be read by others; now it is its owner's alone.")
@@ -54,9 +52,48 @@ def prepare_state_dir(folder: Path, say: Callable[[str], None]) -> None:
         ) from None
 
 
+def check_state_dir(folder: Path) -> os.stat_result:
+    """Raise FolderError when another account has or had a say in what lies in ``folder``; its status otherwise.
+
+    What lies there is run (``jupyterhub_site.py``, ``timeshare_slurm.py``, the proxy), obeyed (limits) or signalled
+    (``components/``): what others put there before the folder was closed would be too. Raises OSError.
+    """
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
+        raise FolderError(
+            f"{folder} belongs to {_name(status.st_uid)}, and timeshare runs as {_name(os.geteuid())}: "
+            "give it to that account (chown), or name another by --state"
+        )
+    check_way(folder)
+    wrong = list(_of_others(folder, bool(status.st_mode & 0o011)))
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise FolderError(
+            f"{wrong[0]}{more}: others may have written what {_name(os.geteuid())} would run. Look at it, then remove "
+            f"it, or `chown {_name(os.geteuid())}` and `chmod go-w` it; or name another folder by --state"
+        )
+    return status
+
+
+def _of_others(folder: Path, open_to_others: bool) -> Iterator[str]:
+    """Yield what in ``folder``, at any depth, another account owns. ``open_to_others``: or could write to, as it could
+    come there."""
+    for where, names, files in os.walk(folder):
+        for path in (Path(where, name) for name in (*names, *files)):
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # such as the log of a session, which ended meanwhile
+                continue
+            if status.st_uid not in (0, os.geteuid()):
+                yield f"{path} belongs to {_name(status.st_uid)}"
+            elif open_to_others and _writable(status):
+                yield f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
+
+
 def _open_files(folder: Path) -> Iterator[Path]:
     """Yield the files of a deployment that others may read: ledger, hub's database, logs."""
-    for path in [*folder.iterdir(), *(folder / "logs").glob("*")]:
+    logs = folder / "logs"  # a link of ours may lead where files are for others too
+    for path in [*folder.iterdir(), *([] if logs.is_symlink() else logs.glob("*"))]:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077 and status.st_uid == os.geteuid():
             yield path
@@ -86,20 +123,44 @@ def check_way(folder: Path, sticky: bool = True) -> None:
     owner of an entry can rename or remove it (inode(7)). It is not for what must live long, as cleaners of /tmp do
     not ask.
     """
-    end = Path(os.path.realpath(folder))
-    for above in [*reversed(end.parents), end]:
-        status = above.stat()
+    *way, end = steps(folder)
+    for above in (*way, end):
+        status = above.lstat()
         if status.st_uid not in (0, os.geteuid()):
             raise FolderError(
                 f"{above}, on the way to {folder}, belongs to {_name(status.st_uid)}, who can put something else in "
                 "its place: name another by --state, below folders of root or of your own"
             )
-        open_to_others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _private(status))
-        if open_to_others and not (sticky and status.st_mode & stat.S_ISVTX) and above != end:
+        if _writable(status) and not (sticky and status.st_mode & stat.S_ISVTX) and above != end:
             raise FolderError(
                 f"{above}, on the way to {folder}, can be written by others (mode {stat.S_IMODE(status.st_mode):o}), "
                 f"who can put something else in its place: `chmod go-w {above}`, or name another by --state"
             )
+
+
+def steps(path: Path) -> list[Path]:
+    """Return what the kernel passes on its way to ``path``, which comes last: every folder and every link, those too
+    that links lead through."""
+    found, names = [Path("/")], [*reversed(path.absolute().parts[1:])]
+    current, links = Path("/"), 0
+    while names:
+        name = names.pop()
+        step = current / name if name != ".." else current.parent
+        found.append(step)
+        if step.is_symlink() and links < MOST_LINKS:
+            links += 1
+            target = step.readlink()
+            current = Path("/") if target.is_absolute() else current
+            names += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        else:
+            current = step
+    return [*dict.fromkeys(found[:-1]), found[-1]]
+
+
+def _writable(status: os.stat_result) -> bool:
+    """Whether other accounts can write there. The mode of a link says nothing."""
+    others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _private(status))
+    return bool(others) and not stat.S_ISLNK(status.st_mode)
 
 
 def _private(status: os.stat_result) -> bool:
