@@ -36,9 +36,9 @@ def make(url: str, revision: str) -> None:
     engine.dispose()
 
 
-def fill(url: str, count: int, *, now: float | None = None, seed: int = 1) -> None:
-    """Write ``count`` reservations that have ended, evenly over the three years before ``now`` (seconds; None: the
-    present), into the migrated and unused ledger at ``url``; with five events each, a charge, and every second one with
+def fill(url: str, count: int, *, now: float | None = None, over_s: float = YEARS_S, seed: int = 1) -> None:
+    """Write ``count`` reservations that have ended, evenly over ``over_s`` before ``now`` (seconds; None: the present),
+    into the migrated and unused ledger at ``url``; with five events each, a charge, and every second one with
     a decision."""
     now = time.time() if now is None else now
     engine = sa.create_engine(url)
@@ -50,7 +50,7 @@ def fill(url: str, count: int, *, now: float | None = None, seed: int = 1) -> No
                 connection.exec_driver_sql(f"PRAGMA {pragma}")
         for first in range(0, count, AT_ONCE):
             numbers = range(first, min(first + AT_ONCE, count))
-            _insert(connection, [_row(rng, n, now - YEARS_S * (1 - n / count)) for n in numbers])
+            _insert(connection, [_row(rng, n, now - over_s * (1 - n / count)) for n in numbers])
         for statement in _what_follows():
             connection.execute(sa.text(statement))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -434,6 +434,38 @@ def test_a_start_that_a_dead_agent_began_is_never_called_failed_while_it_may_suc
     assert node.state(slow.name) == "running"
 
 
+def test_a_start_that_a_dead_agent_only_wrote_down_is_as_if_nobody_had_asked(node: Node, tmp_path: Path) -> None:
+    """Its end was told as one that it had never had; who asked again, of the same start, was refused."""
+    name = str(uuid.uuid4())
+    node.ids.append(name)
+    wanted = order(name, list(SLEEP))
+    node.kill()
+    Records(tmp_path / "agent").create(parse_order(wanted, False))
+    node.start()
+    assert node.ask("sessions") == []
+    assert node.ask("launch", **wanted)["pid"] == node.session(name)["pid"]
+    assert node.state(name) == "running"
+
+
+def test_a_start_that_was_stopped_before_it_began_is_told_as_ended(node: Node, tmp_path: Path) -> None:
+    name = str(uuid.uuid4())
+    wanted = order(name, list(SLEEP))
+    node.kill()
+    records = Records(tmp_path / "agent")
+    records.create(parse_order(wanted, False))
+    records.bury(name, Tombstone("any-boot", False, 0, 0))
+    node.start()
+    assert node.state(name) == "exited"
+    with pytest.raises(AgentError, match="was stopped"):
+        node.ask("launch", **wanted)
+
+
+def test_what_is_being_removed_is_no_session(node: Node, tmp_path: Path) -> None:
+    """It was read as one of a reservation of that name, whose record cannot be read."""
+    (tmp_path / "agent" / "sessions" / f"removed-{uuid.uuid4()}.1").mkdir()
+    assert node.ask("sessions") == []
+
+
 def test_a_start_whose_launcher_is_killed_leaves_no_server_behind_the_failure(node: Node, tmp_path: Path) -> None:
     slow = slow_start(node, tmp_path / "program")
     node.kill()
@@ -610,6 +642,28 @@ def test_a_launcher_that_was_given_up_starts_nothing(tmp_path: Path) -> None:
     record = records.create(wanted)
     assert record.abandon_unless_started()
     started = start_launcher(program, record, tmp_path / "none", pack(wanted, Hidden({"PATH": os.environ["PATH"]})), ())
+    assert started.report() == Report()
+    assert started.process.wait() == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_launcher_whose_record_is_gone_or_another_starts_nothing(tmp_path: Path, again: bool) -> None:
+    """It was begun by an agent that died. ``again``: the start was asked for anew, and has another launcher."""
+    records, program = Records(tmp_path), compiled_launcher(tmp_path)
+    out = tmp_path / "ran"
+    wanted = parse_order(order(str(uuid.uuid4()), ["touch", str(out)]), False)
+    record = records.create(wanted)
+    with open(record.path / "lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # it waits here
+        packed = pack(wanted, Hidden({"PATH": os.environ["PATH"]}))
+        started = start_launcher(program, record, tmp_path / "none", packed, ())
+        folder = f"/proc/{started.process.pid}/fd"
+        locked = str(record.path / "lock")
+        eventually(lambda: locked in {os.readlink(f"{folder}/{name}") for name in os.listdir(folder)})
+        record.remove()
+        if again:
+            records.create(wanted)
     assert started.report() == Report()
     assert started.process.wait() == 1
     assert not out.exists()

@@ -114,9 +114,13 @@ def main() -> int:
     with os.fdopen(order_fd, "rb") as file:
         order = Order(file.read())
     record = order.record
-    lock = os.open(f"{record}/lock", os.O_RDWR)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if os.path.exists(f"{record}/abandoned") or os.path.exists(f"{record}/shim.json"):
+    try:
+        lock = os.open(f"{record}/lock", os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        anew = not os.path.samestat(os.fstat(lock), os.stat(f"{record}/lock"))
+    except FileNotFoundError:
+        return 1  # the agent gave this start up
+    if anew or os.path.exists(f"{record}/abandoned") or os.path.exists(f"{record}/shim.json"):
         return 1
     if os.path.exists(order.tombstone):
         write_exit(record, None, "it was stopped before it started")

@@ -20,7 +20,7 @@ from typing import Any
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 MAX_GENERATION = 999_999_999
-_NAME = re.compile(rf"({ID_PATTERN.pattern})\.([1-9][0-9]{{0,8}})")
+_NAME = re.compile(rf"(?!removed-)({ID_PATTERN.pattern})\.([1-9][0-9]{{0,8}})")
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,10 @@ class Record:
         if (self.path / "abandoned").exists():
             return {"code": None, "message": "it was never started"}
         return read_json(self.path / "exit.json")
+
+    def exit_written(self) -> bool:
+        """Whether somebody saw how it ended."""
+        return (self.path / "exit.json").exists()
 
     def write_exit(self, code: int | None, message: str) -> None:
         durable_write(self.path / "exit.json", {"code": code, "message": message})

@@ -80,6 +80,7 @@ class Sessions:
         self._launching: set[tuple[str, int]] = set()
         self.members = Members(self.live, self.boot_id)
         sweep(root, self.members.thaw_all())
+        self._drop_unbegun()
 
     def lock(self, reservation_id: str) -> threading.RLock:
         """Held by whoever starts or ends something of this reservation."""
@@ -115,7 +116,7 @@ class Sessions:
                 return {"pid": shim.main_pid, "enforcement": order.enforcement, "started_at": order.started_at}
             session = self.look(record)
             if session.state == "exited":
-                raise Refused("failed", session.message or "it did not start")
+                raise Refused("failed", session.message or "its launcher was ended before the server ran")
             if not record.launcher_lives():
                 self._end(record)
             elif time.monotonic() > until:
@@ -154,9 +155,7 @@ class Sessions:
         if told.stopped:
             raise Refused("stopped", "this reservation was stopped while it started")
         if not told.failed and not record.abandon_unless_started():
-            if record.launcher_lives():
-                raise Refused("unknown", "the start takes unusually long; nobody can say yet how it ends")
-            self._end(record)
+            return self._already(record)
         raise Refused("failed", told.failed or "its launcher was ended before the server ran")
 
     def _group(self, name: str, bounds: Bounds) -> Group:
@@ -201,6 +200,17 @@ class Sessions:
                 self.members.kill(record)
             record.abandon_unless_started()
             time.sleep(0.05)
+
+    def _drop_unbegun(self) -> None:
+        """What an agent that died had written down and not begun is as if nobody had asked: whoever did asks again."""
+        for record in self.records.all():
+            try:
+                begun = record.exit_written() or not record.abandon_unless_started()
+                if not begun and not self.records.forbidden(*record.key):
+                    self._clean(record)
+                    record.remove()
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("the record of %s cannot be read: %s", record.path.name, error)
 
     def reap(self) -> None:
         """Takes note of launchers that ended, so that no zombies stay."""

@@ -21,8 +21,9 @@ log = logging.getLogger("timeshare.service")
 PERIOD_S = 3600.0
 """Between two sweeps; other limits begin one at once."""
 LOOK_S = 5.0
-TIDY_AFTER = 20
-"""Pieces of a sweep."""
+TIDY_AFTER = 5
+"""Pieces of a sweep. The more stands in SQLite's log by then, the longer a commit waits for the disk meanwhile: 25 to
+45 ms after 20 pieces, no longer than otherwise after 5."""
 SHARE = 4
 """A sweep takes at most one part in so many of the time of the pool's thread."""
 
