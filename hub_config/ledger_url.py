@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from ..reservations.files import open_plain
 from .run.environment import LEDGER_PASSWORD
 
 
@@ -39,10 +40,13 @@ def ledger_url(state_dir: Path, given: str, password_file: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        with open(path) as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
+        with open_plain(path) as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (0, os.geteuid()):
+                raise LedgerUrlError(f"{path} belongs to another account (number {status.st_uid}): `chown` it")
+            if status.st_mode & 0o077:
                 raise LedgerUrlError(f"{path} can be read by others: `chmod 600 {path}`")
-            password = file.readline().rstrip("\n")
+            password = file.readline().decode().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise LedgerUrlError(f"the password of the ledger cannot be read from {path}: {error}") from None
     if not password:

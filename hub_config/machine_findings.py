@@ -15,7 +15,10 @@ RESERVED = 1024
 STARTERS = {"cron": ("cron", "crond"), "at": ("atd",), "ssh": ("sshd",)}
 SYSTEMD = Path("/run/systemd/system")
 """Programs that start processes of an account outside of its sessions, and the names of their files."""
-READ_AS_CODE = ("jupyterhub_site.py", "timeshare_slurm.py", "timeshare_culler.py", "limits.yaml", "deployment.json")
+READ_AS_CODE = (
+    *("jupyterhub_site.py", "timeshare_slurm.py", "timeshare_culler.py", "timeshare_service.py"),
+    *("limits.yaml", "deployment.json"),
+)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_who_may_not_read_a_deployment_is_told_so_in_words(words: list[str]) -> 
             [command(), *words, "--state", state], user=65534, capture_output=True, text=True, check=False, timeout=120
         )
     assert done.returncode == 1
-    told = "may be read only by the account that runs|belongs to .*, and timeshare runs as|cannot be written"
+    told = "may be read only by the account that runs|belongs to .*, and this runs as|cannot be written"
     assert re.search(told, done.stdout + done.stderr)
     assert "Traceback" not in done.stderr
 
@@ -315,6 +315,22 @@ def test_a_password_that_cannot_be_used_is_told_why(
         secret.chmod(mode)
     with pytest.raises(LedgerUrlError, match=re.escape(said)):
         ledger_url(tmp_path, url, str(secret))
+
+
+def test_a_pipe_in_place_of_a_password_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "secret", 0o600)
+    with pytest.raises(LedgerUrlError, match="is a pipe"):
+        ledger_url(tmp_path, POSTGRES, str(tmp_path / "secret"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another account")
+def test_a_password_in_a_file_of_another_account_is_not_taken(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    os.chown(secret, 65534, 65534)
+    with pytest.raises(LedgerUrlError, match=re.escape("belongs to another account (number 65534): `chown` it")):
+        ledger_url(tmp_path, POSTGRES, str(secret))
 
 
 def test_ports_that_it_chooses_are_kept_free_by_linux_until_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -91,6 +92,18 @@ def test_a_file_of_the_state_that_others_can_read_is_named(state: Path, name: st
     ((level, detail),) = states(state)
     assert level == WARN
     assert f"{Path(name).name} has mode 644" in detail
+
+
+@pytest.mark.parametrize(
+    "module", ["idle_culler.__main__", "reservations.service.bounds", "reservations.engines.slurm.config"]
+)
+def test_every_file_of_settings_that_is_code_counts_as_such(state: Path, module: str) -> None:
+    path = state / importlib.import_module(f"timeshare.{module}").CONFIG_FILE
+    path.touch()
+    path.chmod(0o602)
+    ((level, detail),) = states(state)
+    assert level == WARN
+    assert f"{path.name} can be written by others (mode 602), and is run or obeyed" in detail
 
 
 @as_root

@@ -234,7 +234,7 @@ def test_a_state_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     os.chown(state, NOBODY, -1)
-    with pytest.raises(FolderError, match="belongs to nobody, and timeshare runs as root"):
+    with pytest.raises(FolderError, match="belongs to nobody, and this runs as root"):
         prepare_state_dir(state, lambda _: None)
 
 
@@ -280,6 +280,30 @@ def test_a_link_that_another_account_put_into_a_state_folder_is_refused(tmp_path
     os.chown(state / "logs", 0, 0, follow_symlinks=False)
     prepare_state_dir(state, lambda _: None)
     assert stat.S_IMODE((elsewhere / "passwd").stat().st_mode) == 0o644
+
+
+@needs_root
+@pytest.mark.parametrize("theirs", ["site.py", "open.py", "folder/site.py"])
+def test_a_link_to_what_another_account_owns_or_can_write_is_refused(tmp_path: Path, theirs: str) -> None:
+    """The link was root's own, and what it leads to was run."""
+    state, path = tmp_path / "state", tmp_path / theirs
+    state.mkdir(mode=0o700)
+    path.parent.mkdir(exist_ok=True)
+    path.touch(mode=0o600)
+    (state / "jupyterhub_site.py").symlink_to(path)
+    prepare_state_dir(state, lambda _: None)
+    if theirs == "open.py":
+        path.chmod(0o602)
+    else:
+        os.chown(tmp_path / theirs.split("/")[0], NOBODY, NOBODY)
+    with pytest.raises(FolderError, match=f"to which {state / 'jupyterhub_site.py'} leads, (belongs to nobody|can be)"):
+        prepare_state_dir(state, lambda _: None)
+
+
+def test_a_link_that_leads_nowhere_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "link").symlink_to("nowhere")
+    prepare_state_dir(tmp_path / "state", lambda _: None)
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -6,6 +6,7 @@ user, and nobody else can write to it.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -61,8 +62,8 @@ def check_state_dir(folder: Path) -> os.stat_result:
     status = folder.stat()
     if status.st_uid != os.geteuid():
         raise FolderError(
-            f"{folder} belongs to {_name(status.st_uid)}, and timeshare runs as {_name(os.geteuid())}: "
-            "give it to that account (chown), or name another by --state"
+            f"{folder} belongs to {_name(status.st_uid)}, and this runs as {_name(os.geteuid())}: run it as "
+            f"{_name(status.st_uid)}, give the folder to {_name(os.geteuid())} (chown), or name another by --state"
         )
     check_way(folder)
     wrong = list(_of_others(folder, bool(status.st_mode & 0o011)))
@@ -88,6 +89,19 @@ def _of_others(folder: Path, open_to_others: bool) -> Iterator[str]:
                 yield f"{path} belongs to {_name(status.st_uid)}"
             elif open_to_others and _writable(status):
                 yield f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
+            elif stat.S_ISLNK(status.st_mode):
+                yield from _behind(path)
+
+
+def _behind(link: Path) -> Iterator[str]:
+    """Yield what another account owns or can write on the way on which ``link`` leads, where it leads anywhere."""
+    with contextlib.suppress(FileNotFoundError):
+        for step in steps(link):
+            status = step.lstat()
+            if status.st_uid not in (0, os.geteuid()):
+                yield f"{step}, to which {link} leads, belongs to {_name(status.st_uid)}"
+            elif _writable(status) and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
+                yield f"{step}, to which {link} leads, can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
 
 
 def _open_files(folder: Path) -> Iterator[Path]:
