@@ -71,6 +71,9 @@ COUNTED = (
 )
 
 
+TIDY_TRIES = 5
+
+
 class Reader:
     """Opens a connection of its own, which cannot write. For one thread."""
 
@@ -137,10 +140,17 @@ class Reader:
 
     def tidy(self) -> None:
         """Carry over what stands in SQLite's log, which otherwise some commit does, and whoever waits for that one. The
-        writer goes on meanwhile: https://sqlite.org/wal.html, section 3.2."""
-        if self._engine.dialect.name == "sqlite":
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all()
+        writer goes on meanwhile: https://sqlite.org/wal.html, section 3.2. Again while it has written more in that
+        time: the log begins anew only once all of it was carried over, and grows until then."""
+        if self._engine.dialect.name != "sqlite":
+            return
+        before = -1
+        with self._engine.connect() as connection:
+            for _ in range(TIDY_TRIES):
+                _, written, _ = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()  # when it began
+                if written == before:
+                    return
+                before = written
 
     def kept(self) -> Kept:
         """How much there is. Counts every row, so ask seldom."""
