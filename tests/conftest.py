@@ -22,10 +22,21 @@ FULL_STRESS = os.environ.get("STRESS") == "full"
 """True for `make stress`: the counts that an issue asks for instead of a short run."""
 
 
+LONGEST = (
+    "test_api_contract",
+    "test_lab_browser",
+    "test_slurm_sessions",
+    "test_hub",
+    "test_multi_user",
+    "test_idle_culler",
+)
+"""Files of minutes each."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait for real servers come first: when two run side by side, neither is left alone with them."""
+    """The longest files come first, then those that wait for real servers: none is left alone at the end."""
     slow = {item.path for item in items if any(item.get_closest_marker(name) for name in SLOW)}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.stem not in LONGEST, item.path not in slow))
 
 
 @pytest.hookimpl(wrapper=True)

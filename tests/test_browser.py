@@ -13,7 +13,7 @@ import pytest
 from batches import Notebook
 from browsers import Person, chromium, chromium_path
 from hubs import Hub, running_hub
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.hub, pytest.mark.timeout(600)]
 if chromium_path() is None:
@@ -73,11 +73,11 @@ def test_three_people_share_the_gpus(hub: Hub, browser: Browser) -> None:
     ben.stop()
     cleo.wait_for_lab()
     ben.home()
-    assert "It was stopped" in ben.page.inner_text("#last-ended")
+    expect(ben.page.locator("#last-ended")).to_contain_text("It was stopped")
 
     cleo.home()
-    assert "1 whole t4" in cleo.page.inner_text("[data-session]")
-    assert "held by: simulated" in cleo.page.inner_text("[data-session]")
+    expect(cleo.page.locator("[data-session]").first).to_contain_text("1 whole t4")
+    expect(cleo.page.locator("[data-session]").first).to_contain_text("held by: simulated")
     photograph(cleo.page, "home")
     cleo.page.select_option("[name=minutes]", "60")
     cleo.page.click("button:has-text('Extend')")
@@ -114,7 +114,7 @@ def test_a_waiting_person_leaves_the_queue(hub: Hub, browser: Browser) -> None:
     ben.page.wait_for_url("**/timeshare/wait/**")
     ben.page.click("#leave")
     ben.page.wait_for_url("**/hub/home")
-    assert "left the queue" in ben.page.inner_text("#last-ended")
+    expect(ben.page.locator("#last-ended")).to_contain_text("left the queue")
     ada.stop()
     ada.close()
     ben.close()

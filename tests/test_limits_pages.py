@@ -12,7 +12,7 @@ from browsers import Person, chromium, chromium_path
 from hubs import Hub, running_hub
 from nodes import eventually
 from plain_jobs import job_body
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.hub, pytest.mark.timeout(600)]
 if chromium_path() is None:
@@ -91,7 +91,7 @@ def test_a_person_reads_what_she_may_have_has_used_and_waits_for(hub: Hub, brows
     ada = person(browser, hub, "ada")
     ada.page.get_by_role("link", name="My limits").click()
     assert ada.page.inner_text("#holds") == "1"
-    assert "you hold 1 of the 1 GPU that one person may hold at once" in ada.page.inner_text("#waiting")
+    expect(ada.page.locator("#waiting")).to_contain_text("you hold 1 of the 1 GPU that one person may hold at once")
     assert ada.page.locator("[data-key='sessions.max_time']").inner_text().split("\t") == [
         "Longest time of a session",
         "8 h",
@@ -113,18 +113,18 @@ def test_an_administrator_sees_everything_and_changes_limits_and_exceptions(hub:
     dora = person(browser, hub, "dora")
     page = dora.page
     page.get_by_role("link", name="GPUs and limits").click()
-    assert "Who holds what" in page.inner_text("body")
-    assert "group cms" in page.inner_text("#budgets + div")
+    expect(page.locator("body")).to_contain_text("Who holds what")
+    expect(page.locator("#budgets + div")).to_contain_text("group cms")
     photograph(page, "admin")
 
     page.fill("#text", LIMITS.replace("gpus: 1\n", "gpus: lots\n"))
     page.get_by_role("button", name="Check").click()
-    assert "line 4: defaults.gpus: must be a number" in page.inner_text("#problem")
+    expect(page.locator("#problem")).to_contain_text("line 4: defaults.gpus: must be a number")
     assert "gpus: lots" in page.input_value("#text"), "what was typed is kept"
 
     page.fill("#text", LIMITS.replace("gpus: 1\n", "gpus: 2\n"))
     page.get_by_role("button", name="Check").click()
-    assert "is valid" in page.inner_text("#done")
+    expect(page.locator("#done")).to_contain_text("is valid")
     page.get_by_role("button", name="Try on what really came").click()
     told = page.inner_text("#tried")
     assert told.startswith("8 requests of 4 people on 4 devices")
@@ -132,8 +132,8 @@ def test_an_administrator_sees_everything_and_changes_limits_and_exceptions(hub:
     assert "gpus: 2\n" in page.input_value("#text"), "what was typed is kept"
     assert "gpus: 2\n" not in Path(hub.deployment.limits_path).read_text()
     page.get_by_role("button", name="Apply").click()
-    assert "in force" in page.inner_text("#done")
-    assert "dora, limits: applied" in page.inner_text("body")
+    expect(page.locator("#done")).to_contain_text("in force")
+    expect(page.locator("body")).to_contain_text("dora, limits: applied")
     assert "gpus: 2\n" in Path(hub.deployment.limits_path).read_text()
 
     page.fill("#e-name", "ben")
@@ -143,7 +143,7 @@ def test_an_administrator_sees_everything_and_changes_limits_and_exceptions(hub:
     page.fill("#e-why", "the thesis is due")
     page.get_by_role("button", name="Make the exception").click()
     page.get_by_text("the thesis is due").first.wait_for()
-    assert "the thesis is due" in page.inner_text("body")
+    expect(page.locator("body")).to_contain_text("the thesis is due")
     mine = hub.service("GET", "limits?owner=ben").json()
     assert next(row for row in mine["limits"] if row["key"] == "sessions.max_time")["value"] == "24 h"
     page.get_by_role("button", name="End now").click()
@@ -187,6 +187,8 @@ def test_cores_and_memory_are_asked_for_by_keyboard_within_limits(hub: Hub, brow
     assert "2 GiB of main memory" in told
     photograph(page, "home_cores_narrow")
     page.goto(f"{hub.url}hub/timeshare/limits")
-    assert "A session gets 1 core and 1 GiB; you may ask for up to 1.5 cores and 2 GiB" in page.inner_text("#host")
+    expect(page.locator("#host")).to_contain_text(
+        "A session gets 1 core and 1 GiB; you may ask for up to 1.5 cores and 2 GiB"
+    )
     assert page.locator("[data-key='sessions.max_cpus']").inner_text().split("\t")[1] == "1.5"
     photograph(page, "my_limits_narrow")
