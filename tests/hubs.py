@@ -211,6 +211,15 @@ class User:
     def reservations(self) -> list[dict[str, Any]]:
         return list(self.service("GET", "reservations").json()["reservations"])
 
+    def live(self) -> list[dict[str, Any]]:
+        return [r for r in self.reservations() if r["state"] != "ended"]
+
+    def active(self) -> dict[str, Any]:
+        """Her only session, once it runs and can be opened: hub and service hear of it one after the other."""
+        eventually(lambda: [r["state"] for r in self.live()] == ["active"], 90)
+        eventually(lambda: all(server["ready"] for server in self.servers().values()), 30)
+        return self.live()[0]
+
 
 def command() -> Path:
     return Path(sys.executable).parent / "timeshare"

@@ -79,14 +79,6 @@ class SlurmAccount(Account):
         """A file in her home that is not there, and that no other run on this machine uses: accounts are shared."""
         return Path(f"/home/{self.name}/{name}-{secrets.token_hex(4)}")
 
-    def live(self) -> list[dict[str, Any]]:
-        return [r for r in self.reservations() if r["state"] != "ended"]
-
-    def active(self) -> dict[str, Any]:
-        """Her only session, once it runs."""
-        eventually(lambda: [r["state"] for r in self.live()] == ["active"], 60)
-        return self.live()[0]
-
     def ask(self, *, seconds: int = 3600, **share: Any) -> dict[str, Any]:
         """Asks by the API of the service, and waits in line if need be."""
         server = f"s{secrets.token_hex(3)}"

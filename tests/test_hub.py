@@ -41,8 +41,7 @@ def nothing_left(hub: Hub) -> Iterator[None]:
 def test_a_session_started_by_the_api_runs_on_its_share_and_ends(hub: Hub) -> None:
     ada = hub.login("ada")
     assert ada.start(memory_gib=10, time_limit_s=3600).status_code in (201, 202)
-    eventually(ada.is_ready, 60)
-    (reservation,) = eventually(lambda: [r for r in ada.reservations() if r["state"] == "active"])
+    reservation = ada.active()
     assert reservation["enforcement"] == "simulated"
     assert 3500 < reservation["remaining_s"] <= 3600
     status = requests.get(f"{hub.url}user/ada/api/status", headers={"Authorization": f"Bearer {ada.token}"}, timeout=30)
@@ -169,11 +168,10 @@ def test_a_form_of_another_site_does_nothing(hub: Hub) -> None:
 def test_the_home_page_shows_time_extends_and_tells_why_the_last_one_ended(hub: Hub) -> None:
     ada = hub.login("ada")
     ada.start(memory_gib=4, time_limit_s=3600)
-    eventually(ada.is_ready, 60)
+    mine = ada.active()
     home = plain(ada.page("home").text)
     assert "4 GiB of one GPU" in home
     assert re.search(r"Time left: (59 min|1 h|60 min)", home)
-    (mine,) = [r for r in ada.reservations() if r["state"] != "ended"]
     assert ada.form(f"timeshare/reservations/{mine['id']}/extend", minutes="30").status_code == 302
     assert ada.service("GET", f"reservations/{mine['id']}").json()["time_limit_s"] == 5400
     refused = ada.form(f"timeshare/reservations/{mine['id']}/extend", minutes="9999")
@@ -186,8 +184,7 @@ def test_the_home_page_shows_time_extends_and_tells_why_the_last_one_ended(hub: 
 def test_a_session_that_dies_is_noticed_and_its_end_is_told(hub: Hub) -> None:
     ada = hub.login("ada")
     ada.start(memory_gib=4)
-    eventually(ada.is_ready, 60)
-    (mine,) = [r for r in ada.reservations() if r["state"] != "ended"]
+    mine = ada.active()
     for pid in marked(mine["id"]):
         with contextlib.suppress(ProcessLookupError):  # what the server runs for a moment
             os.kill(pid, signal.SIGKILL)
@@ -200,8 +197,7 @@ def test_a_session_that_dies_is_noticed_and_its_end_is_told(hub: Hub) -> None:
 def test_a_running_session_survives_a_kill_of(hub: Hub, component: str) -> None:
     ada = hub.login("ada")
     ada.start(memory_gib=10)
-    eventually(ada.is_ready, 60)
-    (before,) = eventually(lambda: [r for r in ada.reservations() if r["state"] == "active"])
+    before = ada.active()
     pids = set(core(before["id"]))
     hub.kill(component)
 
@@ -245,9 +241,8 @@ def test_a_session_that_starts_survives_a_kill_of_the_agent(hub: Hub) -> None:
             assert not started.done(), "it was started before its record was seen"
         os.kill(pid, signal.SIGKILL)
         assert started.result(60).status_code in (201, 202)
-    eventually(ada.is_ready, 60)
-    (mine,) = [r for r in ada.reservations() if r["state"] != "ended"]
-    assert (mine["state"], mine["generation"]) == ("active", 1)
+    mine = ada.active()
+    assert mine["generation"] == 1
     ada.stop()
 
 
