@@ -177,9 +177,8 @@ def test_a_service_that_is_killed_while_it_hands_over_starts_nothing_twice(hub: 
         told = str(hub.cluster.run(*words).stdout).splitlines()
         return [line for line in told if any(r["job"]["array"] in line for r in found)]
 
-    mine = eventually(
-        lambda: len(told := accounted()) >= KILLS and told, 60
-    )  # slurmdbd may answer with nothing while it takes in what others ended
+    # slurmdbd may answer with nothing while it takes in what others ended.
+    mine = eventually(lambda: len(told := accounted()) >= KILLS and told, 60)
     assert len(mine) == KILLS, mine
     assert all(line.endswith("COMPLETED") for line in mine), mine
 

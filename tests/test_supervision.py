@@ -303,7 +303,9 @@ def test_a_link_to_what_another_account_owns_or_can_write_is_refused(tmp_path: P
 def test_a_link_that_leads_nowhere_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o700)
     (tmp_path / "state" / "link").symlink_to("nowhere")
-    prepare_state_dir(tmp_path / "state", lambda _: None)
+    told: list[str] = []
+    prepare_state_dir(tmp_path / "state", told.append)
+    assert told == []
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -85,10 +85,8 @@ def _of_others(folder: Path, open_to_others: bool) -> Iterator[str]:
                 status = path.lstat()
             except FileNotFoundError:  # such as the log of a session, which ended meanwhile
                 continue
-            if status.st_uid not in (0, os.geteuid()):
-                yield f"{path} belongs to {_name(status.st_uid)}"
-            elif open_to_others and _writable(status):
-                yield f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
+            if why := _foreign(status) or (open_to_others and _open(status, sticky=False)):
+                yield f"{path} {why}"
             elif stat.S_ISLNK(status.st_mode):
                 yield from _behind(path)
 
@@ -98,10 +96,8 @@ def _behind(link: Path) -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError):
         for step in steps(link):
             status = step.lstat()
-            if status.st_uid not in (0, os.geteuid()):
-                yield f"{step}, to which {link} leads, belongs to {_name(status.st_uid)}"
-            elif _writable(status) and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
-                yield f"{step}, to which {link} leads, can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
+            if why := _foreign(status) or _open(status, sticky=True):
+                yield f"{step}, to which {link} leads, {why}"
 
 
 def _open_files(folder: Path) -> Iterator[Path]:
@@ -137,18 +133,18 @@ def check_way(folder: Path, sticky: bool = True) -> None:
     owner of an entry can rename or remove it (inode(7)). It is not for what must live long, as cleaners of /tmp do
     not ask.
     """
-    *way, end = steps(folder)
-    for above in (*way, end):
+    way = steps(folder)
+    for above in way:
         status = above.lstat()
-        if status.st_uid not in (0, os.geteuid()):
+        if why := _foreign(status):
             raise FolderError(
-                f"{above}, on the way to {folder}, belongs to {_name(status.st_uid)}, who can put something else in "
-                "its place: name another by --state, below folders of root or of your own"
+                f"{above}, on the way to {folder}, {why}, who can put something else in its place: name another by "
+                "--state, below folders of root or of your own"
             )
-        if _writable(status) and not (sticky and status.st_mode & stat.S_ISVTX) and above != end:
+        if above != way[-1] and (why := _open(status, sticky)):
             raise FolderError(
-                f"{above}, on the way to {folder}, can be written by others (mode {stat.S_IMODE(status.st_mode):o}), "
-                f"who can put something else in its place: `chmod go-w {above}`, or name another by --state"
+                f"{above}, on the way to {folder}, {why}, who can put something else in its place: "
+                f"`chmod go-w {above}`, or name another by --state"
             )
 
 
@@ -171,10 +167,18 @@ def steps(path: Path) -> list[Path]:
     return [*dict.fromkeys(found[:-1]), found[-1]]
 
 
-def _writable(status: os.stat_result) -> bool:
-    """Whether other accounts can write there. The mode of a link says nothing."""
-    others = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _private(status))
-    return bool(others) and not stat.S_ISLNK(status.st_mode)
+def _foreign(status: os.stat_result) -> str:
+    """Whose it is, if neither root's nor ours; empty otherwise."""
+    return "" if status.st_uid in (0, os.geteuid()) else f"belongs to {_name(status.st_uid)}"
+
+
+def _open(status: os.stat_result, sticky: bool) -> str:
+    """That other accounts can write there; empty otherwise. ``sticky``: a sticky folder does not count. The mode of a
+    link says nothing."""
+    mode = status.st_mode
+    others = mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _private(status))
+    spared = stat.S_ISLNK(mode) or (sticky and stat.S_ISDIR(mode) and mode & stat.S_ISVTX)
+    return f"can be written by others (mode {stat.S_IMODE(mode):o})" if others and not spared else ""
 
 
 def _private(status: os.stat_result) -> bool:

@@ -69,9 +69,8 @@ COUNTED = (
     ("charges", C.ended, ()),
     ("changes", tables.audit.c.at, ()),
 )
-
-
 TIDY_TRIES = 5
+"""Passes over SQLite's log at most: each is over what was written during the one before."""
 
 
 class Reader:

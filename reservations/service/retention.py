@@ -21,6 +21,7 @@ log = logging.getLogger("timeshare.service")
 PERIOD_S = 3600.0
 """Between two sweeps; other limits begin one at once."""
 LOOK_S = 1.0
+"""Between two looks at what there is to do. Each carries over SQLite's log."""
 TIDY_AFTER = 5
 """Pieces of a sweep. The more stands in SQLite's log by then, the longer a commit waits for the disk meanwhile: 25 to
 45 ms after 20 pieces, no longer than otherwise after 5."""
