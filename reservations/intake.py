@@ -13,7 +13,7 @@ from .reservation import Reservation, State
 from .shares import ShareRequest
 from .submission import Answer, Submission, check_kind, check_same_wish, check_server_free, no_capacity, one_per_owner
 from .usage import Charges
-from .world import World
+from .world import Decided, World
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -55,11 +55,11 @@ class Intake:
         impatient = {
             r.id for r, wish in zip(answers, wishes, strict=True) if isinstance(r, Reservation) and not wish.queue
         }
-        changes, refused = self._decide_new(made, impatient)
-        if changes:
-            self._pool.commit(changes)
+        decided, refused = self._decide_new(made, impatient)
+        if decided:
+            self._pool.commit(decided)
             self._seq += len(made)
-        written = {change.after.id: change.after for change in changes}
+        written = {change.after.id: change.after for change in decided.changes}
         return [
             (refused.get(answer.id) or (written[answer.id], True)) if isinstance(answer, Reservation) else answer
             for answer in answers
@@ -98,17 +98,15 @@ class Intake:
             host=self._pool.host,
         )
 
-    def _decide_new(
-        self, made: Sequence[Reservation], impatient: set[str]
-    ) -> tuple[list[Change], dict[str, PublicError]]:
+    def _decide_new(self, made: Sequence[Reservation], impatient: set[str]) -> tuple[Decided, dict[str, PublicError]]:
         """What follows from ``made``; an impatient one that would have to wait is refused, and was never there."""
         refused: dict[str, PublicError] = {}
         while True:
-            changes = self._pool.decide([Change(r, None) for r in made if r.id not in refused])
-            waiting = (c.after for c in changes if c.after.id in impatient and c.after.state is State.QUEUED)
+            decided = self._pool.decide([Change(r, None) for r in made if r.id not in refused])
+            waiting = (c.after for c in decided.changes if c.after.id in impatient and c.after.state is State.QUEUED)
             stuck = next((after for after in waiting if after.external is None), None)
             if stuck is None:
-                return changes, refused
+                return decided, refused
             seconds = stuck.time_limit_s
             (told,) = self._pool.latest_starts([Submission(stuck.owner, stuck.request, seconds, stuck.kind)])
             refused[stuck.id] = no_capacity(stuck, told)

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Protocol
 
-from .clock import duration_text
+from .clock import duration_text, rfc3339
 from .errors import PublicError
 from .kind import Kind
 from .placement import Holding, Slot, SlotKey, gpus_of, least_gpus, need, never_fits
@@ -26,9 +26,9 @@ Span = tuple[float, float]
 @dataclass(frozen=True)
 class Person:
     """An owner's standing. ``gpus``: most that she may hold at once; ``largest``: most in one share; ``models``:
-    patterns of what she may use. ``used_up``: by kind, why nothing of it may start
-    now (a budget is empty). ``later``: kinds that go behind everyone else. ``use``: weighted GPUs that she held,
-    averaged over the past with the half-life of each kind."""
+    patterns of what she may use. ``used_up``: by kind, why nothing of it may start now (a budget is empty).
+    ``may_run_out``: kinds that an empty budget would keep from starting. ``later``: kinds that go behind everyone else.
+    ``use``: weighted GPUs that she held, averaged over the past with the half-life of each kind."""
 
     account: str = ""
     groups: tuple[str, ...] = ()
@@ -38,6 +38,7 @@ class Person:
     shares: float = 1.0
     use: float = 0.0
     used_up: Mapping[Kind, str] = field(default_factory=dict)
+    may_run_out: frozenset[Kind] = frozenset()
     later: frozenset[Kind] = frozenset()
 
 
@@ -114,9 +115,6 @@ class PoolRule:
     kept: float = 0.0
     kept_spans: tuple[Span, ...] = ()
     preempt: Preemption | None = None
-
-    def kept_during(self, began: float, ended: float) -> float:
-        return self.kept if any(a < ended and began < b for a, b in self.kept_spans) else 0.0
 
     def refusal(self, kind: Kind, groups: Iterable[str], seconds: float) -> str:
         """Why a request may never use this pool; empty when it may."""
@@ -196,7 +194,8 @@ class Policy:
     """All of it. ``backfill_depth``: how many waiting requests are planned for; 0 means that nobody overtakes.
 
     ``fair`` None: first come, first served. ``quotas``: some account has one; those without then have 0. ``slots``: all
-    there are, for those who may not use all. ``grace_s``: what a stop may take beyond a time limit.
+    there are, for those who may not use all. ``grace_s``: what a stop may take beyond a time limit. ``sure_until``:
+    until when (seconds) the hours of the pools are laid out.
     """
 
     backfill_depth: int = 100
@@ -208,6 +207,7 @@ class Policy:
     blocks: tuple[Block, ...] = ()
     slots: Mapping[SlotKey, Slot] = field(default_factory=dict)
     grace_s: float = 0.0
+    sure_until: float = UNLIMITED
     found: Found = field(default_factory=lambda: Found(), compare=False, repr=False)
     """Policies that differ in their people only share it."""
 
@@ -222,6 +222,16 @@ class Policy:
             return self.people.register.claim(owner)
         person = self.person(owner)
         return person.account, person.shares, person.use
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but first come, first served is asked of a decision."""
+        return not (self.knows_people or self.pools or self.blocks or self.accounts)
+
+    @property
+    def knows_people(self) -> bool:
+        """Whether limits of anybody may matter."""
+        return isinstance(self.people, People) or bool(self.people)
 
     def person(self, owner: str) -> Person:
         return self.people.get(owner, _NOBODY)
@@ -287,6 +297,14 @@ class Policy:
         if domain is None:
             domain = self.found.domains[key] = self._domain(item, person, sized)
         return domain
+
+    def kept_for(self, key: SlotKey, owner: str, began: float, ended: float) -> str:
+        """What the slot ``key`` is kept for between ``began`` and ``ended`` (seconds), so that ``owner`` may not have
+        it, in words."""
+        groups = self.person(owner).groups
+        meant = [block for block in self.blocks if key in block.slots and block.concerns(owner, groups)]
+        first = min((b for b in meant if b.begins < ended and began < b.ends), key=lambda block: block.begins)
+        return f"from {rfc3339(first.begins)} on its devices are kept for {first.name}"
 
     def _domain(self, item: Waiting, person: Person, sized: bool) -> Domain:
         barred: set[SlotKey] = set()

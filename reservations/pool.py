@@ -27,14 +27,14 @@ from .limits.schema import Limits, Stop
 from .live import Live
 from .notices import Notice
 from .placement import Slot
-from .queue import Forecast, Waiting
+from .queue import Forecast, Promise, Waiting
 from .reservation import Reason, Reservation, State
 from .shares import ShareRequest
 from .standing import Purse, Standing
 from .submission import Answer, Submission, unknown_id, wrong_state
 from .usage import Charge, Charges
 from .watching import Warned
-from .world import World
+from .world import Decided, World, closed
 
 EXTENDABLE = (State.GRANTED, State.STARTING, State.ACTIVE, State.PARKED)
 """States in which the end of a reservation may be moved."""
@@ -69,7 +69,11 @@ class Pool:
         self._fleet = Fleet(ledger.read_meta("cordons") or {}, host or this_machine())
         self._live = Live(ledger.live())
         self._waiting: dict[str, Waiting] = {}
-        """Made once for each that waits: a decision looks at all of them."""
+        """Made once for each that waits, with what it was promised: a decision looks at all of them."""
+        promised = ledger.promises()
+        for reservation in self._live.values():
+            if reservation.waits:
+                self._put_waiting(reservation, promised.get(reservation.id))
         self.intake = Intake(self, ledger)
         self._forecast: tuple[int, float, dict[str, Forecast]] = (-1, 0.0, {})
         self._keeper: tuple[int, float, Callable[[Reservation], str]] = (-1, 0.0, lambda reservation: "")
@@ -144,7 +148,8 @@ class Pool:
         version, at, known = self._forecast
         now = self.clock()
         if version != self.version or now - at > 1.0:
-            known = self.world().forecast()
+            world = self.world()
+            known = world.remembered() if self.inventory is None and self.local else world.forecast()
             self._forecast = (self.version, now, known)
         return known
 
@@ -205,6 +210,10 @@ class Pool:
     def purses(self, person: str) -> list[Purse]:
         """The budgets that ``person`` takes from, as they stand."""
         return self.standing.purses(person, Charges(self.running()), self.clock())
+
+    def spoken_for(self, purse: Purse) -> float:
+        """Weighted GPU-hours that what runs and waits will still take from ``purse``."""
+        return self.standing.spoken_for(purse, self._live.values(), self.slots, self.clock())
 
     def stop_of(self, reservation: Reservation) -> Stop:
         """How it is to be stopped. What is preempted has the grace of its pool, for a checkpoint."""
@@ -274,8 +283,11 @@ class Pool:
         if reservation.external is not None and (why := engine.cannot_extend() if engine else "its engine is away"):
             raise PublicError("not-extendable", f"its end cannot be moved: {why}", 409)
         effective = self.standing.effective(reservation.owner, self.clock())
-        check_extension(effective, reservation, seconds, self.purses(reservation.owner))
+        check_extension(effective, reservation, seconds, self.purses(reservation.owner), self.spoken_for)
         longer = reservation.extended(seconds)
+        if reservation.external is None and (why := self.world().unfit(longer)):
+            message = f"it cannot go on for {duration_text(seconds)} more: {why}; a shorter extension may still fit"
+            raise PublicError("not-open", message, 409, {"seconds": seconds})
         delayed = self.world().delayed_by(longer)
         if delayed:
             message = (
@@ -321,10 +333,10 @@ class Pool:
             after = due(reservation, self.limits, now) or world.exhausted(reservation)
             if after is not None:
                 changes.append(Change(after, reservation))
-        changes = self.decide(changes)
-        if changes:
-            self.commit(changes)
-        return [change.after for change in changes if change.after.state is State.ENDING]
+        decided = self.decide(changes)
+        if decided:
+            self.commit(decided)
+        return [change.after for change in decided.changes if change.after.state is State.ENDING]
 
     def set_inventory(self, inventory: Inventory) -> None:
         """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
@@ -341,8 +353,9 @@ class Pool:
     def set_standing(self, standing: Standing) -> None:
         """Other limits from now on; what runs keeps what it was granted."""
         self.standing = standing
-        grace = self.limits.stop.longest_s
-        self._waiting = {r.id: r.waiting(grace) for r in self._live.values() if r.waits}
+        for reservation in self._live.values():
+            if reservation.waits:
+                self._put_waiting(reservation)
         self.touch()
 
     def cut_to_limits(self) -> None:
@@ -355,7 +368,7 @@ class Pool:
             if shorter is not None:
                 changes.append(Change(shorter, reservation))
         if changes:
-            self.commit(changes)
+            self.commit(self.decide(changes))
 
     def touch(self) -> None:
         """Something that people see has changed."""
@@ -404,28 +417,31 @@ class Pool:
 
     # --- what every change goes through
 
-    def decide(self, changes: list[Change]) -> list[Change]:
+    def decide(self, changes: list[Change]) -> Decided:
         """``changes`` and what follows from them, unless nobody knows how the devices are."""
-        return changes if self.inventory is None or self._paused else self.world().decided(changes)
+        return Decided(changes) if self.inventory is None or self._paused else self.world().decided(changes)
 
     def change(self, before: Reservation, after: Reservation) -> Reservation:
         """Writes ``after`` in place of ``before``, and what follows from it."""
-        changes = [Change(after, before)]
-        if (before.holds and not after.holds) or (after.waits and not before.waits):
-            changes = self.decide(changes)
-        self.commit(changes)
+        frees, waits = before.holds and not after.holds, before.waits != after.waits
+        decided = Decided([Change(after, before)])
+        if frees or waits or before.ends_at != after.ends_at:
+            decided = self.decide(decided.changes)
+        self.commit(decided)
         return after
 
-    def commit(self, changes: Sequence[Change]) -> None:
-        """Writes ``changes``, all or none, with what they charge."""
+    def commit(self, decided: Decided) -> None:
+        """Writes what was decided, all or nothing, with what it charges."""
         now = self.clock()
-        changes = [_charged(change, now) for change in changes]
-        self._ledger.commit(changes, now)
+        changes = [replace(change, charge=closed(change.before, change.after, now)) for change in decided.changes]
+        left = {change.after.id for change in changes if not change.after.waits and change.before is not None}
+        over = {name: None for name in left if (known := self._waiting.get(name)) is not None and known.promise}
+        self._ledger.commit(changes, now, {**decided.promises, **over})
         for change in changes:
             if change.charge is not None:
                 self.standing.books.close(change.charge, now)
             if change.after.waits:
-                self._waiting[change.after.id] = change.after.waiting(self.limits.stop.longest_s)
+                self._put_waiting(change.after)
             else:
                 self._waiting.pop(change.after.id, None)
             if change.after.state is State.ENDED:
@@ -433,16 +449,13 @@ class Pool:
                 self.notices.pop(change.after.id, None)
             else:
                 self._live.put(change.after)
+        for name, promise in decided.promises.items():
+            if name in self._waiting:
+                self._waiting[name] = replace(self._waiting[name], promise=promise)
         self.version += 1
-        self.changed([change.after.id for change in changes])
+        self.changed([*(change.after.id for change in changes), *decided.promises])
 
-
-def _charged(change: Change, now: float) -> Change:
-    """With what was held until ``now``, or until it ended, if the change ends the holding."""
-    if change.before is None or not change.before.holds or change.after.holds:
-        return change
-    until = now if change.after.ended_at is None else change.after.ended_at
-    charge = replace(
-        change.before.charge(until), reason=change.after.reason.value if change.after.reason else "preempted"
-    )
-    return replace(change, charge=charge)
+    def _put_waiting(self, reservation: Reservation, promise: Promise | None = None) -> None:
+        known = self._waiting.get(reservation.id)
+        promise = known.promise if known is not None else promise
+        self._waiting[reservation.id] = replace(reservation.waiting(self.limits.stop.longest_s), promise=promise)

@@ -9,10 +9,11 @@ these who was started last: no job is stopped again and again while others run t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from .kind import Kind
-from .placement import Holding, Room, Slot, SlotKey, place, rooms_of
+from .placement import Holding, Room, SlotKey, place, rooms_of
 from .policy import Policy, Preemption
 from .queue import Facts, Held, Preempted, Waiting
 from .tally import Tally, victims_first
@@ -21,41 +22,59 @@ Rooms = dict[SlotKey, Room]
 
 
 def give_way(
-    facts: Facts, policy: Policy, tally: Tally, slots: Sequence[Slot], waits: Iterable[Waiting]
+    facts: Facts, policy: Policy, tally: Tally, waits: Iterable[Waiting], starts: Callable[[Facts, Policy, str], bool]
 ) -> list[Preempted]:
-    """The batch jobs that end for ``waits``: those that lack nothing but room, in their order."""
+    """The batch jobs that end for ``waits``: those that lack nothing but room, in their order.
+
+    ``starts``: whether a decision on such facts starts the request of that id. Nobody gives way for somebody who would
+    not start then, whatever the reason: limits of their own, what is announced, a promise to others, their rank.
+    """
     rules = {job.id: (job, rule) for job in facts.held if (rule := _may_end(job, facts, policy, tally)) is not None}
     if not rules:
         return []
-    rooms = {room.slot.key: room for room in rooms_of(slots, (h for held in facts.held for h in held.holdings))}
+    rooms = {room.slot.key: room for room in rooms_of(facts.slots, (h for held in facts.held for h in held.holdings))}
     for held in facts.held:
         if held.stopping:
             _give_back(rooms, held.holdings)
     found: list[Preempted] = []
+    ending = {held.id for held in facts.held if held.stopping}
     for item in waits:
-        if not _may_claim(item, tally):
+        if not _may_claim(item, policy, tally):
             continue
-        usable = _usable(item, facts, policy)
         jobs = victims_first(job for job, _ in rules.values())
-        chosen = _fewest(item, rooms, jobs, usable)
-        if chosen is None:
-            continue
-        for job in chosen:
-            _give_back(rooms, job.holdings)
-            _, rule = rules.pop(job.id)
-            found.append(Preempted(job.id, item.id, rule.grace, _why(job, item, policy)))
-        _take(rooms, place([room for key, room in rooms.items() if usable(key)], item.request) or ())
+        for usable in _usable(item, facts, policy):
+            chosen = _fewest(item, rooms, jobs, usable)
+            if chosen is None:
+                continue
+            grace = max((rules[job.id][1].grace for job in chosen), default=0.0)
+            if chosen and not starts(_once_ended(facts, ending | {job.id for job in chosen}, grace), policy, item.id):
+                continue
+            for job in chosen:
+                _give_back(rooms, job.holdings)
+                _, rule = rules.pop(job.id)
+                ending.add(job.id)
+                found.append(Preempted(job.id, item.id, rule.grace, _why(job, item, policy)))
+            _take(rooms, place([room for key, room in rooms.items() if usable(key)], item.request) or ())
+            break
     return found
+
+
+def _once_ended(facts: Facts, ended: Collection[str], grace: float) -> Facts:
+    """The facts when ``ended`` are gone. What was preempted of them waits behind whoever it gave way to."""
+    held = tuple(job for job in facts.held if job.id not in ended)
+    return replace(facts, held=held, now=facts.now + grace)
 
 
 def may_give_way(facts: Facts, policy: Policy, tally: Tally) -> bool:
     """Whether ``give_way`` could find anything, whatever the order of the queue."""
-    return any(_may_claim(item, tally) for item in facts.waiting) and any(
+    return any(_may_claim(item, policy, tally) for item in facts.waiting) and any(
         _may_end(job, facts, policy, tally) is not None for job in facts.held
     )
 
 
-def _may_claim(item: Waiting, tally: Tally) -> bool:
+def _may_claim(item: Waiting, policy: Policy, tally: Tally) -> bool:
+    if item.kind in policy.person(item.owner).later:
+        return False  # it goes behind everyone else, so what gave way would be back before it
     return item.kind is Kind.SESSION or not tally.beyond_quota(item)
 
 
@@ -71,9 +90,16 @@ def _may_end(job: Held, facts: Facts, policy: Policy, tally: Tally) -> Preemptio
     return rule if facts.now - job.since >= rule.after else None
 
 
-def _usable(item: Waiting, facts: Facts, policy: Policy) -> Callable[[SlotKey], bool]:
+def _usable(item: Waiting, facts: Facts, policy: Policy) -> Iterator[Callable[[SlotKey], bool]]:
+    """Where ``item`` may go: anywhere that is open to it, then one pool after the other, as one may be closed to it."""
     domain = policy.domain(item)
-    return lambda key: domain.allows(key, facts.now, item.seconds)
+
+    def within(slots: Collection[SlotKey] | None) -> Callable[[SlotKey], bool]:
+        return lambda key: (slots is None or key in slots) and domain.allows(key, facts.now, item.seconds)
+
+    yield within(None)
+    if len(policy.pools) > 1:
+        yield from (within(pool.slots) for pool in policy.pools)
 
 
 def _fewest(item: Waiting, rooms: Rooms, jobs: Sequence[Held], usable: Callable[[SlotKey], bool]) -> list[Held] | None:

@@ -13,8 +13,17 @@ from .shares import ShareRequest
 
 
 @dataclass(frozen=True)
+class Promise:
+    """A latest start (seconds) that its owner was told as firm, and the holdings that are kept for it from then on."""
+
+    start: float
+    holdings: tuple[Holding, ...]
+
+
+@dataclass(frozen=True)
 class Waiting:
-    """A request in the queue. ``seconds`` is its declared time limit with the grace a stop may take."""
+    """A request in the queue. ``seconds`` is its declared time limit with the grace a stop may take. ``promise``: what
+    it was promised; None: nothing yet."""
 
     id: str
     owner: str
@@ -22,6 +31,7 @@ class Waiting:
     seconds: float
     submitted_at: float
     kind: Kind = Kind.SESSION
+    promise: Promise | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,11 @@ class Held:
     since: float = 0.0
     stopping: bool = False
     requeues: int = 0
+
+    def until(self, now: float) -> float:
+        """When its devices may be free at the earliest that is known: one that is past its end still holds them until
+        it is seen gone."""
+        return self.frees_at if self.frees_at > now else now + 1.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,11 @@ class Forecast:
 
 @dataclass
 class Decision:
+    """``promises``: of those who wait on, what is promised now where that is new: a first one, an earlier one, or None
+    where one cannot be kept and nothing else can be promised. ``broken``: those whose promise cannot be kept."""
+
     grants: list[Grant] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     preemptions: list[Preempted] = field(default_factory=list)
+    promises: dict[str, Promise | None] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)

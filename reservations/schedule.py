@@ -1,249 +1,68 @@
-"""The decision: queue, devices, policy, now -> grants, refusals, preemptions, expected starts. Pure; time is a
-parameter.
+"""The decision: queue, devices, policy, now -> grants, refusals, preemptions, promises. Pure; time is a parameter.
 
-Rules. Waiting requests are served in their order (``ranking.py``). When the first of them does not fit, later ones may
-start now only if, by the time limits that everyone declared, nobody ahead of them starts later for it (conservative
-backfill, which delays neither the head nor anyone else). Only the first ``backfill_depth`` in the queue are planned
-for;
-those beyond never overtake. A request that its own limits keep back stands in nobody's way. So the latest start told
-to a
-person is an upper bound as long as time limits hold, no device fails, and nobody who comes later goes first (which only
-fair share and quotas allow: a forecast says whether it is firm).
+Rules. Waiting requests are served in their order (``ranking.py``). Where that order is first come, first served, each
+of the first ``backfill_depth`` is promised a latest start, with the devices for it (``plan.py``). A promise is a
+constraint of every later decision: a request starts now only where no promise to anybody is delayed by it, whoever that
+is and wherever they stand in the queue. What becomes free early brings promised starts forward, in the order of the
+queue. So a promise holds as long as time limits do, and no device fails.
+
+Nothing is promised to a request that limits of its owner's own keep back, and it stands in nobody's way; nor where a
+budget may run out, beyond the depth, or where fair share and quotas may let somebody who comes later go first. Those
+are told what to expect. Requests beyond the depth start only on slots that nobody ahead could use at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .errors import PublicError
-from .placement import Holding, Room, Slot, SlotKey, need, place, rooms_of
+from .placement import Holding, Room, SlotKey, need, place, rooms_of
+from .plan import Place
+from .planned_queue import PlannedQueue
 from .policy import ANYWHERE, Domain, Policy
 from .preemption import give_way, may_give_way
-from .queue import Decision, Facts, Forecast, Grant, Held, Refusal, Waiting
+from .queue import Decision, Facts, Grant, Held, Promise, Refusal, Waiting
 from .ranking import in_order
-from .shares import ShareRequest
-from .tally import Tally, Wait
-from .timeline import Timeline
+from .shares import Shape, ShareRequest
+from .timeline import FOREVER
+
+LEAST_GAIN_S = 1.0
+"""A promise is brought forward by no less, unless that lets it start now."""
 
 
 def schedule(facts: Facts, policy: Policy) -> Decision:
-    """Who starts now, who never can, and who gives way."""
+    """Who starts now, who never can, who gives way, and what is promised to those who wait on."""
     decision = Decision()
     while True:
         one_pass = _Pass(facts, policy)
         one_pass.run(only_one=policy.fair is not None)
-        decision.grants += one_pass.decision.grants
-        decision.refusals += one_pass.decision.refusals
+        done = one_pass.decision
+        decision.grants += done.grants
+        decision.refusals += done.refusals
+        decision.promises |= done.promises
+        decision.broken += done.broken
+        facts = one_pass.facts_after()
+        # What is held counts at once, and the next may be somebody else's; what was brought forward leaves room.
+        again = bool(done.grants) if policy.fair is not None else one_pass.moved
+        if not again or not facts.waiting:
+            break
+    gone = {grant.id for grant in decision.grants} | {refusal.id for refusal in decision.refusals}
+    decision.promises = {name: told for name, told in decision.promises.items() if name not in gone}
+    decision.preemptions = give_way(facts, policy, one_pass.tally, one_pass.ahead, starts_in)
+    return decision
+
+
+def starts_in(facts: Facts, policy: Policy, name: str) -> bool:
+    """Whether a decision on ``facts`` would start the request ``name``."""
+    while True:
+        one_pass = _Pass(facts, policy)
+        one_pass.run(only_one=policy.fair is not None)
+        if any(grant.id == name for grant in one_pass.decision.grants):
+            return True
         if policy.fair is None or not one_pass.decision.grants:
-            decision.preemptions = give_way(
-                one_pass.facts_after(), policy, one_pass.tally, one_pass.slots, one_pass.backfill.ahead
-            )
-            return decision
-        facts = one_pass.facts_after()  # what is held counts at once: the next may be somebody else's
-        if not facts.waiting:
-            return decision
-
-
-class _Pass:
-    """Once through the queue."""
-
-    def __init__(self, facts: Facts, policy: Policy) -> None:
-        self.facts, self.policy = facts, policy
-        self.all_slots, self.slots = facts.all_slots, facts.slots
-        self.tally = Tally(self.all_slots, facts.held, policy)
-        self.rooms = {room.slot.key: room for room in rooms_of(self.slots, _all(facts.held))}
-        self.backfill = _Backfill(facts, self.slots, policy)
-        self.wishes: dict[tuple[ShareRequest, int], _Wish] = {}
-        self.decision = Decision()
-        self._new: list[Held] = []
-
-    def run(self, only_one: bool) -> None:
-        for item in self._in_order():
-            wish = self._wish(item)
-            if self.tally.blocked(item) is None and self._grant(item, wish):
-                if only_one:
-                    return
-            elif (error := self._never(wish)) is not None:
-                self.decision.refusals.append(Refusal(item.id, error))
-
-    def _in_order(self) -> Sequence[Waiting]:
-        """Ranking takes longer than all the rest, and makes no difference where nobody can start or give way."""
-        if len(self.facts.waiting) < 2:
-            return self.facts.waiting
-        facts = self.facts
-        may_matter = any(self._could_start(item) for item in facts.waiting) or (
-            bool(self.tally.over_quota) and may_give_way(facts, self.policy, self.tally)
-        )
-        return in_order(facts, self.policy, self.tally) if may_matter else facts.waiting
-
-    def _could_start(self, item: Waiting) -> bool:
-        if self.tally.blocked(item) is not None:
             return False
-        wish = self._wish(item)
-        if wish.fits is None:
-            wish.fits = place(self._usable(item, wish), item.request) is not None
-        return wish.fits
-
-    def facts_after(self) -> Facts:
-        """The facts with this pass's grants and refusals carried out."""
-        gone = {g.id for g in self.decision.grants} | {r.id for r in self.decision.refusals}
-        rest = tuple(item for item in self.facts.waiting if item.id not in gone)
-        return replace(self.facts, held=(*self.facts.held, *self._new), waiting=rest)
-
-    def _wish(self, item: Waiting) -> _Wish:
-        domain = self.policy.domain(item)
-        # Blocks of time are met or not by length, so equal wishes of unequal length are not equal among them.
-        key = (item.request, id(domain) if not domain.blocks else hash((id(domain), item.seconds)))
-        wish = self.wishes.get(key)
-        if wish is None:
-            wish = self.wishes[key] = _Wish(item.request, domain)
-        return wish
-
-    def _never(self, wish: _Wish) -> PublicError | None:
-        """Why it could never be granted. Looked for only where nothing was found: what fits now is no question."""
-        if not wish.judged:
-            wish.judged, wish.error = True, self.policy.never_fits(self.all_slots, wish.request)
-        return wish.error
-
-    def _grant(self, item: Waiting, wish: _Wish) -> bool:
-        holdings = self._holdings(item, wish)
-        if holdings is None:
-            if self._never(wish) is None:
-                self.backfill.waits(item, wish)
-            return False
-        if self.tally.refuses(item, holdings, self.facts.now) is not None:
-            return False  # its own limits keep it back; nobody waits behind it
-        now = self.facts.now
-        self.decision.grants.append(Grant(item.id, holdings))
-        self.backfill.granted(item, holdings)
-        self.tally.granted(item, holdings)
-        gpus = self.tally.gpus(holdings)
-        self._new.append(Held(item.id, item.owner, holdings, now + item.seconds, item.kind, gpus, now))
-        _occupy(self.rooms, holdings)
-        return True
-
-    def _holdings(self, item: Waiting, wish: _Wish) -> tuple[Holding, ...] | None:
-        if wish.no_room:
-            return None
-        holdings = place(self._usable(item, wish), item.request)
-        if holdings is None:
-            wish.no_room = True
-        elif self.backfill.waiting:
-            holdings = self.backfill.start_now(item, wish, self.rooms)
-        return holdings
-
-    def _usable(self, item: Waiting, wish: _Wish) -> Sequence[Room]:
-        if wish.domain is ANYWHERE:
-            return tuple(self.rooms.values())
-        now = self.facts.now
-        return [room for key, room in self.rooms.items() if wish.domain.allows(key, now, item.seconds)]
-
-
-def forecast(facts: Facts, policy: Policy, limit: int | None = None) -> dict[str, Forecast]:
-    """Position and latest start of the waiting requests, in queue order; beyond ``limit`` the position only."""
-    slots = facts.slots
-    tally = Tally(facts.all_slots, facts.held, policy)
-    planner = _Planner(facts, slots, policy)
-    firm = not policy.ranked
-    result: dict[str, Forecast] = {}
-    for position, item in enumerate(in_order(facts, policy, tally), start=1):
-        if limit is not None and position > limit:
-            result[item.id] = Forecast(position, None, firm=firm)
-            continue
-        kept_back = tally.blocked(item) or _kept_back(item, planner, tally)
-        after = facts.now if kept_back is None else _unblocked_at(item, kept_back, facts, tally)
-        start = None if after is None else planner.plan(item, after)
-        why = kept_back.text if kept_back is not None else _why(position, start, facts.now)
-        result[item.id] = Forecast(position, start, why, firm and kept_back is None)
-    return result
-
-
-def latest_for_new(facts: Facts, policy: Policy, wishes: Sequence[Waiting]) -> list[Forecast]:
-    """For each of ``wishes``, each taken alone: when it would start at the latest if it joined the queue's end now."""
-    slots = facts.slots
-    tally = Tally(facts.all_slots, facts.held, policy)
-    planner = _Planner(facts, slots, policy)
-    for item in in_order(facts, policy, tally):
-        if tally.blocked(item) is None:
-            planner.plan(item, facts.now)
-    found = []
-    for item in wishes:
-        kept_back = tally.blocked(item) or _kept_back(item, planner, tally)
-        after = facts.now if kept_back is None else _unblocked_at(item, kept_back, facts, tally)
-        start = None if after is None else planner.earliest(item, after)
-        found.append(Forecast(len(facts.waiting) + 1, start, kept_back.text if kept_back else "", not policy.ranked))
-    return found
-
-
-def _kept_back(item: Waiting, planner: _Planner, tally: Tally) -> Wait | None:
-    """Why limits refuse what there would be room for now."""
-    if not tally.policy.pools:
-        return None
-    holdings = planner.now(item)
-    return None if holdings is None else tally.refuses(item, holdings, planner.facts.now)
-
-
-def _unblocked_at(item: Waiting, wait: Wait, facts: Facts, tally: Tally) -> float | None:
-    """When enough of what counts against the limit has ended at the latest; None when nobody can say."""
-    if not (wait.owner or wait.account):
-        return None
-    policy = tally.policy
-    person = policy.person(item.owner)
-    if wait.owner:
-        excess = tally.by_owner[item.owner] + tally.least_of(item.request) - person.gpus
-        mine = [held for held in facts.held if held.owner == item.owner]
-    else:
-        account = person.account
-        excess = tally.by_account[account] + tally.least_of(item.request) - policy.account(account).gpus
-        mine = [held for held in facts.held if policy.person(held.owner).account == account]
-    for held in sorted(mine, key=lambda held: held.frees_at):
-        excess -= held.gpus
-        if excess <= 1e-9:
-            return max(held.frees_at, facts.now)
-    return None
-
-
-def _why(position: int, start: float | None, now: float) -> str:
-    if start is None:
-        return "every device that could give it is out of service, or kept for others"
-    if position == 1:
-        return "nothing that fits is free yet; it is the first in line"
-    return f"nothing that fits is free, and {position - 1} ahead of it in line wait as well"
-
-
-class _Planner:
-    """Books those who wait, one after the other, each at its earliest."""
-
-    def __init__(self, facts: Facts, slots: Sequence[Slot], policy: Policy) -> None:
-        self.facts, self.policy = facts, policy
-        self._timeline = _timeline(facts, slots)
-        self._floor: dict[tuple[ShareRequest, float, int], float] = {}
-
-    def plan(self, item: Waiting, after: float) -> float | None:
-        """Its start, which is booked; None when there is none."""
-        # Room only shrinks while we plan: an equal request further back cannot start before this one.
-        domain = self.policy.domain(item)
-        kind = (item.request, item.seconds, id(domain))
-        found = self._timeline.earliest(item.request, item.seconds, max(after, self._floor.get(kind, after)), domain)
-        if found is None:
-            return None
-        start, holdings = found
-        if after == self.facts.now:
-            self._floor[kind] = start
-        self._timeline.take(holdings, start, start + item.seconds)
-        return start
-
-    def earliest(self, item: Waiting, after: float) -> float | None:
-        domain = self.policy.domain(item)
-        found = self._timeline.earliest(item.request, item.seconds, after, domain)
-        return found[0] if found else None
-
-    def now(self, item: Waiting) -> tuple[Holding, ...] | None:
-        """What it would get if it started now; None when there is no room."""
-        domain = self.policy.domain(item)
-        found = self._timeline.earliest(item.request, item.seconds, self.facts.now, domain)
-        return found[1] if found is not None and found[0] == self.facts.now else None
+        facts = one_pass.facts_after()
 
 
 @dataclass
@@ -263,86 +82,228 @@ class _Wish:
     apart_in_vain: bool = False
 
 
-class _Backfill:
-    """Plans for those who wait ahead, made only when somebody behind them could start now.
+class _Pass(PlannedQueue):
+    """Once through the queue."""
 
-    Only the first ``backfill_depth`` of them are planned. Further back a request starts only on slots that nobody ahead
-    could use at all, so a long queue for one model never keeps another one idle.
-    """
-
-    def __init__(self, facts: Facts, slots: tuple[Slot, ...], policy: Policy) -> None:
-        self.waiting = 0
+    def __init__(self, facts: Facts, policy: Policy) -> None:
+        super().__init__(facts, policy)
+        self.rooms = {room.slot.key: room for room in rooms_of(facts.slots, _all(facts.held))}
+        self.wishes: dict[tuple[ShareRequest, int], _Wish] = {}
+        self.decision = Decision()
         self.ahead: list[Waiting] = []
+        """Those who stay in the queue for lack of room alone, as far as they are planned for."""
+        self.moved = False
+        """Whether somebody's promise was brought forward."""
+        self._unplanned: list[Waiting] = []
+        self._waiting = 0
         self._claimed: set[SlotKey] = set()
-        self._facts = facts
-        self._slots = slots
-        self._timeline: Timeline | None = None
-        self._planned = 0
-        self._grants: list[tuple[Waiting, tuple[Holding, ...]]] = []
-        self._depth = policy.backfill_depth
-        self._policy = policy
+        self._new: list[Held] = []
+        self._kept_back: set[tuple[str, ShareRequest, float]] = set()
+        self._turn = facts.now
 
-    def waits(self, item: Waiting, wish: _Wish) -> None:
+    def run(self, only_one: bool) -> None:
+        self.keep_promises()
+        self.decision.promises |= self.replaced
+        self.decision.broken += [
+            item.id
+            for item in self.facts.waiting
+            if item.id in self.replaced and _later(item.promise, self.replaced[item.id])
+        ]
+        for item in self._in_order():
+            wish = self._wish(item)
+            if self._start(item, wish):
+                if only_one:
+                    return
+            elif item.id not in self.promised and (error := self._never(wish)) is not None:
+                self.decision.refusals.append(Refusal(item.id, error))
+
+    def _in_order(self) -> Sequence[Waiting]:
+        """Ranking takes longer than all the rest, and makes no difference where nobody can start or give way."""
+        if len(self.facts.waiting) < 2:
+            return self.facts.waiting
+        facts = self.facts
+        may_matter = any(self._could_start(item) for item in facts.waiting) or (
+            bool(self.tally.over_quota) and may_give_way(facts, self.policy, self.tally)
+        )
+        return in_order(facts, self.policy, self.tally) if may_matter else facts.waiting
+
+    def _could_start(self, item: Waiting) -> bool:
+        wish = self._wish(item)
+        if wish.fits is None:
+            wish.fits = place(self._usable(item, wish), item.request) is not None
+        return wish.fits and self.tally.blocked(item) is None
+
+    def facts_after(self) -> Facts:
+        """The facts with this pass's grants, refusals and promises carried out."""
+        gone = {g.id for g in self.decision.grants} | {r.id for r in self.decision.refusals}
+        told = self.decision.promises
+        rest = tuple(
+            replace(item, promise=told[item.id]) if item.id in told else item
+            for item in self.facts.waiting
+            if item.id not in gone
+        )
+        return replace(self.facts, held=(*self.facts.held, *self._new), waiting=rest)
+
+    def _wish(self, item: Waiting) -> _Wish:
+        domain = self.policy.domain(item)
+        # Blocks of time are met or not by length, so equal wishes of unequal length are not equal among them.
+        key = (item.request, id(domain) if not domain.blocks else hash((id(domain), item.seconds)))
+        wish = self.wishes.get(key)
+        if wish is None:
+            wish = self.wishes[key] = _Wish(item.request, domain)
+        return wish
+
+    def _never(self, wish: _Wish) -> PublicError | None:
+        """Why it could never be granted. Looked for only where nothing was found: what fits now is no question."""
+        if not wish.judged:
+            wish.judged, wish.error = True, self.policy.never_fits(self.facts.all_slots, wish.request)
+        return wish.error
+
+    def _start(self, item: Waiting, wish: _Wish) -> bool:
+        """Grants ``item`` if it may start now; otherwise sees to its place in the plan."""
+        if item.id in self.promised:
+            return self._start_promised(item)
+        if item.request.shape is Shape.CPU:
+            return self._grant_unbooked(item)
+        if self._waiting >= self.depth:
+            return self._start_apart(item, wish)
+        if self.tally.used_up(item) is not None:
+            return False
+        if not self._fits_now(item, wish) and not self._may_promise(item):
+            self._waits(item, wish)
+            self._unplanned.append(item)
+            return False
+        return self._start_planned(item, wish)
+
+    def _start_promised(self, item: Waiting) -> bool:
+        promise = self.promised[item.id]
+        movable = promise.start > self.now and item.id not in self.overdue
+        if movable and self.plan.may_be_earlier(item, promise):
+            promise = self._brought_forward(item, promise)
+        if promise.start > self.now:
+            self._waits(item, self._wish(item))
+            self._turn = max(self._turn, promise.start)
+            return False
+        self._grant(item, promise.holdings)
+        return True
+
+    def _brought_forward(self, item: Waiting, promise: Promise) -> Promise:
+        self._plan_ahead()
+        self.plan.cancel(item, promise)
+        found = self.plan.earliest(item, self._turn if self._strict else None)
+        if found is None or (found.start > self.now and found.start > promise.start - LEAST_GAIN_S):
+            self.plan.book(item, promise)
+            return promise
+        self.moved = True
+        earlier = Promise(found.start, found.holdings)
+        self.promise(item, earlier)
+        self.decision.promises[item.id] = earlier
+        return earlier
+
+    @property
+    def _strict(self) -> bool:
+        """Whether nobody may overtake."""
+        return self.policy.backfill_depth == 0
+
+    def _may_promise(self, item: Waiting) -> bool:
+        return not self.policy.ranked and item.kind not in self.policy.person(item.owner).may_run_out
+
+    def _fits_now(self, item: Waiting, wish: _Wish) -> bool:
+        """Whether there is room now, if nobody else's place in the plan were in the way."""
+        if not wish.no_room:
+            wish.no_room = place(self._usable(item, wish), item.request) is None
+        return not wish.no_room
+
+    def _start_planned(self, item: Waiting, wish: _Wish) -> bool:
+        kind = (item.owner, item.request, item.seconds)
+        if kind in self._kept_back:
+            return False
+        self._plan_ahead()
+        found = self.plan.earliest(item, self._turn) if self._strict else self.plan.next(item)
+        if found is not None and found.start <= self.now:
+            self.plan.book(item, found)
+            self._grant(item, found.holdings)
+            return True
+        if found is not None and found.excess is not None:
+            self._kept_back.add(kind)  # limits of its own keep it back; nobody waits behind it
+            return False
+        if self._never(wish) is not None:
+            return False
+        self._waits(item, wish)
+        self._turn = FOREVER if found is None else max(self._turn, found.start)
+        if found is not None:
+            self._book(item, found)
+        return False
+
+    def _book(self, item: Waiting, found: Place) -> None:
+        if self.promisable(item, found):
+            promise = Promise(found.start, found.holdings)
+            self.promise(item, promise)
+            self.decision.promises[item.id] = promise
+        else:
+            self.plan.book(item, found)
+
+    def _waits(self, item: Waiting, wish: _Wish) -> None:
         """``item`` stays in the queue, and nobody behind it may delay it."""
-        self.waiting += 1
-        if len(self.ahead) < self._depth:
+        self._waiting += 1
+        if len(self.ahead) < self.depth:
             self.ahead.append(item)
         if not wish.claims:
             wish.claims = True
             self._claimed |= {
-                slot.key for slot in self._slots if wish.domain.has(slot.key) and need(slot, item.request) is not None
+                slot.key
+                for slot in self.facts.slots
+                if wish.domain.has(slot.key) and need(slot, item.request) is not None
             }
 
-    def granted(self, item: Waiting, holdings: tuple[Holding, ...]) -> None:
-        if self._timeline is None:
-            self._grants.append((item, holdings))
-        else:
-            self._timeline.take(holdings, self._facts.now, self._facts.now + item.seconds)
+    def _plan_ahead(self) -> None:
+        """Books those ahead to whom nothing is promised, so that whoever comes after them does not delay them."""
+        for item in self._unplanned:
+            found = self.plan.next(item)
+            if found is not None and found.excess is None:
+                self.plan.book(item, found)
+        self._unplanned.clear()
 
-    def start_now(self, item: Waiting, wish: _Wish, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
-        """Holdings for ``item`` from now on that delay nobody ahead; None when there are none."""
-        if self._depth == 0:
-            return None
-        if self.waiting > self._depth:
-            return self._apart(item, wish, rooms)
-        timeline = self._plan_ahead()
-        found = timeline.earliest(item.request, item.seconds, self._facts.now, wish.domain)
-        return found[1] if found is not None and found[0] == self._facts.now else None
+    def _start_apart(self, item: Waiting, wish: _Wish) -> bool:
+        """Beyond the depth: only on slots that nobody ahead could use."""
+        if self._strict or wish.apart_in_vain or wish.no_room or self.tally.blocked(item) is not None:
+            return False
+        free = [room for room in self._usable(item, wish) if room.slot.key not in self._claimed]
+        holdings = place(free, wish.request)
+        if holdings is None:
+            wish.apart_in_vain = True
+            return False
+        if not self.plan.allows(item, holdings, self.now):
+            return False
+        self.plan.book(item, Place(self.now, holdings))
+        self._grant(item, holdings)
+        return True
 
-    def _apart(self, item: Waiting, wish: _Wish, rooms: Mapping[SlotKey, Room]) -> tuple[Holding, ...] | None:
-        if wish.apart_in_vain:
-            return None
-        now = self._facts.now
-        usable = [
-            room
-            for key, room in rooms.items()
-            if key not in self._claimed and wish.domain.allows(key, now, item.seconds)
-        ]
-        holdings = place(usable, wish.request)
-        wish.apart_in_vain = holdings is None
-        return holdings
+    def _grant_unbooked(self, item: Waiting) -> bool:
+        """One that holds no devices."""
+        if self.tally.blocked(item) is not None:
+            return False
+        self._grant(item, ())
+        return True
 
-    def _plan_ahead(self) -> Timeline:
-        now = self._facts.now
-        if self._timeline is None:
-            self._timeline = _timeline(self._facts, self._slots)
-            for item, holdings in self._grants:
-                self._timeline.take(holdings, now, now + item.seconds)
-        for item in self.ahead[self._planned :]:
-            domain = self._policy.domain(item)
-            found = self._timeline.earliest(item.request, item.seconds, now, domain)
-            if found is not None:
-                self._timeline.take(found[1], found[0], found[0] + item.seconds)
-        self._planned = len(self.ahead)
-        return self._timeline
+    def _grant(self, item: Waiting, holdings: tuple[Holding, ...]) -> None:
+        """``item`` starts now on what is booked for it."""
+        self.decision.grants.append(Grant(item.id, holdings))
+        self.decision.promises.pop(item.id, None)
+        self.tally.granted(item, holdings)
+        gpus = self.tally.gpus(holdings)
+        held = Held(item.id, item.owner, holdings, self.now + item.seconds, item.kind, gpus, self.now)
+        self._new.append(held)
+        _occupy(self.rooms, holdings)
+
+    def _usable(self, item: Waiting, wish: _Wish) -> Sequence[Room]:
+        if wish.domain is ANYWHERE:
+            return tuple(self.rooms.values())
+        return [room for key, room in self.rooms.items() if wish.domain.allows(key, self.now, item.seconds)]
 
 
-def _timeline(facts: Facts, slots: Sequence[Slot]) -> Timeline:
-    timeline = Timeline(slots, facts.now)
-    for held in facts.held:
-        # One that is past its end still holds its devices until it is seen gone.
-        timeline.take(held.holdings, facts.now, max(held.frees_at, facts.now + 1.0))
-    return timeline
+def _later(before: Promise | None, after: Promise | None) -> bool:
+    return before is not None and (after is None or after.start > before.start)
 
 
 def _all(held: Iterable[Held]) -> Iterable[Holding]:

@@ -17,7 +17,7 @@ from .limits.effective import BUILT_IN, Effective, Override, resolve, said
 from .limits.idle import IdleSettings, idle_settings
 from .limits.schema import Budget, CalendarEntry, Event, Limits, PoolLimits
 from .limits.values import UNLIMITED, amount_text
-from .placement import Slot, SlotKey
+from .placement import Slot, SlotKey, least_gpus
 from .policy import Account, Block, FairRules, People, Person, Policy, PoolRule, Preemption, Span
 from .reservation import Reservation
 from .usage import Books, Running
@@ -163,6 +163,22 @@ class Standing:
         rate = sum(charge.rate for charge in mine)
         return Purse(whose, name, budget, budget.gpu_hours + extra, used, rate, refills_at)
 
+    def spoken_for(self, purse: Purse, live: Iterable[Reservation], slots: Sequence[Slot], now: float) -> float:
+        """Weighted GPU-hours that ``live`` will still take from ``purse`` before it refills: what holds devices until
+        its time limit, and what waits if it began now."""
+        seconds = max(0.0, purse.refills_at - now)
+        taken = 0.0
+        for reservation in live:
+            payer = reservation.owner if purse.whose == "user" else reservation.account
+            if payer != purse.name or reservation.kind not in purse.budget.kinds:
+                continue
+            if reservation.holds and reservation.ends_at is not None:
+                taken += reservation.rate * min(seconds, max(0.0, reservation.ends_at - now))
+            elif reservation.waits:
+                rate = least_gpus(reservation.request, slots) * self.weight(reservation.request.model)
+                taken += rate * min(seconds, reservation.time_limit_s)
+        return taken / 3600.0
+
     # --- the policy of a moment
 
     def policy(self, slots: Iterable[Slot], owners: Owners, running: Running, now: float) -> Policy:
@@ -195,6 +211,7 @@ class Standing:
             blocks=tuple(self._blocks(slots, now)),
             slots={slot.key: slot for slot in slots},
             grace_s=limits.stop.longest_s,
+            sure_until=now + AHEAD_S if any(pool.keep_for_sessions for pool in limits.pools.values()) else UNLIMITED,
         )
         self._frame = (slots, now, self._frame_ends(now), frame)
         return frame
@@ -306,7 +323,10 @@ class _Moment:
         account, shares, use = self.claim(name)
         used_up: dict[Kind, str] = {}
         later: set[Kind] = set()
+        strict: set[Kind] = set()
         for purse in standing.purses(name, self._running, self._now) if standing.has_budgets(name, self._now) else ():
+            if purse.budget.beyond == "refuse" and purse.hours != UNLIMITED:
+                strict.update(purse.budget.kinds)
             if purse.empty and purse.budget.beyond == "refuse":
                 used_up.update((kind, purse.describe()) for kind in purse.budget.kinds)
             elif purse.empty:
@@ -320,6 +340,7 @@ class _Moment:
             shares=shares,
             use=use,
             used_up=used_up,
+            may_run_out=frozenset(strict),
             later=frozenset(later),
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Hashable, Iterable, Sequence
 
 from .placement import Holding, Room, Slot, need, place
 from .policy import ANYWHERE, Domain
@@ -30,6 +30,23 @@ class SlotTimeline:
         for i in range(first, last):
             self.memory[i] -= holding.memory_mib
             self.compute[i] -= holding.compute
+
+    def give_back(self, holding: Holding, start: float, end: float) -> None:
+        """Undoes ``take``."""
+        for i in range(self._cut(start), self._cut(end)):
+            self.memory[i] += holding.memory_mib
+            self.compute[i] += holding.compute
+
+    def has(self, holding: Holding, start: float, end: float) -> bool:
+        """Whether all of ``holding`` is free from ``start`` to ``end`` (seconds)."""
+        first = max(0, bisect_right(self.times, start) - 1)
+        steps = range(first, max(first + 1, bisect_left(self.times, end)))
+        return all(self.memory[i] >= holding.memory_mib and self.compute[i] >= holding.compute for i in steps)
+
+    def has_before(self, at: float, wanted: tuple[int, int]) -> bool:
+        """Whether ``wanted`` is free just before ``at``."""
+        i = bisect_left(self.times, at) - 1
+        return i >= 0 and self.memory[i] >= wanted[0] and self.compute[i] >= wanted[1]
 
     def _cut(self, at: float) -> int:
         """The index of the step that begins at ``at``, made by splitting the one that contains it."""
@@ -70,13 +87,54 @@ class Timeline:
     def __init__(self, slots: Sequence[Slot], now: float) -> None:
         self.now = now
         self._by_key = {slot.key: SlotTimeline(slot, now) for slot in slots}
+        self._begins: dict[Hashable, list[tuple[SlotTimeline, tuple[int, int], float]]] = {}
 
     def take(self, holdings: Iterable[Holding], start: float, end: float) -> None:
         """Books holdings; one on a device that is gone or cordoned changes nothing here."""
+        self._begins.clear()
         for holding in holdings:
             slot = self._by_key.get(holding.key)
             if slot is not None:
                 slot.take(holding, start, end)
+
+    def give_back(self, holdings: Iterable[Holding], start: float, end: float) -> None:
+        """Undoes ``take``."""
+        self._begins.clear()
+        for holding in holdings:
+            self._by_key[holding.key].give_back(holding, start, end)
+
+    def knows(self, holdings: Iterable[Holding]) -> bool:
+        """Whether all of ``holdings`` are of slots in service."""
+        return all(holding.key in self._by_key for holding in holdings)
+
+    def has(self, holdings: Iterable[Holding], start: float, end: float) -> bool:
+        """Whether all of ``holdings`` are free from ``start`` to ``end`` (seconds)."""
+        return all(self._by_key[holding.key].has(holding, start, end) for holding in holdings)
+
+    def may_begin_before(
+        self, request: ShareRequest, seconds: float, domain: Domain, booked: Iterable[Holding], start: float
+    ) -> bool:
+        """Whether ``request``, which is booked as ``booked`` from ``start`` on, might begin earlier instead. False is
+        certain; it costs little, and of a plan in which nothing has changed it says so of nearly all."""
+        mine = {holding.key for holding in booked}
+        kind = (request, seconds, id(domain))
+        if kind not in self._begins:
+            self._begins[kind] = [
+                (slot, wanted, _clear(slot, wanted, seconds, self.now, domain))
+                for slot, wanted in self._candidates(request, domain)
+            ]
+        free = sum(
+            slot.has_before(start, wanted) if slot.slot.key in mine else begin < start
+            for slot, wanted, begin in self._begins[kind]
+        )
+        return free >= max(1, len(mine))
+
+    def _candidates(self, request: ShareRequest, domain: Domain) -> list[tuple[SlotTimeline, tuple[int, int]]]:
+        return [
+            (slot, wanted)
+            for key, slot in self._by_key.items()
+            if domain.has(key) and (wanted := need(slot.slot, request)) is not None
+        ]
 
     def earliest(
         self, request: ShareRequest, seconds: float, after: float, domain: Domain = ANYWHERE
@@ -85,11 +143,7 @@ class Timeline:
         never."""
         if request.shape is Shape.CPU:
             return after, ()
-        candidates = [
-            (slot, wanted)
-            for key, slot in self._by_key.items()
-            if domain.has(key) and (wanted := need(slot.slot, request)) is not None
-        ]
+        candidates = self._candidates(request, domain)
         start = after
         while start != FOREVER:
             starts = [(_clear(slot, wanted, seconds, start, domain), slot) for slot, wanted in candidates]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from .clock import duration_text
 from .fleet import Fleet
 from .job import JobSpec
 from .kind import Kind
 from .ledger import Change
 from .limits.host_bounds import HostRules
 from .live import Live
+from .outlook import delayed, forecast, latest_for_new, unfit
 from .placement import Holding, gpus_of, least_gpus
 from .policy import Policy
-from .queue import Facts, Forecast, Held, Waiting
+from .queue import Decision, Facts, Forecast, Held, Promise, Waiting
 from .reservation import Reason, Reservation, State, Terms
-from .schedule import forecast, latest_for_new, schedule
+from .schedule import schedule
 from .standing import Standing
 from .submission import Submission
 from .tally import Tally
@@ -27,12 +29,24 @@ TOGETHER_S = 3.0
 """Those of an array are asked for one after the other, in less time than this between two."""
 
 
+@dataclass
+class Decided:
+    """What is to be committed together: ``changes``, and what is promised to those who wait where that is new."""
+
+    changes: list[Change]
+    promises: dict[str, Promise | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.promises)
+
+
 @dataclass(frozen=True)
 class World:
     """``live``: every reservation that has not ended. ``now``: seconds since the epoch. Use it before anything of it
     changes.
 
-    ``items``: those that wait as the decision sees them, where they were made before; a decision looks at all.
+    ``items``: those that wait as the decision sees them, with what they were promised; a decision looks at all.
+    ``closing``: what ends at this moment, and is in no books yet.
     """
 
     live: Live
@@ -40,14 +54,18 @@ class World:
     standing: Standing
     fleet: Fleet
     now: float
+    closing: tuple[Charge, ...] = ()
 
     def with_changes(self, reservations: Collection[Reservation]) -> World:
-        """The world with ``reservations`` in it, or as they are now."""
-        return replace(self, live=self.live.with_changes(reservations))
+        """The world with ``reservations`` in it, or as they are now. What ends with them is charged at once: whoever
+        had it has had it."""
+        before = ((self.live.get(after.id), after) for after in reservations)
+        closing = tuple(charge for was, after in before if (charge := closed(was, after, self.now)) is not None)
+        return replace(self, live=self.live.with_changes(reservations), closing=(*self.closing, *closing))
 
     def running(self) -> list[Charge]:
-        """What everybody holds, charged until now."""
-        return [reservation.charge(self.now) for reservation in self.live.holding]
+        """What everybody holds, charged until now, and what ends now."""
+        return [*(reservation.charge(self.now) for reservation in self.live.holding), *self.closing]
 
     def policy(self, owners: Iterable[str] = ()) -> Policy:
         """The limits as the decision goes by them. ``owners``: people to know beside those who hold or wait."""
@@ -134,6 +152,14 @@ class World:
         """Position and latest start of everyone who waits."""
         return forecast(self.facts, self.policy())
 
+    def remembered(self) -> dict[str, Forecast]:
+        """The same while nobody has seen the devices: what was promised stands."""
+        found = {}
+        for position, item in enumerate(self.facts.waiting, start=1):
+            start = None if item.promise is None else max(item.promise.start, self.now)
+            found[item.id] = Forecast(position, start, "its node has not answered yet", item.promise is not None)
+        return found
+
     def latest_starts(self, wishes: Sequence[Submission]) -> list[Forecast]:
         """What each of ``wishes`` could expect if it joined the queue now."""
         items = []
@@ -144,14 +170,14 @@ class World:
 
     def delayed_by(self, longer: Reservation) -> int:
         """How many waiting requests would start later if ``longer`` replaced the reservation of its id."""
-        facts = self.facts
-        if not facts.waiting:
+        if not self.facts.waiting:
             return 0
-        policy = self.policy()
-        before = forecast(facts, policy)
-        held = tuple(longer.held(self._grace) if h.id == longer.id else h for h in facts.held)
-        after = forecast(replace(facts, held=held), policy)
-        return sum(1 for name, told in after.items() if _later(before[name], told))
+        return len(delayed(self.facts, self.policy(), longer.held(self._grace)))
+
+    def unfit(self, longer: Reservation) -> str:
+        """Why the limits or their calendar do not let ``longer`` replace the reservation of its id; empty: they do."""
+        policy = self.policy([longer.owner])
+        return "" if policy.plain else unfit(self.facts, policy, longer.held(self._grace))
 
     def exhausted(self, reservation: Reservation) -> Reservation | None:
         """The end of ``reservation`` because a budget that it takes from is empty; None while none is."""
@@ -164,17 +190,21 @@ class World:
                 return reservation.ending(Reason.BUDGET, purse.describe(), self.now)
         return None
 
-    def decided(self, changes: Sequence[Change]) -> list[Change]:
-        """``changes`` and the grants, refusals and preemptions that follow from them, as one set to commit."""
+    def decided(self, changes: Sequence[Change]) -> Decided:
+        """``changes`` and the grants, refusals, preemptions and promises that follow from them."""
         after = {change.after.id: change.after for change in changes}
         world = self.with_changes(after.values())
+        decision = Decision()
         if any(reservation.waits and reservation.external is None for reservation in world.live.others):
-            after |= world._decision()
-        return [Change(reservation, self.live.get(name)) for name, reservation in after.items()]
+            decision = schedule(world.facts, world.policy())
+            after |= world._carried_out(decision)
+        changed = [Change(reservation, self.live.get(name)) for name, reservation in after.items()]
+        return Decided(changed, decision.promises)
 
-    def _decision(self) -> dict[str, Reservation]:
-        decision = schedule(self.facts, self.policy())
+    def _carried_out(self, decision: Decision) -> dict[str, Reservation]:
         after = {}
+        for name in decision.broken:
+            after[name] = replace(self.live[name], detail=_broken(decision.promises[name], self.now))
         for grant in decision.grants:
             before, terms = self.live[grant.id], self._terms(self.live[grant.id], grant.holdings)
             begin = before.resumed if before.state is State.PARKED else before.granted
@@ -228,15 +258,22 @@ class Turns:
         return taken < job.parallel
 
 
+def closed(before: Reservation | None, after: Reservation, now: float) -> Charge | None:
+    """What the holding of ``before`` came to, if ``after`` ends it at ``now`` (seconds); None while it goes on."""
+    if before is None or not before.holds or after.holds:
+        return None
+    until = now if after.ended_at is None else after.ended_at
+    return replace(before.charge(until), reason=after.reason.value if after.reason else "preempted")
+
+
+def _broken(anew: Promise | None, now: float) -> str:
+    why = "the start that was promised cannot be kept: devices, limits or their calendar have changed"
+    return why if anew is None else f"{why}; it starts in {duration_text(round(anew.start - now))} at the latest"
+
+
 def preempted(reservation: Reservation, why: str, now: float) -> Reservation:
     """The end of a job that gives way: at once back into the queue if nothing of it runs yet."""
     if reservation.state is State.GRANTED:
         ending = replace(reservation, state=State.ENDING, reason=Reason.PREEMPTED, detail=why, ending_at=now)
         return ending.requeued()
     return reservation.ending(Reason.PREEMPTED, why, now)
-
-
-def _later(before: Forecast, after: Forecast) -> bool:
-    if before.latest_start is None:
-        return False
-    return after.latest_start is None or after.latest_start > before.latest_start + 0.5

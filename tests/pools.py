@@ -13,7 +13,7 @@ from timeshare.reservations.kind import Kind
 from timeshare.reservations.ledger import Ledger
 from timeshare.reservations.limits.load import LimitsFile
 from timeshare.reservations.limits.schema import Limits
-from timeshare.reservations.opening import open_pool
+from timeshare.reservations.opening import open_pool, standing_of
 from timeshare.reservations.reservation import Reservation
 from timeshare.reservations.shares import parse_share
 from timeshare.reservations.submission import Submission
@@ -53,6 +53,12 @@ class Lab:
         self.pool = open_pool(self.ledger, LimitsFile(self.limits, json.dumps(limits)), lambda: self.now, host)
         self.pool.set_inventory(Inventory(pool(*models)))
         self._number = 0
+
+    def edit(self, limits: dict[str, Any]) -> None:
+        """Other limits from now on."""
+        self.limits = Limits.model_validate(limits)
+        file = LimitsFile(self.limits, json.dumps(limits))
+        self.pool.set_standing(standing_of(self.ledger, file, self.now))
 
     def ask(self, owner: str, kind: Kind = Kind.SESSION, seconds: int | None = 3600, **share: Any) -> Reservation:
         """Raises PublicError when the limits refuse it."""

@@ -64,6 +64,7 @@ class Histories(RuleBasedStateMachine):
         self.now = 1_000_000.0
         self.place = next(self.url)
         self.seen: dict[str, State] = {}
+        self.told: dict[str, float] = {}
         self.keys: dict[tuple[str, str], str] = {}
         self.number = 0
         self.open(DEVICES)
@@ -177,11 +178,13 @@ class Histories(RuleBasedStateMachine):
 
     @rule(why=st.sampled_from([None, "XID 79"]))
     def cordon(self, why: str | None) -> None:
+        self.told = {}
         self.pool.cordon(DEVICES[0].uuid, why)
         self.pool.tick()
 
     @rule(devices=st.sampled_from([DEVICES, WITHOUT_ONE]))
     def devices_change(self, devices: tuple[Device, ...]) -> None:
+        self.told = {}
         self.pool.set_inventory(Inventory(devices))
         self.pool.tick()
 
@@ -314,6 +317,17 @@ class Histories(RuleBasedStateMachine):
         for reservation in self.pool.live():
             longest = max(7200, BUILT_IN["extension.total"])
             assert reservation.time_limit_s <= longest
+
+    @invariant()
+    def what_was_promised_only_comes_earlier(self) -> None:
+        """But where a device went out of service, or what holds one does not end in time."""
+        told = self.pool.forecast()
+        for name, before in list(self.told.items()):
+            after = told.get(name)
+            if after is not None and (after.firm or before >= self.now):
+                assert after.latest_start is not None, name
+                assert after.latest_start <= max(before, self.now), (name, before, after)
+        self.told = {name: t.latest_start for name, t in told.items() if t.firm and t.latest_start is not None}
 
     @precondition(lambda self: any(r.state is State.QUEUED for r in self.pool.live()))
     @rule()

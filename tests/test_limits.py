@@ -114,9 +114,10 @@ def test_a_budget_refuses_what_it_cannot_pay_and_says_what_it_could(tmp_path: Pa
 
 
 def test_an_empty_budget_is_announced_and_then_ends_what_runs(tmp_path: Path) -> None:
-    lab = Lab(tmp_path, {"defaults": {"budgets": [{"gpu_hours": 2, "every": "month"}]}}, "a100", "a100")
+    lab = Lab(tmp_path, {}, "a100", "a100")
     both = [lab.ask("ada", seconds=2 * HOUR), lab.ask("ada", seconds=2 * HOUR)]
     lab.run(*both)
+    lab.edit({"defaults": {"budgets": [{"gpu_hours": 2, "every": "month"}]}})
     assert lab.pool.budget_ends_at(both[0]) == lab.now + HOUR
     assert lab.later(HOUR - 1) == []
     ended = lab.later(2)

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from pools import Lab, pool
 
 from timeshare.reservations.kind import Kind
+from timeshare.reservations.outlook import forecast
 from timeshare.reservations.placement import Holding
 from timeshare.reservations.policy import Account, FairRules, Person, Policy, PoolRule, Preemption
 from timeshare.reservations.queue import Facts, Held, Waiting
 from timeshare.reservations.reservation import Reason, State
-from timeshare.reservations.schedule import forecast, schedule
+from timeshare.reservations.schedule import schedule
 from timeshare.reservations.shares import parse_share
 
 HOUR = 3600

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools import mig_device, pool
 
+from timeshare.reservations.outlook import forecast, latest_for_new
 from timeshare.reservations.policy import Policy
 from timeshare.reservations.queue import Facts, Held, Waiting
-from timeshare.reservations.schedule import forecast, latest_for_new, schedule
+from timeshare.reservations.schedule import schedule
 from timeshare.reservations.shares import Shape, ShareRequest, parse_share
 
 RULES = Policy()

@@ -104,15 +104,15 @@ def test_what_was_extended_is_not_refused_for_its_length_but_cut() -> None:
     assert (cut.why, cut.held) == ("time_limit", 1.0)
 
 
-def test_an_empty_budget_ends_what_runs_when_two_share_it() -> None:
+def test_a_budget_that_two_share_is_not_given_out_twice() -> None:
     limits = {"groups": {"cms": {"budgets": [{"gpu_hours": 3, "every": "day"}]}}}
     both = tried(
         [asks(1, "ada", 2 * HOUR, groups=("cms",)), asks(1, "ben", 2 * HOUR, groups=("cms",))],
         limits,
         devices=pool("a100", "a100"),
     )
-    assert [outcome.why for outcome in both] == ["budget", "budget"]
-    assert sum(outcome.held for outcome in both) == pytest.approx(3.0, abs=0.01)
+    assert [(outcome.fate.value, outcome.why) for outcome in both] == [("finished", "completed"), ("refused", "budget")]
+    assert [outcome.held for outcome in both] == [2.0, 0.0]
 
 
 OFFICE = {

@@ -7,10 +7,11 @@ that the number is still its own. A second service on the same ledger thus ends 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,9 +20,10 @@ from alembic.config import Config
 
 from ..clock import ClockAnchor
 from ..kind import Kind
+from ..queue import Promise
 from ..reservation import Reservation, State
 from ..usage import Charge
-from . import policy, tables
+from . import policy, promises, tables
 from .rows import from_row, holding_rows, to_row
 
 
@@ -97,27 +99,21 @@ class Ledger:
         self._connection.close()
         self._engine.dispose()
 
-    def commit(self, changes: Sequence[Change], now: float) -> None:
-        """Writes ``changes`` as one transaction, durable on return. Raises LedgerLost when no longer the owner."""
+    def commit(
+        self, changes: Sequence[Change], now: float, promised: Mapping[str, Promise | None] = MappingProxyType({})
+    ) -> None:
+        """Writes ``changes`` and what is ``promised`` with them (None: nothing any more) as one transaction, durable on
+        return. Raises LedgerLost when no longer the owner."""
         connection = self._connection
         with connection.begin():
             self._check_owner()
             # Ends first: a device may be passed on within one transaction.
             for change in sorted(changes, key=lambda c: c.after.holds):
                 self._write(change)
+            promises.write(connection, promised)
             policy.add_charges(connection, [change.charge for change in changes if change.charge is not None])
-            connection.execute(
-                _INSERT_EVENTS,
-                [
-                    {
-                        "reservation_id": change.after.id,
-                        "at": now,
-                        "state": change.after.state.value,
-                        "detail": change.after.detail,
-                    }
-                    for change in changes
-                ],
-            )
+            if changes:
+                connection.execute(_INSERT_EVENTS, [_event(change.after, now) for change in changes])
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -151,6 +147,11 @@ class Ledger:
                 self._connection.execute(_INSERT_HOLDINGS, rows)
         elif held_before and not change.after.holds:
             self._connection.execute(_DELETE_HOLDINGS, {"row_id": change.after.id})
+
+    def promises(self) -> dict[str, Promise]:
+        """What is promised to those who wait, by reservation."""
+        with self._connection.begin():
+            return promises.read(self._connection)
 
     def live(self) -> list[Reservation]:
         """Every reservation that has not ended, in queue order."""
@@ -221,6 +222,11 @@ class Ledger:
     def _select(self, query: sa.Select[Any]) -> list[Reservation]:
         with self._connection.begin():
             return [from_row(dict(row)) for row in self._connection.execute(query).mappings()]
+
+
+def _event(reservation: Reservation, now: float) -> dict[str, Any]:
+    said = {"state": reservation.state.value, "detail": reservation.detail}
+    return {"reservation_id": reservation.id, "at": now, **said}
 
 
 def migrations(connection: sa.Connection) -> Config:

@@ -94,6 +94,15 @@ Index(
     postgresql_where=exclusive,
 )
 
+promises = Table(
+    "promises",
+    metadata,
+    Column("reservation_id", String(36), ForeignKey("reservations.id"), primary_key=True),
+    Column("start", Double, nullable=False),
+    Column("holdings", Text, nullable=False),
+)
+"""The latest start that each waiting request was promised, and what is kept for it from then on."""
+
 events = Table(
     "events",
     metadata,

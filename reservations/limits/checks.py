@@ -5,7 +5,7 @@ What these let through may still have to wait: that is the decision's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..clock import duration_text, rfc3339
@@ -26,7 +26,8 @@ from .values import UNLIMITED, amount_text, gpus_text
 @dataclass(frozen=True)
 class Asking:
     """A request as the limits judge it. ``seconds``: its time limit. ``live``: everything that has not ended, of
-    everybody. ``slots``: all that there are; none while nobody has seen the devices."""
+    everybody. ``slots``: all that there are; none while nobody has seen the devices. ``spoken_for``: weighted GPU-hours
+    that what runs and waits will still take from a budget."""
 
     owner: str
     kind: Kind
@@ -40,6 +41,7 @@ class Asking:
     weight: float
     requests_waiting: int
     job: JobSpec | None = None
+    spoken_for: Callable[[Purse], float] = lambda purse: 0.0
 
 
 def check_time(limits: Effective, kind: Kind, seconds: int | None) -> int:
@@ -184,17 +186,26 @@ def _check_budgets(asking: Asking) -> None:
     for purse in asking.purses:
         if asking.kind not in purse.budget.kinds or purse.budget.beyond != "refuse" or not rate:
             continue
-        if purse.empty or cost > purse.left + TINY:
-            longest = int(purse.left * 3600.0 / rate)
+        taken = asking.spoken_for(purse)
+        left = max(0.0, purse.left - taken)
+        if purse.empty or cost > left + TINY:
+            longest = int(left * 3600.0 / rate)
             instead = f"ask for at most {duration_text(longest)}" if longest >= 60 else "wait until then"
-            needed, left = amount_text(round(cost, 2)), amount_text(round(purse.left, 2))
             message = (
-                f"this needs up to {needed} GPU-hours and {left} are left ({purse.describe()}): {instead}, "
+                f"this needs up to {amount_text(round(cost, 2))} GPU-hours and {left_text(purse, taken)}: {instead}, "
                 "or ask for a smaller share"
             )
-            details: dict[str, object] = {"needed": cost, "left": purse.left, "longest_s": longest}
+            details: dict[str, object] = {"needed": cost, "left": left, "longest_s": longest}
             details["refills_at"] = rfc3339(purse.refills_at)
             raise PublicError("budget", message, 403, details)
+
+
+def left_text(purse: Purse, spoken_for: float) -> str:
+    """What is left of ``purse`` beside what is ``spoken_for`` (weighted GPU-hours), in words."""
+    left = amount_text(round(max(0.0, purse.left - spoken_for), 2))
+    more = amount_text(round(spoken_for, 2))
+    besides = f", and {more} more are set aside for what runs and waits" if spoken_for > 0.005 else ""
+    return f"{left} are left ({purse.describe()}{besides})"
 
 
 def _not_allowed(asking: Asking, what: str, rule: str) -> PublicError:
@@ -204,8 +215,15 @@ def _not_allowed(asking: Asking, what: str, rule: str) -> PublicError:
 # --- extensions
 
 
-def check_extension(limits: Effective, reservation: Reservation, seconds: int, purses: Iterable[Purse]) -> None:
-    """Raises PublicError when ``reservation`` may not go on for ``seconds`` more."""
+def check_extension(
+    limits: Effective,
+    reservation: Reservation,
+    seconds: int,
+    purses: Iterable[Purse],
+    spoken_for: Callable[[Purse], float],
+) -> None:
+    """Raises PublicError when ``reservation`` may not go on for ``seconds`` more. ``spoken_for``: weighted GPU-hours
+    that what runs, this one too, and what waits will still take from a budget."""
     longest = longest_extension(limits, reservation)
     if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 1:
         raise invalid("seconds", seconds, f"must be from 1 to {longest}")
@@ -221,12 +239,13 @@ def check_extension(limits: Effective, reservation: Reservation, seconds: int, p
         raise PublicError("extension-limit", message, 409, {"seconds": seconds, "longest_s": longest})
     for purse in purses:
         cost = reservation.rate * seconds / 3600.0
-        if reservation.kind in purse.budget.kinds and purse.budget.beyond == "refuse" and cost > purse.left + TINY:
-            message = (
-                f"{duration_text(seconds)} more need {amount_text(round(cost, 2))} GPU-hours and "
-                f"{amount_text(round(purse.left, 2))} are left ({purse.describe()})"
-            )
-            raise PublicError("budget", message, 403, {"needed": cost, "left": purse.left})
+        if reservation.kind not in purse.budget.kinds or purse.budget.beyond != "refuse" or not cost:
+            continue
+        taken = spoken_for(purse)
+        if cost > purse.left - taken + TINY:
+            needed = f"{duration_text(seconds)} more need {amount_text(round(cost, 2))} GPU-hours"
+            left = max(0.0, purse.left - taken)
+            raise PublicError("budget", f"{needed} and {left_text(purse, taken)}", 403, {"needed": cost, "left": left})
 
 
 def longest_extension(limits: Effective, reservation: Reservation) -> int:

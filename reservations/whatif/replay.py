@@ -271,6 +271,9 @@ class _Replay:
             self._live.drop(refusal.id)
             del self._waiting[refusal.id]
             run.outcome.fate, run.outcome.why = Fate.REFUSED, refusal.error.reason
+        for name, promise in decision.promises.items():
+            if name in self._waiting:
+                self._waiting[name] = replace(self._waiting[name], promise=promise)
         for victim in decision.preemptions:
             self._gives_way(self._runs[victim.id], victim.grace)
 

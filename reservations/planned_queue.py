@@ -1,0 +1,78 @@
+"""Those who wait, with the plan of what is held and of what was promised to them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .plan import Place, Plan
+from .policy import Policy
+from .queue import Facts, Promise, Waiting
+from .tally import Tally
+
+IN_TURN_DEPTH = 100
+"""How many are planned for where nobody may overtake."""
+
+
+class PlannedQueue:
+    """A decision begins with it, and so does what people are told: both see the same plan."""
+
+    def __init__(self, facts: Facts, policy: Policy) -> None:
+        self.facts, self.policy = facts, policy
+        self.now = facts.now
+        self.tally = Tally(facts.all_slots, facts.held, policy)
+        self.promised: dict[str, Promise] = {}
+        self.replaced: dict[str, Promise | None] = {}
+        """Promises that cannot be kept as they are, and what is promised instead."""
+        self.overdue: set[str] = set()
+        """Those whose promise has passed: their devices are not free yet."""
+        self.depth = policy.backfill_depth or IN_TURN_DEPTH
+        self._plan: Plan | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """Made when something is asked of it: most decisions are about nobody who waits."""
+        if self._plan is None:
+            self._plan = Plan(self.facts, self.policy, self.tally)
+        return self._plan
+
+    def keep_promises(self) -> None:
+        """Books what was promised: first all that can be kept as it is, then the rest anew."""
+        hindered = []
+        told = [(item.promise, item) for item in self.facts.waiting if item.promise is not None]
+        for promise, item in sorted(told, key=lambda entry: entry[0].start):
+            kept = replace(promise, start=max(promise.start, self.now))
+            if self.tally.used_up(item) is not None:
+                self.replaced[item.id] = None
+            elif self.plan.hinders(item, kept):
+                hindered.append((item, promise))
+            else:
+                self.promise(item, kept)
+        for item, promise in hindered:
+            self._promise_anew(item, promise)
+
+    def _promise_anew(self, item: Waiting, promise: Promise) -> None:
+        found = self.plan.earliest(item)
+        anew = Promise(found.start, found.holdings) if found is not None and found.excess is None else None
+        if anew is not None and promise.start <= self.now and self.plan.in_service(promise):
+            # What holds its devices is past its end. The promise stands: it starts as soon as they are seen free.
+            self.overdue.add(item.id)
+            self.promise(item, anew)
+        elif anew is not None and found is not None and self.promisable(item, found):
+            self.replaced[item.id] = anew
+            self.promise(item, anew)
+        else:
+            self.replaced[item.id] = None
+
+    def promise(self, item: Waiting, promise: Promise) -> None:
+        self.promised[item.id] = promise
+        self.plan.book(item, promise)
+
+    def promisable(self, item: Waiting, found: Place) -> bool:
+        """Whether ``found`` can be promised: nothing but a failing device could take it away."""
+        policy = self.policy
+        return (
+            found.excess is None
+            and not policy.ranked
+            and item.kind not in policy.person(item.owner).may_run_out
+            and found.start + item.seconds <= policy.sure_until
+        )
