@@ -7,8 +7,9 @@ the log of a decision say of a start is the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from .placement import Room, place
 from .plan import Place, Plan
 from .planned_queue import PlannedQueue
 from .policy import Policy
@@ -20,6 +21,7 @@ from .timeline import FOREVER
 
 ANYTHING = ShareRequest(Shape.WHOLE, count=1)
 """For one that holds its devices: what it once asked for bears on nothing any more."""
+MOST_COUNTED = 999
 HALF_A_SECOND = 0.5
 """What is told is rounded to seconds. To what was promised nothing is added."""
 
@@ -33,6 +35,23 @@ def forecast(facts: Facts, policy: Policy, limit: int | None = None) -> dict[str
 def latest_for_new(facts: Facts, policy: Policy, wishes: Sequence[Waiting]) -> list[Forecast]:
     """For each of ``wishes``, each taken alone: when it would start at the latest if it joined the queue's end now."""
     return _Outlook(facts, policy).of_new(wishes)
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What somebody can expect who asks now. ``free``: how many of it would start now, one after the other; ``for_s``:
+    for how long at most (seconds, a stop included; infinite: for as long as anybody may)."""
+
+    told: Forecast
+    free: int
+    for_s: float
+
+
+def prospects(facts: Facts, policy: Policy, wishes: Sequence[Waiting], least_s: float) -> list[Prospect]:
+    """The same as ``latest_for_new``, and what is free now for ``least_s`` (seconds) or longer."""
+    outlook = _Outlook(facts, policy)
+    told = outlook.of_new(wishes)
+    return [outlook.prospect(item, forecast, least_s) for item, forecast in zip(wishes, told, strict=True)]
 
 
 def delayed(facts: Facts, policy: Policy, longer: Held) -> list[str]:
@@ -83,6 +102,18 @@ class _Outlook(PlannedQueue):
             self._known(position, item, found)
         position = len(self._order) + 1
         return [self._new(position, item) for item in wishes]
+
+    def prospect(self, item: Waiting, told: Forecast, least_s: float) -> Prospect:
+        """What is free of ``item`` now, which is ``told`` so of its start."""
+        now, starts_now = self.now, told.latest_start is not None and told.latest_start <= self.now
+        if item.request.shape is Shape.CPU or told.why or (told.position > self.depth and not starts_now):
+            return Prospect(told, int(starts_now), FOREVER)
+        free = [(room, until) for room, until in self.plan.free_now(item) if until - now >= least_s]
+        longest = next(
+            (at for at in sorted({at for _, at in free}, reverse=True) if _fits([r for r, u in free if u >= at], item)),
+            now,
+        )
+        return Prospect(told, _how_many([room for room, _ in free], item.request), longest - now)
 
     def _known(self, position: int, item: Waiting, found: dict[str, Forecast]) -> bool:
         """Whether the plan has a place for ``item``, which is booked, or cannot have any. False: its own limits keep
@@ -144,3 +175,19 @@ def _starts_later(before: Forecast, after: Forecast) -> bool:
         return False
     most = before.latest_start if before.firm else before.latest_start + HALF_A_SECOND
     return after.latest_start is None or after.latest_start > most
+
+
+def _fits(rooms: Sequence[Room], item: Waiting) -> bool:
+    return place(rooms, item.request) is not None
+
+
+def _how_many(rooms: Sequence[Room], request: ShareRequest) -> int:
+    """How many of ``request`` ``rooms`` can take one after the other."""
+    free = {room.slot.key: room for room in rooms}
+    count = 0
+    while count < MOST_COUNTED and (holdings := place(tuple(free.values()), request)) is not None:
+        count += 1
+        for holding in holdings:
+            room = free[holding.key]
+            free[holding.key] = Room(room.slot, room.memory_mib - holding.memory_mib, room.compute - holding.compute)
+    return count

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .allowances import Allowances, Excess
-from .placement import Holding
+from .placement import Holding, Room
 from .policy import Domain, Policy
 from .queue import Facts, Promise, Waiting
 from .tally import Tally
@@ -92,6 +92,10 @@ class Plan:
         if place is not None and place.excess is None:
             self._floors[kind] = place.start
         return place
+
+    def free_now(self, item: Waiting) -> list[tuple[Room, float]]:
+        """What is free now for such a request as ``item``, and until when nobody else has it."""
+        return self._timeline.free_now(item.request, self._policy.domain(item))
 
     def allows(self, item: Waiting, holdings: tuple[Holding, ...], start: float) -> bool:
         """Whether ``item`` may have just these ``holdings`` from ``start`` on: they are booked for nobody else."""

@@ -342,7 +342,7 @@ class Pool:
         """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
         holders = {h.device_uuid for r in self._live.holding for h in r.holdings}
         if self._fleet.update(inventory, holders):
-            self.touch()
+            self._settle()
 
     def set_devices(self, engine: str, devices: Sequence[Device]) -> None:
         """The devices of an engine that places work itself, as it tells them now."""
@@ -356,7 +356,7 @@ class Pool:
         for reservation in self._live.values():
             if reservation.waits:
                 self._put_waiting(reservation)
-        self.touch()
+        self._settle()
 
     def cut_to_limits(self) -> None:
         """Moves the end of what runs to what its owner could ask for now; she is told as before any other end."""
@@ -416,6 +416,13 @@ class Pool:
         self.touch()
 
     # --- what every change goes through
+
+    def _settle(self) -> None:
+        """Devices or limits are others: decides at once, so that what people are told follows from it."""
+        decided = self.decide([])
+        if decided:
+            self.commit(decided)
+        self.touch()
 
     def decide(self, changes: list[Change]) -> Decided:
         """``changes`` and what follows from them, unless nobody knows how the devices are."""

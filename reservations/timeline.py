@@ -76,6 +76,13 @@ class SlotTimeline:
                 return start
         return FOREVER
 
+    def free_until(self, wanted: tuple[int, int]) -> float:
+        """Until when ``wanted`` is free from the beginning on."""
+        for at, memory, compute in zip(self.times, self.memory, self.compute, strict=True):
+            if memory < wanted[0] or compute < wanted[1]:
+                return at
+        return FOREVER
+
     def room(self, at: float) -> Room:
         i = max(0, bisect_right(self.times, at) - 1)
         return Room(self.slot, self.memory[i], self.compute[i])
@@ -128,6 +135,16 @@ class Timeline:
             for slot, wanted, begin in self._begins[kind]
         )
         return free >= max(1, len(mine))
+
+    def free_now(self, request: ShareRequest, domain: Domain) -> list[tuple[Room, float]]:
+        """What is free for ``request`` now, and until when each of it is."""
+        found = []
+        for slot, wanted in self._candidates(request, domain):
+            kept = (begins for begins, _ in domain.blocks.get(slot.slot.key, ()) if begins > self.now)
+            until = min([slot.free_until(wanted), *kept])
+            if until > self.now and _clear(slot, wanted, 0.0, self.now, domain) == self.now:
+                found.append((slot.room(self.now), until))
+        return found
 
     def _candidates(self, request: ShareRequest, domain: Domain) -> list[tuple[SlotTimeline, tuple[int, int]]]:
         return [

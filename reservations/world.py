@@ -14,7 +14,7 @@ from .kind import Kind
 from .ledger import Change
 from .limits.host_bounds import HostRules
 from .live import Live
-from .outlook import delayed, forecast, latest_for_new, unfit
+from .outlook import Prospect, delayed, forecast, latest_for_new, prospects, unfit
 from .placement import Holding, gpus_of, least_gpus
 from .policy import Policy
 from .queue import Decision, Facts, Forecast, Held, Promise, Waiting
@@ -25,6 +25,8 @@ from .submission import Submission
 from .tally import Tally
 from .usage import Charge, Charges
 
+SHORTEST_S = 60.0
+"""The shortest time limit there is."""
 TOGETHER_S = 3.0
 """Those of an array are asked for one after the other, in less time than this between two."""
 
@@ -162,11 +164,23 @@ class World:
 
     def latest_starts(self, wishes: Sequence[Submission]) -> list[Forecast]:
         """What each of ``wishes`` could expect if it joined the queue now."""
-        items = []
-        for wish in wishes:
-            seconds = wish.time_limit_s or self.standing.effective(wish.owner, self.now).default_time(wish.kind)
-            items.append(Waiting("", wish.owner, wish.request, seconds + self._grace, self.now, wish.kind))
-        return latest_for_new(self.facts, self.policy([wish.owner for wish in wishes]), items)
+        policy = self.policy([wish.owner for wish in wishes])
+        return latest_for_new(self.facts, policy, [self._as_waiting(wish) for wish in wishes])
+
+    def prospects(self, wishes: Sequence[Submission]) -> list[Prospect]:
+        """The same, and what of each is free now."""
+        policy = self.policy([wish.owner for wish in wishes])
+        items = [self._as_waiting(wish) for wish in wishes]
+        return prospects(self.facts, policy, items, SHORTEST_S + self._grace)
+
+    def _as_waiting(self, wish: Submission) -> Waiting:
+        seconds = wish.time_limit_s or self.standing.effective(wish.owner, self.now).default_time(wish.kind)
+        return Waiting("", wish.owner, wish.request, seconds + self._grace, self.now, wish.kind)
+
+    @property
+    def stop_s(self) -> float:
+        """Seconds that a stop may take."""
+        return self._grace
 
     def delayed_by(self, longer: Reservation) -> int:
         """How many waiting requests would start later if ``longer`` replaced the reservation of its id."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +11,8 @@ from ..elsewhere import Elsewhere, Outlook
 from ..errors import PublicError
 from ..kind import Kind
 from ..limits.schema import Maintenance
-from ..placement import Room, need, place, rooms_of, slots_of
-from ..policy import Domain, Policy
 from ..pool import Pool
-from ..queue import Forecast, Waiting
+from ..queue import Forecast
 from ..shares import Shape, ShareRequest
 from ..standing import AHEAD_S
 from ..submission import Submission
@@ -72,26 +69,19 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
 
     ``fresh``: the devices were seen lately.
     """
-    now = pool.clock()
+    world = pool.world()
+    now = world.now
     limits = pool.standing.effective(owner, now)
     default, longest = limits.default_time(Kind.SESSION), limits.max_time(Kind.SESSION)
     shares = offered_shares(pool) if pool.local else []
-    world = pool.world()
-    policy, facts = world.policy([owner]), world.facts
-    rooms = rooms_of(slots_of(facts.devices), [h for held in facts.held for h in held.holdings])
-    told = world.latest_starts([Submission(owner, share, default) for share in shares])
-    told_at = pool.clock()
     offers = []
-    for share, forecast in zip(shares, told, strict=True):
-        item = Waiting("", owner, share, 60.0 + policy.grace_s, now)
-        domain = policy.domain(item)
-        usable = [room for room in rooms if domain.allows(room.slot.key, now, item.seconds)]
-        starts_now = forecast.latest_start is not None and forecast.latest_start <= told_at
+    for share, prospect in zip(shares, world.prospects([Submission(owner, s, default) for s in shares]), strict=True):
+        forecast = prospect.told
         error = pool.intake.refusal(Submission(owner, share, default))
         possible = error is None and (forecast.latest_start is not None or bool(forecast.why)) and fresh
-        until = _until(usable, share, domain, policy, now)
-        free_for = until if until is not None and until < longest else None
-        free = _how_many(usable, share) if starts_now and fresh else 0
+        until = prospect.for_s - world.stop_s
+        free_for = int(until) if prospect.free and until < longest else None
+        free = prospect.free if fresh else 0
         why = _why_not(error, forecast, fresh)
         offers.append(
             {
@@ -120,7 +110,7 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
     inventory = pool.inventory
     return {
         "offers": offers,
-        "waiting": len(facts.waiting),
+        "waiting": len(world.facts.waiting),
         "simulated": bool(inventory and inventory.simulated),
         "note": _note(pool),
         "fresh": fresh,
@@ -187,10 +177,16 @@ def _when(share: ShareRequest, free: int, free_for: int | None, told: Forecast, 
     """When it would start, in words."""
     if share.shape is Shape.CPU:
         return "Starts now"
-    if free:
-        shorter = f" for up to {duration_text(free_for)}, because of what is announced" if free_for is not None else ""
-        return f"{free} free now{shorter}"
     line = "you wait in line, and it starts by itself"
+    starts_now = told.latest_start is not None and told.latest_start <= now
+    if free and free_for is None:
+        return f"{free} free now"
+    if free and free_for is not None:
+        shorter = f"{free} free now for up to {duration_text(free_for)}: then it is kept for others, or announced"
+        if starts_now or told.latest_start is None:
+            return shorter
+        wait = duration_text(max(0, round(told.latest_start - now)))
+        return f"{shorter}; for longer, you would start in {wait} at the latest"
     if told.latest_start is None:
         return f"In use. Nobody can say when it starts: {told.why}; {line}"
     wait = duration_text(max(0, round(told.latest_start - now)))
@@ -208,18 +204,6 @@ def announcements(pool: Pool, now: float) -> list[str]:
             what = f"{entry.why} ({entry.name})" if isinstance(entry, Maintenance) else f"kept for {entry.name}"
             found.append(f"{entry.begins} to {entry.ends} ({limits.timezone}): {where}, {what}")
     return found + [text for engine in pool.engines.values() for text in engine.announced()]
-
-
-def _until(rooms: Sequence[Room], share: ShareRequest, domain: Domain, policy: Policy, now: float) -> int | None:
-    """For how many seconds at most ``share`` could run if it started now; None without such an end."""
-    free = []
-    for room in rooms:
-        wanted = need(room.slot, share)
-        if wanted is not None and room.memory_mib >= wanted[0] and room.compute >= wanted[1]:
-            begins = [begin for begin, _ in domain.blocks.get(room.slot.key, ()) if begin > now]
-            free.append(min(begins, default=float("inf")))
-    longest = max(free, default=float("inf"))
-    return None if longest == float("inf") else max(0, int(longest - now - policy.grace_s))
 
 
 def offer_text(pool: Pool, share: ShareRequest) -> str:
@@ -249,19 +233,3 @@ def _why_not(error: PublicError | None, told: Forecast, fresh: bool) -> str:
     if told.latest_start is None and not told.why:
         return "every device that could give it is out of service, or kept for others"
     return told.why
-
-
-def _how_many(rooms: Sequence[Room], share: ShareRequest) -> int:
-    """How many of ``share`` would be granted one after the other now; for CPU sessions 1 stands for 'any number'."""
-    if share.shape is Shape.CPU:
-        return 1
-    rooms_now = {room.slot.key: room for room in rooms if need(room.slot, share) is not None}
-    count = 0
-    while (holdings := place(tuple(rooms_now.values()), share)) is not None and count < 999:
-        count += 1
-        for holding in holdings:
-            room = rooms_now[holding.key]
-            rooms_now[holding.key] = Room(
-                room.slot, room.memory_mib - holding.memory_mib, room.compute - holding.compute
-            )
-    return count
