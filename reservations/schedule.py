@@ -266,18 +266,26 @@ class _Pass(PlannedQueue):
 
     def _start_apart(self, item: Waiting, wish: _Wish) -> bool:
         """Beyond the depth: only on slots that nobody ahead could use."""
-        if self._strict or wish.apart_in_vain or wish.no_room or self.tally.blocked(item) is not None:
+        if wish.claims and (wish.no_room or wish.apart_in_vain or self._strict):
             return False
-        free = [room for room in self._usable(item, wish) if room.slot.key not in self._claimed]
-        holdings = place(free, wish.request)
+        if self.tally.blocked(item) is not None:
+            return False  # limits of its own keep it back; nobody waits behind it
+        holdings = None if self._strict else self._apart(item, wish)
         if holdings is None:
-            wish.apart_in_vain = True
-            return False
-        if not self.plan.allows(item, holdings, self.now):
+            if self._never(wish) is None:
+                self._waits(item, wish)
             return False
         self.plan.book(item, Place(self.now, holdings))
         self._grant(item, holdings)
         return True
+
+    def _apart(self, item: Waiting, wish: _Wish) -> tuple[Holding, ...] | None:
+        if wish.apart_in_vain or not self._fits_now(item, wish):
+            return None
+        free = [room for room in self._usable(item, wish) if room.slot.key not in self._claimed]
+        holdings = place(free, wish.request)
+        wish.apart_in_vain = holdings is None
+        return holdings if holdings is not None and self.plan.allows(item, holdings, self.now) else None
 
     def _grant_unbooked(self, item: Waiting) -> bool:
         """One that holds no devices."""
