@@ -120,7 +120,7 @@ class _Outlook(PlannedQueue):
         it back."""
         promise = self.promised.get(item.id)
         if promise is not None:
-            why = _why(position, promise.start, self.now)
+            why = self._why(position, item, promise.start)
             # Firm is what is written down: a decision will do so with what stands in place of a broken one.
             firm = item.id not in self.replaced and item.id not in self.overdue
             found[item.id] = Forecast(position, promise.start, why, firm)
@@ -144,10 +144,20 @@ class _Outlook(PlannedQueue):
 
     def _told(self, position: int, item: Waiting, place: Place | None) -> Forecast:
         start = None if place is None or place.start == FOREVER else place.start
-        why = _why(position, start, self.now)
+        why = self._why(position, item, start)
         if place is not None and place.excess is not None:
             why = place.excess.wait.text
         return Forecast(position, start, why, firm=False)
+
+    def _why(self, position: int, item: Waiting, start: float | None) -> str:
+        blocked = self.tally.blocked(item)
+        if blocked is not None:
+            return blocked.text  # its owner can do something about it, whatever else it waits for
+        if start is None:
+            return "every device that could give it is out of service, or kept for others"
+        if position == 1:
+            return "nothing that fits is free yet; it is the first in line"
+        return f"nothing that fits is free, and {position - 1} ahead of it in line wait as well"
 
     def _new(self, position: int, item: Waiting) -> Forecast:
         used_up = self.tally.used_up(item)
@@ -160,14 +170,6 @@ class _Outlook(PlannedQueue):
             start = None if place.start == FOREVER else place.start
             return Forecast(position, start, place.excess.wait.text, firm=False)
         return Forecast(position, place.start, "", position <= self.depth and self.promisable(item, place))
-
-
-def _why(position: int, start: float | None, now: float) -> str:
-    if start is None:
-        return "every device that could give it is out of service, or kept for others"
-    if position == 1:
-        return "nothing that fits is free yet; it is the first in line"
-    return f"nothing that fits is free, and {position - 1} ahead of it in line wait as well"
 
 
 def _starts_later(before: Forecast, after: Forecast) -> bool:
