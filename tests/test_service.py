@@ -94,6 +94,18 @@ def test_a_time_limit_is_announced_then_kept(tmp_path: Path) -> None:
         assert "its time limit of 60 s was reached" in ended["detail"]
 
 
+@pytest.mark.parametrize("seconds", [59, 0, -1, 2.5])
+def test_a_time_that_nobody_may_ask_for_is_refused_also_when_it_repeats_a_request(
+    service: Service, seconds: float
+) -> None:
+    body = {"share": {"cpu_only": True}, "owner": "ada", "client_key": "short"}
+    made = service.call("POST", "reservations", json=body)
+    assert made.status_code in (200, 201)
+    refused = service.call("POST", "reservations", json={**body, "time_limit_s": seconds})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].startswith(f"time_limit_s is {seconds}: must be ")
+
+
 def test_a_client_key_makes_one_reservation_however_often_it_is_sent(service: Service) -> None:
     body = {"share": {"gpus": 1}, "owner": "ada", "client_key": "again"}
     answers = [service.call("POST", "reservations", json=body) for _ in range(3)]

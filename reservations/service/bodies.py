@@ -13,7 +13,7 @@ from ..errors import PublicError, invalid
 from ..kind import Kind
 from ..reservation import Reason, State
 from ..shares import parse_share
-from ..submission import Submission
+from ..submission import SHORTEST_S, Submission
 from ..text import check_line, escaped
 from .auth import Caller
 
@@ -55,10 +55,13 @@ def whole(value: Any) -> Any:
 
 
 def optional_seconds(name: str, value: Any) -> int | None:
-    """Return a whole number of seconds, or None where none is given. Raises PublicError."""
+    """Return a whole number of seconds, or None where none is given. Raises PublicError.
+
+    A time that is too short for anybody is refused here, also where the request turns out to repeat an earlier one.
+    """
     seconds = numeric.whole(value)
-    if value is not None and seconds is None:
-        raise invalid(name, value, "must be a whole number of seconds, or left out for the default")
+    if value is not None and (seconds is None or seconds < SHORTEST_S):
+        raise invalid(name, value, f"must be at least {SHORTEST_S} whole seconds, or left out for the default")
     return seconds
 
 

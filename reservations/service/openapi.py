@@ -10,6 +10,7 @@ from ..kind import Kind
 from ..numeric import LARGEST
 from ..reservation import Reason, State
 from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MAX_NODES, MODEL_PATTERN, PROFILE_PATTERN
+from ..submission import SHORTEST_S
 from . import json_bodies, openapi_activity, openapi_host, openapi_jobagent, openapi_jobs, openapi_limits
 from .openapi_parts import (
     COUNT,
@@ -218,7 +219,7 @@ def create_schema() -> Schema:
             "share": ref("Share"),
             "time_limit_s": {
                 "type": ["integer", "null"],
-                "minimum": 60,
+                "minimum": SHORTEST_S,
                 "maximum": LARGEST,
                 "description": "seconds; left out: the default of the limits; at most their max_time",
             },
