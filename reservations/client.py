@@ -12,6 +12,7 @@ from tornado.httpclient import HTTPClientError
 
 from .errors import PublicError
 from .fetching import fetch
+from .text import MAX_DETAIL, escaped
 
 Json = dict[str, Any]
 
@@ -80,7 +81,9 @@ class ServiceClient:
         return await self.call("POST", f"{_one(reservation_id)}/extend", {"seconds": seconds})
 
     async def end(self, reservation_id: str, reason: str, detail: str) -> Json:
-        return await self.call("POST", f"{_one(reservation_id)}/end", {"reason": reason, "detail": detail})
+        """End it. ``detail`` may hold what a server or an engine said: what nobody sees in it is written out."""
+        words = escaped(detail)[:MAX_DETAIL]
+        return await self.call("POST", f"{_one(reservation_id)}/end", {"reason": reason, "detail": words})
 
     async def activity(self, reservation_id: str) -> Json:
         """What is known of what a session does, and what follows from it."""

@@ -13,6 +13,9 @@ from .queue import Forecast
 from .reservation import Reservation, State
 from .shares import ShareRequest
 
+SHORTEST_S = 60
+"""No time limit is shorter."""
+
 
 @dataclass(frozen=True)
 class Submission:

@@ -16,6 +16,8 @@ from typing import Any
 
 from .errors import invalid
 
+MAX_DETAIL = 2000
+"""Longest reason of an end, in characters."""
 UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Categories of Unicode (UAX #44): controls, format characters (bidirectional ones too), surrogates, private use, ends
 of lines and paragraphs."""

@@ -32,6 +32,8 @@ BOUNDS = "\n".join(
         "submissions_per_minute": "1e6",
         "submissions_burst": 10**6,
         "reports_per_s": "1e6",
+        "work_share": "1e6",
+        "work_burst_s": "1e6",
         "unknown_tokens_per_s": "1e6",
     }.items()
 )

@@ -14,6 +14,7 @@ import requests
 from nodes import eventually, order
 from services import Service, running_service
 
+from timeshare.reservations.client import ServiceClient
 from timeshare.reservations.errors import PublicError
 from timeshare.reservations.service.auth import ADMIN_SCOPE, USE_SCOPE, caller_of
 
@@ -92,6 +93,30 @@ def test_a_time_limit_is_announced_then_kept(tmp_path: Path) -> None:
         ended = eventually(lambda: (r := service.get(made["id"]))["state"] == "ended" and r, 90)
         assert ended["reason"] == "time_limit"
         assert "its time limit of 60 s was reached" in ended["detail"]
+
+
+@pytest.mark.parametrize("seconds", [59, 0, -1, 2.5])
+def test_a_time_that_nobody_may_ask_for_is_refused_also_when_it_repeats_a_request(
+    service: Service, seconds: float
+) -> None:
+    body = {"share": {"cpu_only": True}, "owner": "ada", "client_key": "short"}
+    made = service.call("POST", "reservations", json=body)
+    assert made.status_code in (200, 201)
+    refused = service.call("POST", "reservations", json={**body, "time_limit_s": seconds})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].startswith(f"time_limit_s is {seconds}: must be ")
+
+
+async def test_a_reason_with_what_nobody_sees_is_refused_and_the_hub_writes_it_out(service: Service) -> None:
+    made = service.create(share={"cpu_only": True}, owner="ada")["id"]
+    refused = service.call("POST", f"reservations/{made}/end", json={"detail": "\u00d7\u009b"})
+    assert refused.status_code == 400
+    assert "U+009B" in refused.json()["error"]["message"]
+    ended = await ServiceClient(service.deployment.service_url, service.deployment.admin_token).end(
+        made, "failed", "it said \u009b" + 3000 * "x"
+    )
+    assert ended["detail"].startswith("it said \\x9bx")
+    assert len(ended["detail"]) == 2000
 
 
 def test_a_client_key_makes_one_reservation_however_often_it_is_sent(service: Service) -> None:

@@ -19,6 +19,7 @@ from ..queue import Waiting
 from ..reservation import Reservation
 from ..shares import Shape, ShareRequest
 from ..standing import Purse
+from ..submission import SHORTEST_S
 from .effective import Effective
 from .values import UNLIMITED, amount_text, gpus_text
 
@@ -49,8 +50,9 @@ def check_time(limits: Effective, kind: Kind, seconds: int | None) -> int:
     if seconds is None:
         return limits.default_time(kind)
     longest = limits.max_time(kind)
-    if isinstance(seconds, bool) or not isinstance(seconds, int) or not 60 <= seconds <= longest:
-        rule = f"must be from 60 to {longest} seconds ({duration_text(longest)}), the longest for your {kind.plural}"
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or not SHORTEST_S <= seconds <= longest:
+        most = f"{longest} seconds ({duration_text(longest)}), the longest for your {kind.plural}"
+        rule = f"must be from {SHORTEST_S} to {most}"
         refused = invalid("time_limit_s", seconds, rule)
         # More than the limits allow is understood, and can never hold here: the API's description does not know them.
         is_too_long = isinstance(seconds, int) and seconds > longest

@@ -13,14 +13,13 @@ from ..errors import PublicError, invalid
 from ..kind import Kind
 from ..reservation import Reason, State
 from ..shares import parse_share
-from ..submission import Submission
-from ..text import check_line, escaped
+from ..submission import SHORTEST_S, Submission
+from ..text import MAX_DETAIL, check_line
 from .auth import Caller
 
 MAX_NAME = 255
 MAX_WAIT_S = 60
 MAX_LISTED = 500
-MAX_DETAIL = 2000
 ID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 CREATE_FIELDS = ("share", "time_limit_s", "kind", "server_name", "client_key", "queue", "owner")
 
@@ -55,10 +54,13 @@ def whole(value: Any) -> Any:
 
 
 def optional_seconds(name: str, value: Any) -> int | None:
-    """Return a whole number of seconds, or None where none is given. Raises PublicError."""
+    """Return a whole number of seconds, or None where none is given. Raises PublicError.
+
+    A time that is too short for anybody is refused here, also where the request turns out to repeat an earlier one.
+    """
     seconds = numeric.whole(value)
-    if value is not None and seconds is None:
-        raise invalid(name, value, "must be a whole number of seconds, or left out for the default")
+    if value is not None and (seconds is None or seconds < SHORTEST_S):
+        raise invalid(name, value, f"must be at least {SHORTEST_S} whole seconds, or left out for the default")
     return seconds
 
 
@@ -130,10 +132,7 @@ def parse_end(body: Mapping[str, Any], caller: Caller) -> tuple[Reason, str]:
     if "detail" not in body:
         who = "its owner" if not caller.admin else "an administrator"
         return Reason(reason), f"stopped by {who}"
-    detail = body["detail"]
-    if caller.deployment and isinstance(detail, str):
-        detail = escaped(detail)[:MAX_DETAIL]  # the hub passes on what a server said at its end
-    return Reason(reason), text("detail", detail, longest=MAX_DETAIL)
+    return Reason(reason), text("detail", body["detail"], longest=MAX_DETAIL)
 
 
 def parse_cordon(body: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ from ..kind import Kind
 from ..numeric import LARGEST
 from ..reservation import Reason, State
 from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MAX_NODES, MODEL_PATTERN, PROFILE_PATTERN
+from ..submission import SHORTEST_S
+from ..text import MAX_DETAIL
 from . import json_bodies, openapi_activity, openapi_host, openapi_jobagent, openapi_jobs, openapi_limits
 from .openapi_parts import (
     COUNT,
@@ -218,7 +220,7 @@ def create_schema() -> Schema:
             "share": ref("Share"),
             "time_limit_s": {
                 "type": ["integer", "null"],
-                "minimum": 60,
+                "minimum": SHORTEST_S,
                 "maximum": LARGEST,
                 "description": "seconds; left out: the default of the limits; at most their max_time",
             },
@@ -241,7 +243,7 @@ def active_schema() -> Schema:
 
 
 def end_schema() -> Schema:
-    detail = {**line(), "maxLength": 2000}
+    detail = {**line(), "maxLength": MAX_DETAIL}
     return record({"reason": {"enum": [reason.value for reason in Reason]}, "detail": detail}, ())
 
 

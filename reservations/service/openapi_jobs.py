@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..job import MAX_PATH
 from ..numeric import LARGEST
+from ..submission import SHORTEST_S
 from ..text import seen_pattern
 from .job_bodies import MAX_TASKS
 from .openapi_limits import budget_schema
@@ -32,7 +33,7 @@ _PATH: Schema = {
 }
 _TIME_LIMIT: Schema = {
     "type": ["integer", "null"],
-    "minimum": 60,
+    "minimum": SHORTEST_S,
     "maximum": LARGEST,
     "description": "seconds; left out: the default of the limits; at most their max_time",
 }
