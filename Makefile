@@ -79,6 +79,7 @@ bench: setup
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/grants.py
 	$(BIN)/python benchmarks/placement.py
+	$(BIN)/python benchmarks/promises.py
 	$(BIN)/python benchmarks/batch.py
 	$(BIN)/python benchmarks/passes.py
 	$(BIN)/python benchmarks/stock.py

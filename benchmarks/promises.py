@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -198,6 +199,8 @@ def main() -> None:
             found[name].append(play(arrivals, rule(result), result))
     for name, results in found.items():
         show(name, results)
+    broken = sum(len(result.late) + len(result.moved) for result in found["kept"])
+    sys.exit(f"{broken} promises were broken" if broken else 0)
 
 
 def show(name: str, results: list[Result]) -> None:

@@ -352,7 +352,9 @@ class Limits(Section):
         default=(0.25, 0.5), description="Parts of a device that the form offers. Default [0.25, 0.5]. []: none."
     )
     backfill_depth: Whole = Field(
-        default=100, description="How far down the queue overtaking is considered. Default 100. 0: never."
+        default=100,
+        description="How many waiting requests are planned for, and so promised a start, such as 50. Those behind them start "
+        "only on devices that nobody ahead could use. Default 100. 0: nobody overtakes.",
     )
     host_memory_fraction: Number = Field(
         default=0.8,
