@@ -353,8 +353,8 @@ class Limits(Section):
     )
     backfill_depth: Whole = Field(
         default=100,
-        description="How many waiting requests are planned for, and so promised a start, such as 50. Those behind them start "
-        "only on devices that nobody ahead could use. Default 100. 0: nobody overtakes.",
+        description="How many waiting requests are planned for, and so promised a start, such as 50. Those behind them "
+        "start only on devices that nobody ahead could use. Default 100. 0: nobody overtakes.",
     )
     host_memory_fraction: Number = Field(
         default=0.8,
