@@ -52,6 +52,8 @@ class PlannedQueue:
 
     def _promise_anew(self, item: Waiting, promise: Promise) -> None:
         found = self.plan.earliest(item)
+        if found is not None and found.start <= promise.start:
+            found = found._replace(excess=None)  # limits of its own did not keep it back when it was promised
         anew = Promise(found.start, found.holdings) if found is not None and found.excess is None else None
         if anew is not None and promise.start <= self.now and self.plan.in_service(promise):
             # What holds its devices is past its end. The promise stands: it starts as soon as they are seen free.
