@@ -87,7 +87,8 @@ class Plan:
     def next(self, item: Waiting) -> Place | None:
         """``earliest``, for those who are looked at one after the other while places are only booked: an equal request
         further back cannot begin before one ahead."""
-        kind = (item.request, item.seconds, id(self._policy.domain(item)), item.owner if self._bounded else "")
+        bounds = (item.owner, item.kind) if self._bounded else ()
+        kind = (item.request, item.seconds, id(self._policy.domain(item)), bounds)
         place = self.earliest(item, self._floors.get(kind))
         if place is not None and place.excess is None:
             self._floors[kind] = place.start

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .errors import PublicError
+from .kind import Kind
 from .placement import Holding, Room, SlotKey, need, place, rooms_of
 from .plan import Place
 from .planned_queue import PlannedQueue
@@ -98,7 +99,7 @@ class _Pass(PlannedQueue):
         self._waiting = 0
         self._claimed: set[SlotKey] = set()
         self._new: list[Held] = []
-        self._kept_back: set[tuple[str, ShareRequest, float]] = set()
+        self._kept_back: set[tuple[str, Kind, ShareRequest, float]] = set()
         self._turn = facts.now
 
     def run(self, only_one: bool) -> None:
@@ -215,7 +216,7 @@ class _Pass(PlannedQueue):
         return not wish.no_room
 
     def _start_planned(self, item: Waiting, wish: _Wish) -> bool:
-        kind = (item.owner, item.request, item.seconds)
+        kind = (item.owner, item.kind, item.request, item.seconds)
         if kind in self._kept_back:
             return False
         self._plan_ahead()
