@@ -18,6 +18,7 @@ COMMANDS = {
     "ls": ("ls", "who has what, and who waits"),
     "limits": ("limits_command", "who may have what"),
     "usage": ("usage", "GPU-hours held, by whom and what"),
+    "unaccounted": ("unaccounted", "sessions that the ledger does not know, after an older one was restored"),
     "reconcile": ("reconcile", "GPU-hours of the ledger beside those of Slurm's accounting"),
 }
 """By name: the module, whose ``add`` knows the options and what to run, and what the command is for."""

@@ -19,6 +19,8 @@ class Fleet:
     def __init__(self, cordons: dict[str, str], host: HostSize) -> None:
         self.cordons = cordons
         self.host = host
+        self.occupied: dict[str, str] = {}
+        """Why each device is out of service on which something runs that the ledger does not know, by UUID."""
         self.inventory: Inventory | None = None
         """This machine's, as its agent told it last."""
         self._elsewhere: dict[str, tuple[Device, ...]] = {}
@@ -39,7 +41,7 @@ class Fleet:
     def _renew(self, holders: Set[str]) -> bool:
         here = self.inventory.devices if self.inventory is not None else ()
         known = {
-            device.uuid: replace(device, cordoned=device.cordoned or self.cordons.get(device.uuid))
+            device.uuid: replace(device, cordoned=self._why_out(device))
             for devices in (here, *self._elsewhere.values())
             for device in devices
         }
@@ -52,6 +54,9 @@ class Fleet:
         self.devices = devices
         self.slots = slots_of(devices, include_cordoned=True)
         return True
+
+    def _why_out(self, device: Device) -> str | None:
+        return device.cordoned or self.cordons.get(device.uuid) or self.occupied.get(device.uuid)
 
     def with_cordon(self, device_uuid: str, why: str | None) -> dict[str, str]:
         """The cordons with this one; ``why`` None puts the device back into service."""

@@ -14,6 +14,7 @@ from .deadlines import due, shortened
 from .devices.model import Device, Inventory
 from .elsewhere import Elsewhere
 from .enforcement import share_enforcement
+from .engines.base import EngineSession
 from .errors import PublicError
 from .fleet import Fleet
 from .host import HostSize, this_machine
@@ -58,6 +59,8 @@ class Pool:
         """Whether the node can take the devices of a session that runs on."""
         self.node_cannot_park = ""
         """Why it cannot keep GPU state in its memory; empty: it can."""
+        self.unaccounted: tuple[EngineSession, ...] = ()
+        """What runs on this machine though the ledger does not know it."""
         self.idle_warnings: dict[str, Warned] = {}
         """Those in force, by session; the monitor sets them."""
         self.version = 0
@@ -344,6 +347,18 @@ class Pool:
         if self._fleet.update(inventory, holders):
             self._settle()
 
+    def set_unaccounted(self, sessions: Sequence[EngineSession]) -> None:
+        """What runs here though the ledger does not know it: no new share goes to its devices."""
+        if sessions != self.unaccounted:
+            self.unaccounted = tuple(sessions)
+            self._fleet.occupied = {uuid: _occupied(session) for session in sessions for uuid in session.devices}
+            if self.inventory is not None:
+                self.set_inventory(self.inventory)
+
+    def known(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of ``names`` that the ledger has a reservation of, ended or not."""
+        return frozenset(name for name in names if name in self._live or self._ledger.get(name) is not None)
+
     def set_devices(self, engine: str, devices: Sequence[Device]) -> None:
         """The devices of an engine that places work itself, as it tells them now."""
         holders = {h.device_uuid for r in self._live.holding for h in r.holdings}
@@ -466,3 +481,10 @@ class Pool:
         known = self._waiting.get(reservation.id)
         promise = known.promise if known is not None else promise
         self._waiting[reservation.id] = replace(reservation.waiting(self.limits.stop.longest_s), promise=promise)
+
+
+def _occupied(session: EngineSession) -> str:
+    return (
+        f"a session of {session.owner} runs on it that the ledger does not know ({session.reservation_id}): it stays "
+        "until an administrator ends it"
+    )

@@ -134,12 +134,12 @@ async def test_another_job_than_the_one_that_was_handed_over_begins_nothing(plac
 
 @dataclass
 class Stubborn(NoEngine):
-    """Has two sessions that are nobody's, and cannot end the first one."""
+    """Has two sessions that are to end, and cannot end the first one."""
 
     ended: list[str] = field(default_factory=list)
 
     async def sessions(self) -> list[EngineSession]:
-        return [EngineSession(name, 1, SessionState.RUNNING, None, "") for name in ("first", "second")]
+        return [EngineSession(name, 1, SessionState.STOPPING, None, "") for name in ("first", "second")]
 
     async def stop(
         self, reservation_id: str, rules: Stop, interrupt: bool, generation: int | None = None

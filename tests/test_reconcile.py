@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
 
 from timeshare.reservations.engines.base import EngineSession, SessionState
-from timeshare.reservations.engines.reconcile import FORGET, GONE, LOST, STOP, reconcile
+from timeshare.reservations.engines.reconcile import FORGET, GONE, LOST, STOP, reconcile, unaccounted
 from timeshare.reservations.kind import Kind
 from timeshare.reservations.placement import Holding
 from timeshare.reservations.reservation import Reason, Reservation
@@ -25,8 +26,8 @@ def session(state: SessionState, generation: int = 1, code: int | None = None, m
     return EngineSession("r", generation, state, code, message)
 
 
-def acts(live: list[Reservation], *sessions: EngineSession) -> list[tuple[str, str]]:
-    return [(action.what, action.reason.value) for action in reconcile(live, sessions, ASKED_AT)]
+def acts(live: list[Reservation], *sessions: EngineSession, known: Collection[str] = ("r",)) -> list[tuple[str, str]]:
+    return [(action.what, action.reason.value) for action in reconcile(live, sessions, ASKED_AT, known)]
 
 
 RUNNING = session(SessionState.RUNNING)
@@ -44,7 +45,24 @@ def test_unknown_ends_nothing_and_frees_nothing(reservation: Reservation) -> Non
 
 def test_a_process_without_a_live_reservation_is_ended() -> None:
     assert [what for what, _ in acts([], RUNNING)] == [STOP]
-    assert [what for what, _ in acts([GRANTED], RUNNING)] == [STOP]
+    assert [what for what, _ in acts([replace(GRANTED, generation=1)], RUNNING)] == [STOP], "it was to be started anew"
+
+
+@pytest.mark.parametrize("live", [[QUEUED], [GRANTED], [STARTING], [ACTIVE], [ENDING]])
+@pytest.mark.parametrize("state", [SessionState.STARTING, SessionState.RUNNING])
+def test_what_runs_by_a_start_that_the_ledger_does_not_know_stays(live: list[Reservation], state: SessionState) -> None:
+    """The ledger is an older one: neither the session nor its reservation ends for it."""
+    later = session(state, generation=2)
+    assert acts(live, later) == []
+    assert unaccounted(live, [later], ("r",)) == [later]
+    assert acts([], session(state), known=()) == []
+    assert unaccounted([], [session(state)], ()) == [session(state)]
+
+
+def test_one_that_the_ledger_does_not_know_ends_once_somebody_has_decided() -> None:
+    assert acts([], session(SessionState.STOPPING), known=()) == [(STOP, "completed")]
+    assert acts([ACTIVE], session(SessionState.STOPPING, 2)) == [(STOP, "completed")]
+    assert acts([], session(SessionState.EXITED), known=()) == [(FORGET, "completed")]
 
 
 def test_the_record_of_an_ended_reservation_is_forgotten() -> None:

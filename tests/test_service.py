@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 import requests
-from nodes import eventually, order
+from nodes import eventually, order, part
 from services import Service, running_service
 
 from timeshare.reservations.client import ServiceClient
@@ -209,11 +212,47 @@ def test_while_the_agent_is_silent_nothing_ends_and_nothing_is_given_out(service
     eventually(lambda: service.get(made["id"])["state"] == "ended")
 
 
-def test_a_process_without_a_reservation_is_ended(service: Service) -> None:
-    stray = str(uuid.uuid4())
-    service.node.ask("launch", **order(stray, ["sleep", "300"]))
-    service.node.ids.append(stray)
-    eventually(lambda: not any(s["reservation_id"] == stray for s in service.node.ask("sessions")))
+def test_a_process_of_a_reservation_that_has_ended_is_ended(service: Service) -> None:
+    made = service.create(share={"gpus": 1, "model": "t4"})
+    service.ask("POST", f"reservations/{made['id']}/end", json={})
+    service.node.ask("launch", **order(made["id"], ["sleep", "300"]))
+    service.node.ids.append(made["id"])
+    eventually(lambda: not any(s["reservation_id"] == made["id"] for s in service.node.ask("sessions")))
+
+
+def test_an_older_ledger_ends_nobodys_session_and_gives_its_gpu_to_nobody(service: Service, tmp_path: Path) -> None:
+    ledger = Path(service.deployment.state_dir) / "ledger.sqlite"
+    service.kill()
+    with (
+        contextlib.closing(sqlite3.connect(ledger)) as source,
+        contextlib.closing(sqlite3.connect(tmp_path / "b")) as copy,
+    ):
+        source.backup(copy)
+    service.start()
+    made = service.create(share={"gpus": 1, "model": "t4"})
+    service.ask("POST", f"reservations/{made['id']}/starting", json={})
+    share = [part(15360, True, service.get(made["id"])["placement"][0]["device_uuid"])]
+    service.node.launch("sleep", "300", reservation_id=made["id"], share=share)
+    service.ask("POST", f"reservations/{made['id']}/active", json={"generation": 1, "enforcement": "simulated"})
+    service.kill()
+    for name in (ledger, *ledger.parent.glob("ledger.sqlite-*")):
+        name.unlink()
+    shutil.copy(tmp_path / "b", ledger)
+    service.start()
+
+    (stranger,) = eventually(lambda: service.ask("GET", "devices")["unaccounted"])
+    assert (stranger["id"], stranger["owner"]) == (made["id"], "ada")
+    (out,) = [d for d in service.ask("GET", "devices")["devices"] if d["uuid"] == stranger["devices"][0]]
+    assert "a session of ada runs on it that the ledger does not know" in out["cordoned"]
+    taken = {h["device_uuid"] for n in range(2) for h in service.create(f"u{n}", share={"memory_gib": 1})["placement"]}
+    assert out["uuid"] not in taken
+    (running,) = [s for s in service.node.ask("sessions") if s["reservation_id"] == made["id"]]
+    assert running["state"] == "running"
+
+    assert service.call("POST", f"devices/unaccounted/{uuid.uuid4()}/end", json={}).status_code == 404
+    service.ask("POST", f"devices/unaccounted/{made['id']}/end", json={})
+    eventually(lambda: service.ask("GET", "devices")["unaccounted"] == [], 60)
+    assert not any(s["reservation_id"] == made["id"] for s in service.node.ask("sessions"))
 
 
 BAD_SHARES = [

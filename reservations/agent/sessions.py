@@ -39,7 +39,8 @@ END_WAIT_S = 15.0
 
 @dataclass(frozen=True)
 class Session:
-    """One start as it is now. ``state``: starting, running, stopping, exited or unknown."""
+    """One start as it is now. ``state``: starting, running, stopping, exited or unknown. ``devices``: UUIDs of those
+    that it holds."""
 
     reservation_id: str
     generation: int
@@ -48,6 +49,8 @@ class Session:
     exit_code: int | None
     message: str
     enforcement: str
+    owner: str = ""
+    devices: tuple[str, ...] = ()
 
 
 class Sessions:
@@ -240,7 +243,8 @@ class Sessions:
         if ended is None:
             began = "running" if pid else "starting"
             state = "stopping" if self.records.forbidden(record.reservation_id, record.generation) else began
-            return Session(*record.key, state, pid, None, "", order.enforcement)
+            devices = tuple(part.device_uuid for part in record.gate().share)
+            return Session(*record.key, state, pid, None, "", order.enforcement, order.owner, devices)
         message = ended["message"] or (record.note() if ended["code"] != 0 else "")
         done = Session(*record.key, "exited", pid, ended["code"], message, order.enforcement)
         self._ended[record.key] = done

@@ -36,13 +36,15 @@ class SessionState(str, Enum):
 
 @dataclass(frozen=True)
 class EngineSession:
-    """One start of one reservation as the engine sees it."""
+    """One start of one reservation as the engine sees it. ``owner`` and ``devices`` (UUIDs): of one that runs."""
 
     reservation_id: str
     generation: int
     state: SessionState
     exit_code: int | None = None
     message: str = ""
+    owner: str = ""
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,15 @@ class LocalEngine:
 
     async def sessions(self) -> list[EngineSession]:
         return [
-            EngineSession(s["reservation_id"], s["generation"], SessionState(s["state"]), s["exit_code"], s["message"])
+            EngineSession(
+                s["reservation_id"],
+                s["generation"],
+                SessionState(s["state"]),
+                s["exit_code"],
+                s["message"],
+                s.get("owner", ""),
+                tuple(s.get("devices", ())),
+            )
             for s in await self._ask("sessions")
         ]
 

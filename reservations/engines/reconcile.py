@@ -1,12 +1,14 @@
 """Ledger against engine: what must be done so that both tell the same. Pure, and doing it twice changes nothing.
 
 Unknown never frees a device: without an answer of the engine this is not called, and a session in state ``unknown``
-is left alone.
+is left alone. Nor does it end anybody's work: a session is no leftover if the ledger never knew it, or knows earlier
+starts of it only. A start is written before its process exists, so the ledger is an older one that was restored, or
+another deployment's. Such a session stays until an administrator decides (``unaccounted``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ..reservation import Reason, Reservation, State
@@ -30,16 +32,42 @@ class Action:
     detail: str = ""
 
 
-def reconcile(live: Iterable[Reservation], sessions: Iterable[EngineSession], asked_at: float) -> list[Action]:
-    """``live``: reservations that have not ended, read *after* ``sessions`` were asked for at ``asked_at``."""
+def reconcile(
+    live: Iterable[Reservation], sessions: Iterable[EngineSession], asked_at: float, known: Collection[str]
+) -> list[Action]:
+    """``live``: reservations that have not ended, read *after* ``sessions`` were asked for at ``asked_at``. ``known``:
+    ids, of those that ``sessions`` name, that the ledger has, ended or not."""
     sessions = list(sessions)
     by_id = {reservation.id: reservation for reservation in live}
-    actions = [action for session in sessions for action in _session(by_id.get(session.reservation_id), session)]
+    ahead = {id(session) for session in unaccounted(by_id.values(), sessions, known)}
+    names = {session.reservation_id for session in sessions if id(session) in ahead}
+    actions = [
+        action
+        for session in sessions
+        if id(session) not in ahead or session.state is SessionState.STOPPING  # somebody has decided
+        for action in _session(None if id(session) in ahead else by_id.get(session.reservation_id), session)
+    ]
     present = {(session.reservation_id, session.generation) for session in sessions}
     for reservation in by_id.values():
-        if (reservation.id, reservation.generation) not in present:
+        if (reservation.id, reservation.generation) not in present and reservation.id not in names:
             actions += _absent(reservation, asked_at)
     return actions
+
+
+def unaccounted(
+    live: Iterable[Reservation], sessions: Iterable[EngineSession], known: Collection[str]
+) -> list[EngineSession]:
+    """The sessions that run, or may, and that no start in the ledger accounts for. Parameters as of ``reconcile``."""
+    starts = {reservation.id: reservation.generation for reservation in live}
+    return [
+        session
+        for session in sessions
+        if session.state is not SessionState.EXITED
+        and (
+            session.reservation_id not in known
+            or session.generation > starts.get(session.reservation_id, session.generation)
+        )
+    ]
 
 
 def _session(reservation: Reservation | None, session: EngineSession) -> list[Action]:

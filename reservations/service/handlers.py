@@ -171,6 +171,20 @@ class Cordon(Base):
         self.answer(await self.runtime.call(views.devices_view, pool, None))
 
 
+class EndUnaccounted(Base):
+    """Ends a session that the ledger does not know."""
+
+    async def post(self, session_id: str) -> None:
+        self.no_query()
+        self.admins_only()
+        bodies.known_fields(self.json_body(), ())
+        name = bodies.check_id(session_id)
+        if name not in {session.reservation_id for session in self.runtime.pool.unaccounted}:
+            raise PublicError("not-found", f"no session {name} runs here that the ledger does not know", 404)
+        await self.runtime.end_unaccounted(name, self.who)
+        self.answer(await self.runtime.call(views.devices_view, self.runtime.pool, None))
+
+
 class Health(Base):
     """Serving at all, and whether the node's agent answers. Tells nothing about people; no login."""
 
@@ -210,6 +224,7 @@ def make_app(context: Context) -> web.Application:
         (f"{one}/end", End),
         (f"{base}/devices", Devices),
         (f"{base}/devices/([^/]+)/(cordon|uncordon)", Cordon),
+        (f"{base}/devices/unaccounted/([^/]+)/end", EndUnaccounted),
         (f"{base}/health", Health),
         (f"{base}/openapi.json", OpenApi),
         *activity_handlers.routes(base),

@@ -198,9 +198,12 @@ def devices_schema() -> Schema:
             "holders": {"type": "array", "items": TEXT, "description": "for administrators everybody, else yourself"},
         }
     )
+    stranger = record({"id": TEXT, "owner": TEXT, "start": COUNT, "devices": {"type": "array", "items": TEXT}})
+    unaccounted = "sessions that run and that the ledger does not know: for administrators all, else your own"
     return record(
         {
             "devices": {"type": "array", "items": device},
+            "unaccounted": {"type": "array", "items": stranger, "description": unaccounted},
             "driver": TEXT,
             "cuda": TEXT,
             "simulated": FLAG,
@@ -311,6 +314,11 @@ def paths() -> Schema:
         },
         "/devices/{uuid}/uncordon": {
             "post": operation("Back in service", "Devices", 404, 413, parameters=device, requestBody=empty)
+        },
+        "/devices/unaccounted/{id}/end": {
+            "post": operation(
+                "End a session that the ledger does not know", "Devices", 404, 413, parameters=one, requestBody=empty
+            )
         },
         **openapi_activity.paths(),
         **openapi_jobagent.paths(),

@@ -21,7 +21,7 @@ from ..administration import Administration
 from ..clock import SteadyClock
 from ..devices.model import Inventory
 from ..engines import reconcile as plan
-from ..engines.base import Engine, EngineEvent, EngineSilent, EngineUnknown, SessionState
+from ..engines.base import Engine, EngineEvent, EngineSession, EngineSilent, EngineUnknown, SessionState
 from ..engines.slurm.meeting import Meeting
 from ..errors import PublicError
 from ..kind import Kind
@@ -271,16 +271,18 @@ class Runtime:
 
     async def _engine_step(self) -> None:
         hello = await self.engine.hello()
+        # Before the devices: none is given out on which something runs that nobody knew of.
+        asked_at = self.pool.clock()
+        sessions = await self.engine.sessions()
+        known = await self.call(self._take_sessions, sessions)
         inventory = await self.engine.inventory()
         await self.call(self._take_inventory, hello, inventory)
         was_fresh, self._seen_at = self.fresh, time.monotonic()
         if not was_fresh:
             await self._time_step()  # who waited for the devices to be seen again need not wait for the next tick
         await self._hear(str(hello.get("boot_id", "")))
-        asked_at = self.pool.clock()
-        sessions = await self.engine.sessions()
         live = await self.call(lambda: [r for r in self.pool.live() if r.external is None])
-        for action in plan.reconcile(live, sessions, asked_at):
+        for action in plan.reconcile(live, sessions, asked_at, known):
             try:
                 await self._carry_out(action)
             except EngineSilent:
@@ -294,6 +296,30 @@ class Runtime:
         for event in await self.engine.events(heard):
             await self.call(self._take_event, event)
             await self.call(self.pool.hear, boot_id, event.seq)
+
+    def _take_sessions(self, sessions: list[EngineSession]) -> frozenset[str]:
+        """Keeps in mind which of them the ledger does not account for; those it has a reservation of."""
+        known = self.pool.known({session.reservation_id for session in sessions})
+        found = plan.unaccounted(self.pool.live(), sessions, known)
+        for session in found:
+            if session not in self.pool.unaccounted:
+                log.warning(
+                    "a session of %s (%s, start %d) runs that the ledger does not know: it stays until an "
+                    "administrator ends it, and its devices are out of service",
+                    *(session.owner or "somebody", session.reservation_id, session.generation),
+                )
+        self.pool.set_unaccounted(found)
+        return known
+
+    async def end_unaccounted(self, name: str, who: str) -> None:
+        """An administrator, ``who``, wants the session ``name`` to end, which the ledger does not know. Raises
+        PublicError 503 when the node does not answer."""
+        log.warning("%s ends the session %s, which the ledger does not know", who, name)
+        try:
+            await self.engine.stop(name, self.pool.limits.stop, True)
+        except EngineUnknown as error:
+            raise PublicError("engine-silent", f"its node does not answer ({error}): try again", 503) from None
+        self.hurry()
 
     def _take_inventory(self, hello: dict[str, Any], inventory: Inventory) -> None:
         self.pool.device_filter = hello.get("device_filter")

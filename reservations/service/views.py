@@ -172,8 +172,14 @@ def devices_view(pool: Pool, owner: str | None) -> dict[str, Any]:
             }
         )
     inventory = pool.inventory
+    strangers = [
+        {"id": s.reservation_id, "owner": s.owner, "start": s.generation, "devices": list(s.devices)}
+        for s in pool.unaccounted
+        if owner in (None, s.owner)
+    ]
     return {
         "devices": devices,
+        "unaccounted": strangers,
         "driver": inventory.driver if inventory else "",
         "cuda": inventory.cuda if inventory else "",
         "simulated": bool(inventory and inventory.simulated),
