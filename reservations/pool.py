@@ -359,6 +359,10 @@ class Pool:
         """Those of ``names`` that the ledger has a reservation of, ended or not."""
         return frozenset(name for name in names if name in self._live or self._ledger.get(name) is not None)
 
+    def knows_job(self, name: str) -> bool:
+        """Whether the ledger has a reservation, or an array of jobs, of that name, ended or not."""
+        return name in self._live or self._ledger.knows(name)
+
     def set_devices(self, engine: str, devices: Sequence[Device]) -> None:
         """The devices of an engine that places work itself, as it tells them now."""
         holders = {h.device_uuid for r in self._live.holding for h in r.holdings}

@@ -180,7 +180,7 @@ def test_jobs_of_nobody_are_found_by_their_names_and_those_of_others_are_not() -
     known = {
         "7": PENDING,
         "8": replace(PENDING, job_id="8", name=job_name("t", "gone", 1)),
-        "9": replace(PENDING, job_id="9", name=job_name("t", "r", 2)),
+        "9": replace(PENDING, job_id="9", name=job_name("t", "r", 0)),
         "10": replace(PENDING, job_id="10", name=job_name("other", "gone", 1)),
         "11": replace(ENDED, job_id="11", name=job_name("t", "gone", 1)),
         "12": replace(PENDING, job_id="12", name="somebody's own"),
@@ -193,6 +193,13 @@ def test_a_task_of_an_older_attempt_is_nobodys_though_others_of_its_array_are_st
     second = replace(JOB, id="j1", job=replace(JOB.job, index=1), external=External(attempt=2, tried_at=1.0))  # type: ignore[type-var]
     known = {f"5_{at}": replace(PENDING, job_id=f"5_{at}", name=job_name("t", "a", 1), index=at) for at in range(2)}
     assert [job.job_id for job in orphans([first, second], known, "t")] == ["5_1"]
+
+
+def test_a_job_of_a_later_attempt_than_the_ledger_knows_is_no_leftover() -> None:
+    """An attempt is written before it is made: the ledger is an older one that was restored."""
+    known = {str(at): replace(PENDING, job_id=str(at), name=job_name("t", "r", at)) for at in (1, 2, 3)}
+    second = replace(QUEUED, external=External(attempt=2, tried_at=1.0))
+    assert [job.job_id for job in orphans([second], known, "t")] == ["1"]
 
 
 def test_a_job_is_known_by_its_id_and_an_unknown_one_by_name_and_index() -> None:

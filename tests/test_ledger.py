@@ -17,12 +17,14 @@ from pools import pool as devices_of
 
 from timeshare.reservations.clock import ClockAnchor, SteadyClock, anchor_now
 from timeshare.reservations.devices.model import Inventory
+from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
 from timeshare.reservations.ledger import Change, Ledger, LedgerLost, tables
 from timeshare.reservations.limits.load import LimitsFile
 from timeshare.reservations.limits.schema import Limits
 from timeshare.reservations.opening import open_pool
 from timeshare.reservations.placement import Holding
+from timeshare.reservations.queue import Promise
 from timeshare.reservations.reservation import Reason, Reservation, State
 from timeshare.reservations.shares import parse_share
 from timeshare.reservations.submission import Submission
@@ -56,6 +58,27 @@ def test_a_reservation_comes_back_as_it_was_written(ledger_url: str) -> None:
     assert again.live() == [granted]
     assert [event["state"] for event in again.events("a")] == ["queued", "granted"]
     again.close()
+
+
+def test_what_a_job_is_called_after_is_known_as_long_as_any_of_it_is(ledger_url: str) -> None:
+    ledger = Ledger.open(ledger_url)
+    job = JobSpec("work", "/python", "/job", "0" * 64, array="a_1%")
+    ledger.commit([Change(reservation("one", job=job, kind=Kind.BATCH), None)], 0.0)
+    assert [ledger.knows(name) for name in ("one", "a_1%", "a", "a_12", "aX1%", "work ", "")] == [
+        *(True, True, False, False, False, False, False)
+    ]
+    ledger.close()
+
+
+@pytest.mark.parametrize("promise", [Promise(5.5, (Holding("GPU-0", "", 40_000, 1000, True),)), Promise(7.0, ())])
+def test_what_was_promised_comes_back_as_it_was_written(ledger_url: str, promise: Promise) -> None:
+    ledger = Ledger.open(ledger_url)
+    ledger.commit([Change(reservation("one"), None)], 0.0, {"one": Promise(9.0, ())})
+    ledger.commit([], 0.0, {"one": promise})
+    assert ledger.promises() == {"one": promise}
+    ledger.commit([], 0.0, {"one": None})
+    assert ledger.promises() == {}
+    ledger.close()
 
 
 def test_the_database_itself_refuses_a_second_holder_of_a_whole_device(ledger_url: str) -> None:
@@ -126,6 +149,7 @@ from timeshare.reservations.limits.schema import Limits
 from timeshare.reservations.opening import open_pool
 from timeshare.reservations.pool import Pool
 from timeshare.reservations.submission import Submission
+from timeshare.reservations.queue import Promise
 from timeshare.reservations.reservation import Reason
 from timeshare.reservations.shares import parse_share
 

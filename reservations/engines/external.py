@@ -128,3 +128,14 @@ def job_name(tag: str, name: str, attempt: int) -> str:
     """By which a job is found again. ``tag``: of this deployment, so that it leaves jobs of others alone. ``name``: of
     the reservation, or of the array."""
     return f"{job_prefix(tag)}{name}.{attempt}"
+
+
+def named_after(job_name: str, tag: str) -> str:
+    """What the job of that name is called after, of the deployment ``tag``: a reservation or an array."""
+    return job_name.removeprefix(job_prefix(tag)).rpartition(".")[0]
+
+
+def attempt_of(job_name: str) -> int:
+    """Which attempt the job of that name is; 0 for a name that says none."""
+    number = job_name.rpartition(".")[2]
+    return int(number) if number.isdecimal() and len(number) < 10 else 0

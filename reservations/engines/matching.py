@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..reservation import Reservation
-from .external import ExternalJob, Life, job_name, job_prefix
+from .external import ExternalJob, Life, attempt_of, job_name, job_prefix, named_after
+
+UNLIMITED = float("inf")
 
 
 def name_of(reservation: Reservation) -> str:
@@ -50,7 +52,13 @@ def by_reservation(
 
 def orphans(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: str) -> list[ExternalJob]:
     """Jobs of this deployment that live and are nobody's: of a reservation that has ended, or of an older attempt. Of
-    an array one task may be at a later attempt than the others."""
+    an array one task may be at a later attempt than the others. One of a later attempt than is known is none of them:
+    an attempt is written before it is made, so the ledger is an older one."""
+    attempts: dict[str, int] = {}
+    for reservation in mine:
+        if reservation.external is not None:
+            name = name_of(reservation)
+            attempts[name] = max(attempts.get(name, 0), reservation.external.attempt)
     wanted = {
         (job_name(tag, name_of(reservation), reservation.external.attempt), index_of(reservation))
         for reservation in mine
@@ -58,4 +66,5 @@ def orphans(mine: Sequence[Reservation], known: Mapping[str, ExternalJob], tag: 
     }
     live, prefix = (Life.PENDING, Life.RUNNING), job_prefix(tag)
     ours = [job for job in known.values() if job.name.startswith(prefix) and job.life in live]
-    return [job for job in ours if (job.name, job.index) not in wanted]
+    leftover = [job for job in ours if (job.name, job.index) not in wanted]
+    return [job for job in leftover if attempt_of(job.name) <= attempts.get(named_after(job.name, tag), UNLIMITED)]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..engines.base import EngineUnknown, LaunchRefused
-from ..engines.external import ExternalEngine, ExternalJob, Life, Order, job_name
+from ..engines.external import ExternalEngine, ExternalJob, Life, Order, job_name, named_after
 from ..engines.follow import (
     Act,
     Adopt,
@@ -76,6 +76,8 @@ class ExternalLoop:
         self._runtime, self._engine, self._agents, self._tag = runtime, engine, agents, tag
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._absent: dict[str, float] = {}
+        self._known: dict[str, bool] = {}
+        """Whether the ledger has what a leftover job is called after, by that name."""
         self._handing: set[asyncio.Task[None]] = set()
         self._outside: Outside | None = None
 
@@ -229,7 +231,19 @@ class ExternalLoop:
         await asyncio.gather(*(self._carry_out(*act) for act in acts))
         for name, text in self._agents.news():
             await self._runtime.call(self._runtime.pool.notice, name, "danger", text)
-        await asyncio.gather(*(self._cancel(job) for job in orphans(mine, known, self._tag)))
+        await self._end_leftovers(orphans(mine, known, self._tag))
+
+    async def _end_leftovers(self, found: Sequence[ExternalJob]) -> None:
+        """Ends jobs of what has ended. One that the ledger never knew stays, and is told once: an older ledger may have
+        been restored."""
+        for job in found:
+            name = named_after(job.name, self._tag)
+            if name not in self._known:
+                self._known[name] = await self._runtime.call(self._runtime.pool.knows_job, name)
+                if not self._known[name]:
+                    told = "%s: job %s (%s) of %s is of this deployment, and the ledger does not know it: it stays"
+                    log.warning(told, self._engine.name, job.job_id, job.name, job.owner or "somebody")
+        await asyncio.gather(*(self._cancel(job) for job in found if self._known[named_after(job.name, self._tag)]))
 
     def _mine(self) -> list[Reservation]:
         return [
