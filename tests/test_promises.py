@@ -17,7 +17,7 @@ from timeshare.reservations.limits.load import LimitsFile
 from timeshare.reservations.opening import open_pool
 from timeshare.reservations.reservation import Reason, Reservation
 
-WORLDS = 20_000 if FULL_STRESS else 400
+WORLDS = 20_000 if FULL_STRESS else 150
 HOUR = 3600
 NOON = datetime(2026, 11, 23, 12, tzinfo=timezone.utc).timestamp()
 
