@@ -13,17 +13,22 @@ from typing import Any
 
 from ..reservations.client import Json, ServiceClient
 from ..reservations.files import from_start
-from ..reservations.limits.load import LimitsError, read_limits
+from ..reservations.limits.load import LimitsError, parse_limits, read_limits, text_in, version_of
 from ..reservations.limits.schema import Limits
+from ..reservations.review import NAME, Judged, judge
 from ..reservations.whatif.command import add_try
 from .console import columns, state_folder, with_service
+from .limits_findings import served
 
 
 def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentParser], None]) -> None:
     """Add the sub-commands. ``state`` adds the option that names the deployment."""
     kinds = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    checks = kinds.add_parser("check", help="is this file valid; nothing needs to run")
+    checks = kinds.add_parser(
+        "check", help="is this file valid, and does it fit; devices and people are known only while timeshare runs"
+    )
+    state(checks)
     checks.add_argument("file", type=from_start, metavar="FILE")
     checks.set_defaults(run=check)
 
@@ -65,16 +70,31 @@ def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentPars
 
 
 def check(options: Namespace) -> int:
-    """Whether the file is valid."""
+    """Whether the file is valid, and what in it is hardly meant: here, while the deployment runs."""
+    path = Path(options.file)
     try:
-        file = read_limits(Path(options.file))
+        text = text_in(path)
     except LimitsError as error:
         print(error, file=sys.stderr)
         return 1
-    limits = file.limits
+    judged = served(state_folder(options), text) or judge(text, None)
+    tell(path, judged)
+    if not judged.is_valid:
+        return 1
+    limits = parse_limits(text)
     parts = [f"{len(limits.groups)} groups", f"{len(limits.users)} users", f"{len(limits.pools)} pools"]
-    print(f"{options.file}: valid (version {file.version}): {', '.join(parts)}")
+    more = f"; {len(judged.warnings)} warnings, see above" if judged.warnings else ""
+    print(f"{path}: valid (version {version_of(text)}): {', '.join(parts)}{more}")
+    if judged.note:
+        print(f"{judged.note[:1].upper()}{judged.note[1:]}.")
     return 0
+
+
+def tell(path: Path, judged: Judged) -> None:
+    """Print what is wrong with the file, and what is hardly meant."""
+    for word, texts in (("", judged.errors), ("warning: ", judged.warnings)):
+        for text in texts:
+            print(f"{word}{path}{text.removeprefix(NAME)}", file=sys.stderr)
 
 
 def print_schema(_: Namespace) -> int:
@@ -89,6 +109,8 @@ def show(options: Namespace) -> int:
     async def deed(service: ServiceClient) -> None:
         found = await service.call("GET", "limits/file")
         print(f"# version {found['version']}\n{found['text']}".rstrip())
+        for warning in found["warnings"]:
+            print(f"warning: {warning}", file=sys.stderr)
         if found["problem"]:
             print(f"\nThe file has changed and is not in force:\n{found['problem']}", file=sys.stderr)
 
@@ -156,10 +178,13 @@ def apply(options: Namespace) -> int:
         before = await service.call("GET", "limits/file")
         body = {"text": file.text, "base_version": before["version"], "cut_running": options.cut_running}
         after = await service.call("POST", "limits/apply", body)
+        tell(Path(options.file), Judged((), tuple(after["warnings"]), after["note"]))
         if after["version"] == before["version"]:
             print(f"Version {after['version']} was in force already.")
         else:
             print(f"In force: version {after['version']} (before: {before['version']}).")
+        if after["note"]:
+            print(f"{after['note'][:1].upper()}{after['note'][1:]}.")
 
     return with_service(options, "limits apply", deed)
 

@@ -22,6 +22,7 @@ from .limits.schema import Limits, PersonLimits
 from .opening import standing_of
 from .pool import Pool
 from .reservation import Reservation
+from .review import Review
 from .usage import Charge
 
 LONGEST_OVERRIDE_S = 366 * 86400.0
@@ -62,9 +63,15 @@ class Administration:
         self.path = path
         self.problem = ""
         """What is wrong with the file as it stands now; empty when it is in force."""
+        self.review = Review(pool)
         self._ledger = ledger
         self._seen = self._looked_at = _stamp(path)
         self.text = read_limits(path).text if path is not None else ""
+
+    def look(self) -> None:
+        """Takes over the file if it has changed, and logs what in the limits in force is hardly meant here."""
+        self.reload_if_changed()
+        self.review.tell(self.text)
 
     def reload_if_changed(self) -> None:
         """Takes over the file if it has changed; a bad one changes nothing but ``problem``. One that is not as it was

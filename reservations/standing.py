@@ -15,6 +15,7 @@ from .clock import rfc3339
 from .kind import Kind
 from .limits.effective import BUILT_IN, Effective, Override, resolve, said
 from .limits.idle import IdleSettings, idle_settings
+from .limits.pools import belongs, membership
 from .limits.schema import Budget, CalendarEntry, Event, Limits, PoolLimits
 from .limits.values import UNLIMITED, amount_text
 from .placement import Slot, SlotKey, least_gpus
@@ -234,11 +235,12 @@ class Standing:
         return bool(effective.budgets or (group is not None and group.budgets))
 
     def _pools(self, slots: Sequence[Slot], now: float) -> Iterable[PoolRule]:
-        taken: set[SlotKey] = set()
+        shared = membership(self.limits.pools, slots)
         for name, pool in self.limits.pools.items():
-            mine = [slot for slot in slots if slot.key not in taken and belongs(slot, pool)]
-            taken |= {slot.key for slot in mine}
-            yield self._pool_rule(name, pool, mine, now)
+            if name in shared.astray:
+                yield _astray_rule(name, pool, shared.astray[name])
+            else:
+                yield self._pool_rule(name, pool, shared.of[name], now)
 
     def _pool_rule(self, name: str, pool: PoolLimits, slots: Sequence[Slot], now: float) -> PoolRule:
         kept = pool.keep_for_sessions
@@ -345,10 +347,11 @@ class _Moment:
         )
 
 
-def belongs(slot: Slot, pool: PoolLimits) -> bool:
-    """Whether ``slot`` is of ``pool`` by model, node and engine; this machine's engine is called ``local``."""
-    found = ((slot.model, pool.models), (slot.node, pool.nodes), (slot.engine or "local", pool.engines))
-    return all(any(fnmatchcase(value, pattern) for pattern in patterns) for value, patterns in found)
+def _astray_rule(name: str, pool: PoolLimits, slots: Sequence[Slot]) -> PoolRule:
+    """The rule of a pool without devices, whose restriction holds for ``slots``: nothing of it may get lost."""
+    groups = None if pool.groups is None else frozenset(pool.groups)
+    longest = UNLIMITED if pool.max_time is None else pool.max_time
+    return PoolRule(name, _keys(slots), 0.0, groups, frozenset(pool.kinds), longest, astray=True)
 
 
 def half_lives(limits: Limits) -> dict[Kind, float] | None:

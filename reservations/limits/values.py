@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
@@ -20,12 +22,20 @@ Where = tuple[str | int, ...]
 """A place in the file, by keys and positions in lists."""
 
 
-class Misplaced(ValueError):
-    """A value that is wrong beside others, which stands at ``where``."""
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong, or hardly meant, with the value that stands at ``where``; ``message`` in words."""
 
-    def __init__(self, where: Where, message: str) -> None:
-        super().__init__(message)
-        self.where = where
+    where: Where
+    message: str
+
+
+class Faulty(ValueError):
+    """Values that are wrong beside others. Their places are relative to the section that raises it."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(fault.message for fault in faults))
+        self.faults = tuple(faults)
 
 
 def parse_duration(value: Any) -> int:

@@ -44,16 +44,19 @@ class File(Base):
 
     def shown(self) -> dict[str, Any]:
         office = self.runtime.administration
+        judged = office.review.in_force(office.text)
         return {
             "version": self.runtime.pool.standing.version,
             "text": office.text,
             "problem": office.problem,
+            "warnings": list(judged.warnings),
+            "note": judged.note,
             "writable": office.path is not None,
         }
 
 
 class Check(Base):
-    """Whether a text would be valid limits; changes nothing."""
+    """Whether a text would be valid limits, and what in it is hardly meant here; changes nothing."""
 
     async def post(self) -> None:
         self.no_query()
@@ -61,12 +64,16 @@ class Check(Base):
         body = self.json_body()
         bodies.known_fields(body, ("text",))
         text = _text(body)
-        try:
-            parse_limits(text)
-        except LimitsError as error:
-            self.answer({"valid": False, "errors": str(error).splitlines(), "version": version_of(text)})
-            return
-        self.answer({"valid": True, "errors": [], "version": version_of(text)})
+        judged = await self.runtime.call(self.runtime.administration.review.check, text)
+        self.answer(
+            {
+                "valid": judged.is_valid,
+                "errors": list(judged.errors),
+                "warnings": list(judged.warnings),
+                "note": judged.note,
+                "version": version_of(text),
+            }
+        )
 
 
 class Try(Base):

@@ -14,6 +14,10 @@ PERIOD: Schema = {
     "removed_until": {**TIME, "description": "of what ended before, something is no longer kept; null: all is there"},
 }
 MANY_TEXTS: Schema = {"type": "array", "items": TEXT}
+WARNED: Schema = {
+    "warnings": {**MANY_TEXTS, "description": "what is valid and hardly meant, a line each"},
+    "note": {"type": "string", "description": "what could not be looked at; else empty"},
+}
 
 
 def schemas() -> Schema:
@@ -27,10 +31,11 @@ def schemas() -> Schema:
                     "type": "string",
                     "description": "what is wrong with the file as it stands now; else empty",
                 },
+                **WARNED,
                 "writable": FLAG,
             }
         ),
-        "LimitsCheck": record({"valid": FLAG, "errors": MANY_TEXTS, "version": TEXT}),
+        "LimitsCheck": record({"valid": FLAG, "errors": MANY_TEXTS, **WARNED, "version": TEXT}),
         "LimitsText": record({"text": {"type": "string", "description": "the whole file"}}),
         "Apply": record(
             {
