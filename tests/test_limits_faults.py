@@ -214,7 +214,8 @@ def test_any_two_faults_are_both_told_wherever_they_are() -> None:
         below = len(first.splitlines())
         told = faults(f"{first}\n{second}\n")
         line, _, said = WRONG[other][1].partition("; known:")[0].partition(":")  # by then more is known
-        assert any(f.startswith(f"limits.yaml, line {WRONG[one][1]}") for f in told), (one, other, told)
+        before = WRONG[one][1].partition("; known:")[0]
+        assert any(fault.startswith(f"limits.yaml, line {before}") for fault in told), (one, other, told)
         moved = f"limits.yaml, line {int(line) + below}:{said}"
         if "first in line" not in said:  # that line has moved, too
             assert any(fault.startswith(moved) for fault in told), (one, other, told)
