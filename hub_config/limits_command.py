@@ -65,6 +65,7 @@ def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentPars
     overrides.add_argument("--gpu-hours", type=float, default=0, metavar="N", help="so many more in every budget")
     overrides.add_argument("--until", default="", metavar="WHEN", help='such as "2026-12-01 18:00"')
     overrides.add_argument("--because", default="", metavar="WHY", help="the reason, which everybody concerned sees")
+    overrides.add_argument("--new-user", action="store_true", help="NAME has not logged in yet, and is not known here")
     overrides.add_argument("--end", default="", metavar="ID", help="end this exception now instead")
     overrides.set_defaults(run=override)
 
@@ -135,6 +136,7 @@ def explained(found: Json) -> str:
         f"{found['person']}: {groups}; counted with {found['account']}; limits version {found['version']}",
         columns([("LIMIT", "VALUE", "SAID BY"), *limits]),
     ]
+    parts += [". ".join(found["idle"]) + "."]
     parts += [". ".join(found["host"]) + "."] if found["host"] else []
     if found["budgets"]:
         heads = ("BUDGET", "GPU-HOURS", "USED", "LEFT", "REFILLS", "THEN")
@@ -154,7 +156,7 @@ def explained(found: Json) -> str:
         rules = notes if pool["open"] else f"closed: {pool['why']}"
         parts.append(f"Pool {pool['name']} ({pool['gpus']:g} GPUs): {rules}.")
     for item in found["exceptions"]:
-        parts.append(f"Exception until {item['until']}, by {item['by']}, because: {item['why']}.")
+        parts.append(f"Exception until {item['ends']}, by {item['by']}, because: {item['why']}.")
     parts += [f"Announced: {text}." for text in found["announced"]]
     return "\n\n".join(parts)
 
@@ -163,7 +165,7 @@ def _budget(budget: Json) -> tuple[str, ...]:
     whose = f"{budget['whose']} {budget['name']}, {'+'.join(budget['kinds'])}, each {budget['every']}"
     amounts = ("unlimited" if budget[key] is None else f"{budget[key]:g}" for key in ("gpu_hours", "used", "left"))
     then = "nothing new, and what runs ends" if budget["beyond"] == "refuse" else "behind everyone else"
-    return (whose, *amounts, budget["refills_at"], then)
+    return (whose, *amounts, budget["refills"], then)
 
 
 def apply(options: Namespace) -> int:
@@ -204,9 +206,12 @@ def override(options: Namespace) -> int:
             "extra_gpu_hours": options.gpu_hours,
             "until": options.until,
             "why": options.because,
+            "allow_unknown": options.new_user,
         }
         made = await service.call("POST", "limits/exceptions", body)
-        print(f"In force until {made['until']} for {made['scope']} {made['name']}. End it earlier: --end {made['id']}")
+        if made["note"]:
+            print(f"warning: {made['note']}", file=sys.stderr)
+        print(f"In force until {made['ends']} for {made['scope']} {made['name']}. End it earlier: --end {made['id']}")
 
     try:
         return with_service(options, "limits override", deed)
@@ -225,7 +230,10 @@ def nested(pairs: list[str]) -> Json:
         place = found
         *sections, last = key.split(".")
         for section in sections:
-            place = place.setdefault(section, {})
+            inner = place.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"--set is {pair!r}: {section} was given a value before, and is a section here")
+            place = inner
         place[last] = _value(value)
     return found
 

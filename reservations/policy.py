@@ -136,7 +136,8 @@ class PoolRule:
 
 @dataclass(frozen=True)
 class Block:
-    """Slots that are kept from ``begins`` to ``ends``, for an event or for maintenance (then for nobody)."""
+    """Slots that are kept from ``begins`` to ``ends``, for an event or for maintenance (then for nobody). ``since``:
+    when it begins, for reading."""
 
     name: str
     slots: frozenset[SlotKey]
@@ -144,6 +145,7 @@ class Block:
     ends: float
     groups: frozenset[str] = frozenset()
     users: frozenset[str] = frozenset()
+    since: str = ""
 
     def concerns(self, owner: str, groups: Iterable[str]) -> bool:
         return owner not in self.users and not self.groups & set(groups)
@@ -315,7 +317,7 @@ class Policy:
         groups = self.person(owner).groups
         meant = [block for block in self.blocks if key in block.slots and block.concerns(owner, groups)]
         first = min((b for b in meant if b.begins < ended and began < b.ends), key=lambda block: block.begins)
-        return f"from {rfc3339(first.begins)} on its devices are kept for {first.name}"
+        return f"from {first.since or rfc3339(first.begins)} on its devices are kept for {first.name}"
 
     def _domain(self, item: Waiting, person: Person, sized: bool) -> Domain:
         barred: set[SlotKey] = set()

@@ -123,6 +123,7 @@ class Exceptions(AdminPage):
             "until": given["until"].replace("T", " "),
             "limits": _nested(given["key"], given["value"]) if given["value"] else {},
             "extra_gpu_hours": _number(hours),
+            "allow_unknown": bool(self.get_body_argument("allow_unknown", "")),
         }
         await self.deed("The exception is in force.", "limits/exceptions", body, given=given)
 

@@ -248,3 +248,63 @@ def test_every_device_is_in_one_pool_and_restrictions_concern_what_there_is() ->
     assert sorted(slot.key for slot in together) == sorted(slot.key for slot in slots)
     assert shared.astray == {}
     assert parse_limits("{}") == Limits()
+
+
+# --- what people read
+
+
+def test_idle_rules_are_told_as_they_are_in_force(tmp_path: Path) -> None:
+    limits = {
+        "defaults": {"idle": {"after": "1h", "per_gpu": True, "then": "stop", "warn": ["5m"]}},
+        "pools": {"fast": {"models": ["t4"], "idle": {"after": "20m", "then": "give_back"}}},
+    }
+    lab = Lab(tmp_path, limits, *["a100"] * 4, "t4")
+    lab.pool.can_give_back = True
+    lab.run(lab.ask("ada", gpus=4, model="a100"))
+    told = explanation(lab.pool, "ada")["idle"]
+    assert "A session: after 1 h without work and input the session ends, after a warning 5 min before" in told
+    assert any(text.startswith("A session of 4 GPUs") and "after 15 min without" in text for text in told)
+    assert any(
+        text.startswith("In the pool fast: after 20 min without work and input the GPU goes back") for text in told
+    )
+    (now,) = [text for text in told if text.startswith("Your 4 whole a100 now")]
+    assert "after 15 min without work and input the session ends" in now
+    lab.pool.can_give_back = False
+    assert any(text.startswith("In the pool fast") and "the session ends" in text for text in idle_of(lab))
+
+
+def idle_of(lab: Lab) -> list[str]:
+    return list(explanation(lab.pool, "ada")["idle"])
+
+
+def test_maintenance_of_some_nodes_is_announced_for_these(tmp_path: Path) -> None:
+    begins, ends = "2026-11-20 09:00", "2026-11-20 10:00"
+    when = {"begins": begins, "ends": ends}
+    limits = {
+        "groups": {"cms": {}},
+        "pools": {"p": {}},
+        "maintenance": [
+            {"name": "a", "nodes": ["gpu1", "gpu2"], **when},
+            {"name": "b", "nodes": ["gpu3"], "pool": "p", **when},
+            {"name": "c", **when},
+        ],
+        "events": [{"name": "d", "gpus": 2, "pool": "p", "groups": ["cms"], **when}],
+    }
+    lab = Lab(tmp_path, limits, "t4")
+    told = [text.partition("): ")[2] for text in offers_view(lab.pool, "ada", True)["announced"]]
+    assert told == [
+        "the nodes gpu1, gpu2, maintenance (a)",
+        "the node gpu3 of the pool p, maintenance (b)",
+        "all devices, maintenance (c)",
+        "2 GPUs of the pool p, kept for d",
+    ]
+
+
+def test_a_budget_says_when_it_refills_by_the_clock_of_the_file(tmp_path: Path) -> None:
+    limits = {"timezone": "Asia/Tokyo", "defaults": {"budgets": [{"gpu_hours": 1, "every": "day"}]}}
+    lab = Lab(tmp_path, limits, "t4")
+    said = refused(lab, "ada", seconds=2 * HOUR)
+    assert "00:00 (Asia/Tokyo)" in said
+    assert "Z" not in said.partition("refills at ")[2]
+    (budget,) = explanation(lab.pool, "ada")["budgets"]
+    assert budget["refills"].endswith("00:00 (Asia/Tokyo)")

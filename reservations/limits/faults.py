@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from .schema import Limits
-from .values import Fault, Faulty, Where
+from .values import Fault, Faulty, Where, near
 
 ROUNDS = 8
 """Faults in one place hide those that are looked for only where it is right: in a section, then in the whole file."""
@@ -100,7 +100,8 @@ def _above(data: Any, place: Where) -> tuple[Any, Any]:
 
 def _rule(found: dict[str, Any], where: Where) -> str:
     if found["type"] == "extra_forbidden":
-        return f"no such key; known keys: {', '.join(keys_beside(where)) or 'none'}"
+        known = keys_beside(where)
+        return f"no such key; known keys: {', '.join(known) or 'none'}{near(str(where[-1]), known)}"
     if found["type"] == "missing":
         return "is missing, and must be said"
     message = str(found["msg"]).removeprefix("Value error, ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from ..placement import Slot
 from .cautions import HERE, file_cautions, not_held
 from .pools import belongs, engine_of, matches, membership
 from .schema import CalendarEntry, Event, Limits, PersonLimits, PoolLimits
-from .values import UNLIMITED, Fault, Where, amount_text, gpus_text
+from .values import UNLIMITED, Fault, Where, amount_text, gpus_text, near
 
 MOST_NAMED = 12
 
@@ -66,13 +65,6 @@ def named(words: Collection[str]) -> str:
     listed = list(words)
     more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
     return (", ".join(listed[:MOST_NAMED]) or "none") + more
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` where one of ``known`` is much like ``word``, else nothing."""
-    names = {name.casefold(): name for name in known}
-    found = difflib.get_close_matches(word.casefold(), names, 1)
-    return f"; did you mean {names[found[0]]}?" if found else ""
 
 
 def _unmatched(where: Where, patterns: Iterable[str] | None, what: str, known: Sequence[str]) -> Iterator[Fault]:

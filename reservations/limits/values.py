@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -36,6 +37,13 @@ class Faulty(ValueError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("; ".join(fault.message for fault in faults))
         self.faults = tuple(faults)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """``; did you mean …?`` where one of ``known`` is much like ``word``, else nothing."""
+    names = {name.casefold(): name for name in known}
+    found = difflib.get_close_matches(word.casefold(), names, 1)
+    return f"; did you mean {names[found[0]]}?" if found else ""
 
 
 def parse_duration(value: Any) -> int:
