@@ -20,8 +20,8 @@ from ..reservations.review import NAME, Judged, judge
 from .console import asked
 from .findings import FAIL, NOTE, OK, WARN, Finding
 from .run.folders import steps
-from .run.prepare import CONFIG
 
+SHIPPED = Path(__file__).with_name("limits.yaml")
 ADVICE = "correct the file; docs/admin_guide.md lists every key"
 
 
@@ -34,7 +34,7 @@ def limits_findings(state_dir: Path, named: str, simulate: str) -> Iterator[Find
         yield Finding(FAIL, "limits", f"which file it goes by cannot be read: {error}", "run this as its account")
         return
     if path is None:
-        path = CONFIG / "limits.yaml"
+        path = SHIPPED
         yield Finding(NOTE, "limits", f"{state_dir} has none yet: its first start copies {path}")
     elif not named:
         yield from _whose(path)
@@ -58,7 +58,9 @@ def _judged(path: Path, state_dir: Path, simulate: str) -> Iterator[Finding]:
     except LimitsError as error:
         yield Finding(FAIL, "limits", str(error), ADVICE)
         return
-    judged = (None if simulate else served(state_dir, text)) or judge(text, site_of(state_dir, simulate))
+    judged = (None if simulate else served(state_dir, text)) or judge(
+        text, site_of(state_dir, simulate or _simulated(state_dir))
+    )
     for text in judged.errors:
         yield Finding(FAIL, "limits", f"{path}{text.removeprefix(NAME)}", ADVICE)
     for text in judged.warnings:
@@ -67,6 +69,14 @@ def _judged(path: Path, state_dir: Path, simulate: str) -> Iterator[Finding]:
         yield Finding(OK, "limits", f"{path} is valid", judged.note)
     elif judged.note:
         yield Finding(NOTE, "limits", judged.note)
+
+
+def warnings_at_start(path: Path, state_dir: Path, simulate: str, local: bool) -> Iterator[str]:
+    """Yield what in the limits in ``path`` is hardly meant, for whoever starts a deployment. ``local``: whether sessions
+    or jobs may run on this machine."""
+    judged = judge(text_in(path), site_of(state_dir, simulate) if local else None)
+    for text in judged.warnings:
+        yield f"Warning: {path}{text.removeprefix(NAME)}"
 
 
 def served(state_dir: Path, text: str) -> Judged | None:
@@ -84,7 +94,6 @@ def served(state_dir: Path, text: str) -> Judged | None:
 
 def site_of(state_dir: Path, simulate: str) -> Site | None:
     """What this machine's devices are, of those that the limits are about; None where nobody can say."""
-    simulate = simulate or _simulated(state_dir)
     try:
         source = open_source(simulate)
         try:

@@ -18,6 +18,7 @@ from timeshare.reservations.limits.pools import membership
 from timeshare.reservations.limits.schema import Limits
 from timeshare.reservations.limits.site import Site
 from timeshare.reservations.placement import slots_of
+from timeshare.reservations.reservation import Reason
 from timeshare.reservations.review import judge
 from timeshare.reservations.service.limits_views import explanation
 from timeshare.reservations.service.offers import offers_view
@@ -73,6 +74,10 @@ ALONE: dict[str, tuple[str, str]] = {
         "4: pools.c.keep_for_sessions: does not hold in the pool c",
     ),
     "GPUs of a person on a cluster": ("pools:\n  c:\n    engines: [slurm]\n    gpus: 1", "4: pools.c.gpus: does not"),
+    "maintenance of a cluster": (
+        f"pools: {{c: {{engines: [slurm]}}}}\nmaintenance:\n  - {{name: m, {MOMENTS},\n     pool: c}}",
+        "4: maintenance.0.pool: does not hold in the pool c: an engine such as Slurm",
+    ),
     "giving back on a cluster": (
         "pools:\n  c:\n    engines: [slurm]\n    idle: {then: give_back}",
         "4: pools.c.idle.then: is give_back, and an engine such as Slurm takes back",
@@ -170,6 +175,15 @@ def test_a_part_of_a_pool_that_is_a_clusters_is_told_what_does_not_hold_there() 
     site = Site((*HERE.slots, *slots_of([far])))
     (found,) = warnings("pools:\n  all:\n    preempt: {}", site)
     assert "line 3: pools.all.preempt: does not hold in that part of the pool all which is slurm" in found
+
+
+def test_where_nothing_runs_on_this_machine_order_is_the_engines() -> None:
+    far = Device(uuid="S-1", model="h100", memory_mib=80_000, node="n1", order=9, engine="slurm")
+    told = warnings("fair_share: {}\ngroups:\n  cms:\n    members: [a]\n    quota: 1", Site(slots_of([far])))
+    assert [one.partition(": does not hold")[0] for one in told] == [
+        "limits.yaml, line 1: fair_share",
+        "limits.yaml, line 5: groups.cms.quota",
+    ]
 
 
 # --- fail closed
@@ -308,3 +322,9 @@ def test_a_budget_says_when_it_refills_by_the_clock_of_the_file(tmp_path: Path) 
     assert "Z" not in said.partition("refills at ")[2]
     (budget,) = explanation(lab.pool, "ada")["budgets"]
     assert budget["refills"].endswith("00:00 (Asia/Tokyo)")
+
+
+def test_every_reason_of_an_end_is_in_the_documents() -> None:
+    told = (Path(__file__).parent.parent / "docs" / "how_it_works.md").read_text()
+    (line,) = [line for line in told.splitlines() if line.startswith("Reasons: ")]
+    assert set(line.removeprefix("Reasons: ").strip("`.").split()) == {reason.value for reason in Reason}

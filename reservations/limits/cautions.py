@@ -9,7 +9,7 @@ from typing import Any
 from ..clock import duration_text
 from .effective import Effective, resolve, said
 from .pools import matches, restricts, shadow_of
-from .schema import GroupLimits, Limits, PersonLimits, PoolLimits
+from .schema import CalendarEntry, GroupLimits, Limits, PersonLimits, PoolLimits
 from .values import UNLIMITED, Fault, Where, amount_text
 
 HERE = "local"
@@ -62,6 +62,11 @@ def file_cautions(limits: Limits) -> Iterator[Fault]:
         yield from _group_cautions(name, group)
     for name, pool in limits.pools.items():
         yield from _pool_cautions(limits, name, pool)
+    entries: list[tuple[Where, CalendarEntry]] = [(("events", n), one) for n, one in enumerate(limits.events)]
+    entries += [(("maintenance", n), one) for n, one in enumerate(limits.maintenance)]
+    for where, entry in entries:
+        if entry.pool is not None and is_elsewhere(limits.pools[entry.pool]):
+            yield Fault((*where, "pool"), not_held(f"'{entry.name}'", f"the pool {entry.pool}"))
     for number, event in enumerate(limits.events):
         if not event.groups and not event.users:
             yield Fault(("events", number), f"'{event.name}' is for no groups and no users: nobody may use its devices")
@@ -128,8 +133,13 @@ def _pool_cautions(limits: Limits, name: str, pool: PoolLimits) -> Iterator[Faul
     for key in ("models", "nodes", "engines", "kinds", "groups"):
         if getattr(pool, key) == ():
             yield Fault(("pools", name, key), f"is empty: the pool {name} is for nothing and nobody")
-    if pool.engines and not matches(HERE, pool.engines) and "*" not in pool.engines:
+    if is_elsewhere(pool):
         yield from _elsewhere(name, pool)
+
+
+def is_elsewhere(pool: PoolLimits) -> bool:
+    """Whether no device of this machine can be of ``pool``."""
+    return bool(pool.engines) and not matches(HERE, pool.engines)
 
 
 def _elsewhere(name: str, pool: PoolLimits) -> Iterator[Fault]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..placement import Slot
-from .cautions import HERE, file_cautions, not_held
+from .cautions import HERE, file_cautions, is_elsewhere, not_held
 from .pools import belongs, engine_of, matches, membership
 from .schema import CalendarEntry, Event, Limits, PersonLimits, PoolLimits
 from .values import UNLIMITED, Fault, Where, amount_text, gpus_text, near
@@ -135,7 +135,7 @@ def _more_than_there_are(name: str, pool: PoolLimits, slots: Sequence[Slot], sit
 def _not_only_here(name: str, pool: PoolLimits, slots: Sequence[Slot]) -> Iterator[Fault]:
     """Rules that hold on this machine only, of a pool with devices of other engines too."""
     elsewhere = sorted({engine_of(slot) for slot in slots} - {HERE})
-    if not elsewhere or (not matches(HERE, pool.engines) and "*" not in pool.engines):
+    if not elsewhere or is_elsewhere(pool):
         return  # nothing to tell, or told of the file alone
     for key in ("keep_for_sessions", "preempt", "gpus"):
         if getattr(pool, key) is not None:
@@ -166,6 +166,8 @@ def _calendar_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
 
 
 def _quota_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
+    if HERE not in site.engines:
+        yield from _ordered_elsewhere(limits)
     here = count(slot for slot in site.slots if not slot.engine)
     if HERE in site.unseen or not here:
         return
@@ -181,6 +183,16 @@ def _quota_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
                 "be guaranteed"
             )
             yield Fault(("groups", name, "quota"), message)
+
+
+def _ordered_elsewhere(limits: Limits) -> Iterator[Fault]:
+    """Rules of order where nothing runs on this machine."""
+    where = "this deployment, in which nothing runs on this machine"
+    if limits.fair_share is not None:
+        yield Fault(("fair_share",), not_held("fair_share", where))
+    for name, group in limits.groups.items():
+        if group.quota is not None:
+            yield Fault(("groups", name, "quota"), not_held("quota", where))
 
 
 def _group_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
