@@ -72,8 +72,8 @@ def _judged(path: Path, state_dir: Path, simulate: str) -> Iterator[Finding]:
 
 
 def warnings_at_start(path: Path, state_dir: Path, simulate: str, local: bool) -> Iterator[str]:
-    """Yield what in the limits in ``path`` is hardly meant, for whoever starts a deployment. ``local``: whether sessions
-    or jobs may run on this machine."""
+    """Yield what in the limits in ``path`` is hardly meant, for whoever starts a deployment. ``local``: whether
+    sessions or jobs may run on this machine."""
     judged = judge(text_in(path), site_of(state_dir, simulate) if local else None)
     for text in judged.warnings:
         yield f"Warning: {path}{text.removeprefix(NAME)}"
@@ -89,7 +89,8 @@ def served(state_dir: Path, text: str) -> Judged | None:
 
     if not asked(state_dir, deed):
         return None
-    return Judged(tuple(found[0]["errors"]), tuple(found[0]["warnings"]), found[0]["note"])
+    told = found[0]  # a service of an earlier version tells of errors only
+    return Judged(tuple(told["errors"]), tuple(told.get("warnings", ())), str(told.get("note", "")))
 
 
 def site_of(state_dir: Path, simulate: str) -> Site | None:

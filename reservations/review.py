@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from .limits.load import Placed, read_text
 from .limits.site import Site, site_cautions
-from .placement import Slot
 from .pool import Pool
 
 log = logging.getLogger("timeshare.service")
@@ -49,7 +48,7 @@ class Review:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._judged: tuple[str, Sequence[Slot], tuple[str, ...], Judged] | None = None
+        self._judged: tuple[str, Site, Judged] | None = None
         self._told: frozenset[str] = frozenset()
 
     def site(self) -> Site:
@@ -62,14 +61,15 @@ class Review:
         return judge(text, self.site())
 
     def in_force(self, text: str) -> Judged:
-        """Judge the text in force, anew only when it or the devices have changed. Empty: there is no file."""
-        slots, unseen = self._pool.slots, self._pool.unseen
+        """Judge the text in force, anew only when it, the devices or the groups have changed. Empty: there is no
+        file."""
+        site = self.site()
         if self._judged is not None:
-            of, of_slots, of_unseen, judged = self._judged
-            if of == text and of_slots is slots and of_unseen == unseen:
+            of, seen, judged = self._judged
+            if of == text and seen.slots is site.slots and (seen.unseen, seen.groups) == (site.unseen, site.groups):
                 return judged
-        judged = self.check(text) if text else Judged((), (), "")
-        self._judged = (text, slots, unseen, judged)
+        judged = judge(text, site) if text else Judged((), (), "")
+        self._judged = (text, site, judged)
         return judged
 
     def tell(self, text: str) -> None:
