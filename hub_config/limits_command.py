@@ -71,7 +71,7 @@ def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentPars
 
 
 def check(options: Namespace) -> int:
-    """Whether the file is valid, and what in it is hardly meant: here, while the deployment runs."""
+    """Whether the file is valid, and what in it is probably not intended: here, while the deployment runs."""
     path = Path(options.file)
     try:
         text = text_in(path)
@@ -92,7 +92,7 @@ def check(options: Namespace) -> int:
 
 
 def tell(path: Path, judged: Judged) -> None:
-    """Print what is wrong with the file, and what is hardly meant."""
+    """Print what is wrong with the file, and what is probably not intended."""
     for word, texts in (("", judged.errors), ("warning: ", judged.warnings)):
         for text in texts:
             print(f"{word}{path}{text.removeprefix(NAME)}", file=sys.stderr)

@@ -72,8 +72,10 @@ def _judged(path: Path, state_dir: Path, simulate: str) -> Iterator[Finding]:
 
 
 def warnings_at_start(path: Path, state_dir: Path, simulate: str, local: bool) -> Iterator[str]:
-    """Yield what in the limits in ``path`` is hardly meant, for whoever starts a deployment. ``local``: whether
-    sessions or jobs may run on this machine."""
+    """Yield what in the limits in ``path`` is probably not intended, for whoever starts a deployment.
+
+    ``local``: whether sessions or jobs may run on this machine.
+    """
     judged = judge(text_in(path), site_of(state_dir, simulate) if local else None)
     for text in judged.warnings:
         yield f"Warning: {path}{text.removeprefix(NAME)}"

@@ -84,7 +84,7 @@ class Administration:
         return found | {reservation.owner for reservation in self.pool.live()} | self.pool.standing.books.owners()
 
     def look(self) -> None:
-        """Takes over the file if it has changed, and logs what in the limits in force is hardly meant here."""
+        """Takes over the file if it has changed, and logs what in the limits in force is probably not intended here."""
         self.reload_if_changed()
         self.review.tell(self.text)
 

@@ -103,8 +103,8 @@ class Preemption:
 @dataclass(frozen=True)
 class PoolRule:
     """Devices that share rules. ``kept``: GPUs that batch may use only if it can be preempted, by time: spans in
-    ascending order with the number kept. ``preempt`` None: nothing is preempted here now. ``astray``: it has no devices
-    of its own; ``slots`` are those for which its restriction holds all the same (``limits.pools``)."""
+    ascending order with the number kept. ``preempt`` None: nothing is preempted here now. ``unmatched``: it has no
+    devices of its own; ``slots`` are those for which its restriction holds all the same (``limits.pools``)."""
 
     name: str
     slots: frozenset[SlotKey]
@@ -116,13 +116,13 @@ class PoolRule:
     kept: float = 0.0
     kept_spans: tuple[Span, ...] = ()
     preempt: Preemption | None = None
-    astray: bool = False
+    unmatched: bool = False
 
     def refusal(self, kind: Kind, groups: Iterable[str], seconds: float) -> str:
         """Why a request may never use this pool; empty when it may."""
         why = self._refusal(kind, groups, seconds)
-        astray = " (it names no device of its own here, so this holds for others until an administrator corrects it)"
-        return why + astray if why and self.astray else why
+        note = " (it names no device of its own here, so this holds for others until an administrator corrects it)"
+        return why + note if why and self.unmatched else why
 
     def _refusal(self, kind: Kind, groups: Iterable[str], seconds: float) -> str:
         if kind not in self.kinds:
@@ -260,7 +260,7 @@ class Policy:
     def pool_of(self) -> dict[SlotKey, PoolRule]:
         """The pool of each slot that is in one."""
         if self.found.pool_of is None:
-            self.found.pool_of = {key: pool for pool in self.pools if not pool.astray for key in pool.slots}
+            self.found.pool_of = {key: pool for pool in self.pools if not pool.unmatched for key in pool.slots}
         return self.found.pool_of
 
     def rules_of(self, key: SlotKey) -> list[PoolRule]:

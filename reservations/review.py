@@ -1,4 +1,4 @@
-"""What is wrong with a text of limits, and what in it is hardly meant, as far as the pool knows its devices and people.
+"""What is wrong with a text of limits, and what in it is probably not intended where its devices and people are known.
 One way for the command, the API, the administrators' page and the log."""
 
 from __future__ import annotations

@@ -245,8 +245,8 @@ class Standing:
     def _pools(self, slots: Sequence[Slot], now: float) -> Iterable[PoolRule]:
         shared = membership(self.limits.pools, slots)
         for name, pool in self.limits.pools.items():
-            if name in shared.astray:
-                yield _astray_rule(name, pool, shared.astray[name])
+            if name in shared.unmatched:
+                yield _unmatched_rule(name, pool, shared.unmatched[name])
             else:
                 yield self._pool_rule(name, pool, shared.of[name], now)
 
@@ -356,11 +356,11 @@ class _Moment:
         )
 
 
-def _astray_rule(name: str, pool: PoolLimits, slots: Sequence[Slot]) -> PoolRule:
-    """The rule of a pool without devices, whose restriction holds for ``slots``: nothing of it may get lost."""
+def _unmatched_rule(name: str, pool: PoolLimits, slots: Sequence[Slot]) -> PoolRule:
+    """The rule of a pool without devices, whose restriction holds for ``slots``: it must not be lost."""
     groups = None if pool.groups is None else frozenset(pool.groups)
     longest = UNLIMITED if pool.max_time is None else pool.max_time
-    return PoolRule(name, _keys(slots), 0.0, groups, frozenset(pool.kinds), longest, astray=True)
+    return PoolRule(name, _keys(slots), 0.0, groups, frozenset(pool.kinds), longest, unmatched=True)
 
 
 def half_lives(limits: Limits) -> dict[Kind, float] | None:

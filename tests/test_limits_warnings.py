@@ -1,5 +1,5 @@
-"""What is valid in a limits file and hardly meant is told with its line; a restriction that is about no device is not
-lost."""
+"""What is valid in a limits file but probably not intended is told with its line; a restriction that is about no device
+is not lost."""
 
 from __future__ import annotations
 
@@ -196,16 +196,16 @@ def refused(lab: Lab, owner: str, kind: Kind = Kind.SESSION, seconds: int = HOUR
 
 
 CMS = {"cms": {"members": ["ada"]}}
-ASTRAY = {
+UNMATCHED = {
     "a model that is not here": {"cmsonly": {"models": ["a100-80gb"], "groups": ["cms"]}},
     "a node that is not here": {"cmsonly": {"nodes": ["gpu7"], "groups": ["cms"]}},
     "behind one for all": {"all": {}, "cmsonly": {"models": ["a100-40gb"], "groups": ["cms"]}},
 }
 
 
-@pytest.mark.parametrize("name", ASTRAY)
+@pytest.mark.parametrize("name", UNMATCHED)
 def test_a_restriction_that_is_about_no_device_lets_nobody_else_in(tmp_path: Path, name: str) -> None:
-    lab = Lab(tmp_path, {"groups": CMS, "pools": ASTRAY[name]}, "a100-40gb", "a100-40gb")
+    lab = Lab(tmp_path, {"groups": CMS, "pools": UNMATCHED[name]}, "a100-40gb", "a100-40gb")
     said = refused(lab, "ben")
     assert "the pool cmsonly is for cms (it names no device of its own here" in said
     assert lab.ask("ada").holds
@@ -260,7 +260,7 @@ def test_every_device_is_in_one_pool_and_restrictions_concern_what_there_is() ->
     shared = membership(limits.pools, slots)
     together = [slot for mine in shared.of.values() for slot in mine]
     assert sorted(slot.key for slot in together) == sorted(slot.key for slot in slots)
-    assert shared.astray == {}
+    assert shared.unmatched == {}
     assert parse_limits("{}") == Limits()
 
 

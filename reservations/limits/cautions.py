@@ -1,4 +1,4 @@
-"""What a valid limits file says that hardly can be meant, as far as the file alone tells. Pure."""
+"""What a valid limits file says that probably is not intended, as far as the file alone tells. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _scope(where: Where, section: PersonLimits, effective: Effective) -> Scope:
 
 
 def file_cautions(limits: Limits) -> Iterator[Fault]:
-    """Yield what is valid and hardly meant."""
+    """Yield what is valid but probably not intended."""
     for scope in scopes(limits):
         yield from _person_cautions(scope)
     for name, group in limits.groups.items():

@@ -1,7 +1,8 @@
 """Which devices each pool of the limits has, and what becomes of a restriction whose pool has none. Pure.
 
 A device belongs to the first pool that names it. A pool that restricts who may use its devices, for what, and for how
-long, and has none of them, is hardly meant: its restriction must not be lost. So it holds where it may have been meant:
+long, and has no device, is probably a mistake: its restriction must not be lost. So it holds where it may have been
+meant:
 
 * where an earlier pool names all that it names (it can never have a device), for the devices that it names;
 * where it names no device at all (a model or node that is not here), for the devices of its engines that are in no
@@ -25,11 +26,11 @@ WILD = frozenset("*?[]")
 
 @dataclass(frozen=True)
 class Membership:
-    """``of``: the devices of each pool. ``astray``: of pools that have none and restrict something, the devices for
+    """``of``: the devices of each pool. ``unmatched``: of pools that have none and restrict something, the devices for
     which their restriction holds all the same."""
 
     of: Mapping[str, tuple[Slot, ...]]
-    astray: Mapping[str, tuple[Slot, ...]]
+    unmatched: Mapping[str, tuple[Slot, ...]]
 
 
 def membership(pools: Mapping[str, PoolLimits], slots: Sequence[Slot]) -> Membership:
@@ -39,16 +40,16 @@ def membership(pools: Mapping[str, PoolLimits], slots: Sequence[Slot]) -> Member
     for name, pool in pools.items():
         mine[name] = tuple(slot for slot in left if belongs(slot, pool))
         left = [slot for slot in left if not belongs(slot, pool)]
-    astray: dict[str, tuple[Slot, ...]] = {}
+    unmatched: dict[str, tuple[Slot, ...]] = {}
     for name, pool in pools.items():
         if mine[name] or not restricts(pool):
             continue
         named = tuple(slot for slot in slots if belongs(slot, pool))
         if not named:
-            astray[name] = tuple(slot for slot in left if matches(engine_of(slot), pool.engines))
+            unmatched[name] = tuple(slot for slot in left if matches(engine_of(slot), pool.engines))
         elif shadow_of(pools, name):
-            astray[name] = named
-    return Membership(mine, {name: found for name, found in astray.items() if found})
+            unmatched[name] = named
+    return Membership(mine, {name: found for name, found in unmatched.items() if found})
 
 
 def belongs(slot: Slot, pool: PoolLimits) -> bool:

@@ -45,7 +45,7 @@ class Site:
 
 
 def site_cautions(limits: Limits, site: Site | None) -> list[Fault]:
-    """Everything that is valid and hardly meant. ``site`` None: nothing is known of devices and people."""
+    """Everything that is valid but probably not intended. ``site`` None: nothing is known of devices and people."""
     found = list(file_cautions(limits))
     if site is not None:
         found += _group_cautions(limits, site)
@@ -67,7 +67,7 @@ def named(words: Collection[str]) -> str:
     return (", ".join(listed[:MOST_NAMED]) or "none") + more
 
 
-def _unmatched(where: Where, patterns: Iterable[str] | None, what: str, known: Sequence[str]) -> Iterator[Fault]:
+def _no_match(where: Where, patterns: Iterable[str] | None, what: str, known: Sequence[str]) -> Iterator[Fault]:
     """Patterns that are about none of ``known``."""
     for number, pattern in enumerate(patterns or ()):
         if not any(matches(name, [pattern]) for name in known):
@@ -86,7 +86,7 @@ def _model_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
     people += [(("groups", name, "each"), group.each) for name, group in limits.groups.items()]
     people += [(("users", name), person) for name, person in limits.users.items()]
     for where, person in people:
-        yield from _unmatched((*where, "models"), person.models, "model", site.models)
+        yield from _no_match((*where, "models"), person.models, "model", site.models)
 
 
 def _pool_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
@@ -94,27 +94,27 @@ def _pool_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
     for name, pool in limits.pools.items():
         where = ("pools", name)
         if not any(matches(engine, pool.engines) for engine in site.unseen):
-            yield from _unmatched((*where, "models"), pool.models, "model", site.models)
-            yield from _unmatched((*where, "nodes"), pool.nodes, "node", site.nodes)
-            yield from _unmatched((*where, "engines"), pool.engines, "engine", site.engines)
+            yield from _no_match((*where, "models"), pool.models, "model", site.models)
+            yield from _no_match((*where, "nodes"), pool.nodes, "node", site.nodes)
+            yield from _no_match((*where, "engines"), pool.engines, "engine", site.engines)
             if not shared.of[name]:
-                yield from _without_devices(limits, site, name, shared.astray.get(name, ()))
+                yield from _without_devices(limits, site, name, shared.unmatched.get(name, ()))
                 continue
         yield from _more_than_there_are(name, pool, shared.of[name], site)
         yield from _not_only_here(name, pool, shared.of[name])
 
 
-def _without_devices(limits: Limits, site: Site, name: str, astray: Sequence[Slot]) -> Iterator[Fault]:
-    """A pool that has no device here. ``astray``: for which its restriction holds all the same."""
+def _without_devices(limits: Limits, site: Site, name: str, unmatched: Sequence[Slot]) -> Iterator[Fault]:
+    """A pool that has no device here. ``unmatched``: for which its restriction holds all the same."""
     if any(fault.where == ("pools", name) for fault in file_cautions(limits)):
         return  # told already: it could have none anywhere
-    taken = not astray and any(belongs(slot, limits.pools[name]) for slot in site.slots)
+    taken = not unmatched and any(belongs(slot, limits.pools[name]) for slot in site.slots)
     why = "all that it names belong to pools before it" if taken else "nothing here is what it names"
     closed = (
-        f": what it says of groups, kinds and max_time holds for the {gpus_text(count(astray))} that are in no pool, "
-        "until it is corrected; to leave those open to everybody, end `pools` with one that names all, such as "
+        f": what it says of groups, kinds and max_time holds for the {gpus_text(count(unmatched))} that are in no "
+        "pool, until it is corrected; to leave those open to everybody, end `pools` with one that names all, such as "
         "`others: {}`"
-        if astray
+        if unmatched
         else ""
     )
     yield Fault(("pools", name), f"has no device: {why}{closed}")
@@ -150,7 +150,7 @@ def _calendar_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
         return
     shared = membership(limits.pools, site.slots)
     for where, entry in entries:
-        yield from _unmatched((*where, "nodes"), entry.nodes, "node", site.nodes)
+        yield from _no_match((*where, "nodes"), entry.nodes, "node", site.nodes)
         of_pool = site.slots if entry.pool is None else shared.of[entry.pool]
         mine = [slot for slot in of_pool if matches(slot.node, entry.nodes)]
         devices = len({slot.device_uuid for slot in mine})

@@ -25,7 +25,7 @@ Where = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong, or hardly meant, with the value that stands at ``where``; ``message`` in words."""
+    """Something that is wrong, or probably not intended, with the value at ``where``; ``message`` in words."""
 
     where: Where
     message: str

@@ -52,7 +52,7 @@ class File(Base):
 
 
 class Check(Base):
-    """Whether a text would be valid limits, and what in it is hardly meant here; changes nothing."""
+    """Whether a text would be valid limits, and what in it is probably not intended here; changes nothing."""
 
     async def post(self) -> None:
         self.no_query()

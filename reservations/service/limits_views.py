@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone, tzinfo
 from enum import Enum
 from typing import Any
@@ -14,8 +13,7 @@ from ..engines.matching import index_of, name_of
 from ..kind import Kind
 from ..ledger.reader import Used
 from ..limits.effective import BUILT_IN, Effective, Override
-from ..limits.idle import THEN, idle_settings
-from ..limits.schema import IdleRules
+from ..limits.idle import THEN
 from ..limits.values import UNLIMITED, amount_text, gpus_text
 from ..pool import Pool
 from ..ranking import fair_factors
@@ -24,6 +22,7 @@ from ..standing import Purse
 from ..tally import Tally
 from ..usage import HOUR, Charge, Charges
 from .host_views import host_texts
+from .idle_texts import idle_texts
 from .offers import announcements
 
 DAY = 86400.0
@@ -127,29 +126,6 @@ def explanation(pool: Pool, person: str) -> dict[str, Any]:
     }
 
 
-def idle_texts(pool: Pool, effective: Effective) -> list[str]:
-    """What happens to idle sessions of a person, as it is in force: in general, in pools with rules of their own, and
-    to those that run."""
-    limits, texts = pool.limits, []
-
-    def text(pools: Sequence[str], gpus: float) -> str:
-        rules = idle_settings(limits, effective, pools, gpus)
-        stops = rules.then == "give_back" and not pool.can_give_back
-        return (replace(rules, then="stop") if stops else rules).text
-
-    texts.append(f"A session: {text((), 1)}")
-    if effective.values["idle.per_gpu"] and effective.values["idle.after"]:
-        texts.append(f"A session of 4 GPUs, as the time is divided by the GPUs held: {text((), 4)}")
-    for name, rules in limits.pools.items():
-        if rules.idle != IdleRules():
-            divided = f"; of 4 GPUs: {text((name,), 4)}" if text((name,), 1) != text((name,), 4) else ""
-            texts.append(f"In the pool {name}: {text((name,), 1)}{divided}")
-    for reservation in pool.live_of(effective.person):
-        if reservation.kind is Kind.SESSION and reservation.holds:
-            texts.append(f"Your {reservation.request.describe()} now: {pool.idle_rules(reservation).text}")
-    return texts
-
-
 def engine_limits(pool: Pool, owner: str) -> list[dict[str, Any]]:
     """What engines allow ``owner`` by rules of their own; empty: everybody. Those of which that is not readable are
     left out."""
@@ -231,7 +207,7 @@ def pool_rows(pool: Pool, effective: Effective) -> list[dict[str, Any]]:
     rows = []
     for rule in pool.world().policy([effective.person]).pools:
         refusal = rule.refusal(Kind.SESSION, effective.groups, 60)
-        notes = ["it has no devices here"] if rule.astray else []
+        notes = ["it has no devices here"] if rule.unmatched else []
         if rule.max_time != UNLIMITED:
             notes.append(f"at most {duration_text(rule.max_time)} at a time")
         if rule.gpus != UNLIMITED:

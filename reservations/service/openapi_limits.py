@@ -15,7 +15,7 @@ PERIOD: Schema = {
 }
 MANY_TEXTS: Schema = {"type": "array", "items": TEXT}
 WARNED: Schema = {
-    "warnings": {**MANY_TEXTS, "description": "what is valid and hardly meant, a line each"},
+    "warnings": {**MANY_TEXTS, "description": "what is valid but probably not intended, a line each"},
     "note": {"type": "string", "description": "what could not be looked at; else empty"},
 }
 
