@@ -46,6 +46,16 @@ def with_service(options: Namespace, what: str, deed: Callable[[ServiceClient], 
     return 0
 
 
+def asked(folder: Path, deed: Callable[[ServiceClient], Awaitable[None]]) -> bool:
+    """Do ``deed`` with the service of the deployment in ``folder``, if there is one that answers us. Whether it did."""
+    try:
+        deployment = load_deployment(folder / FILE_NAME)
+        asyncio.run(_done(deed(ServiceClient(deployment.service_url, deployment.admin_token))))
+    except (DeploymentError, PublicError, ServiceUnreachable):
+        return False
+    return True
+
+
 async def _done(deed: Awaitable[None]) -> None:
     await deed
 

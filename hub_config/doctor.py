@@ -21,16 +21,15 @@ from ..reservations.devices.model import DeviceError
 from ..reservations.devices.sources import open_checkpointer, open_source
 from ..reservations.errors import PublicError
 from ..reservations.files import from_start
-from ..reservations.limits.load import LimitsError, load_limits
 from . import proxy, slurm_doctor
 from .console import state_folder
 from .findings import FAIL, NOTE, OK, WARN, Finding, show
 from .import_path import import_path_findings, places_of_python
+from .limits_findings import limits_findings
 from .machine_findings import look, machine_findings, state_findings
 from .origins import shared_origin_advice
 from .run.folders import default_state_dir
 from .run.ports import first_open_port, public_port_advice
-from .run.prepare import CONFIG
 
 FREE_BYTES = 1 << 30
 
@@ -74,7 +73,7 @@ def examine(state_dir: Path, options: Namespace) -> Iterator[Finding]:
     yield _accounts()
     yield from _security(state_dir)
     yield _state(state_dir)
-    yield _limits(options.limits)
+    yield from limits_findings(state_dir, options.limits, options.simulate)
     if not state_dir.exists() or os.access(state_dir, os.X_OK):
         yield _proxy(state_dir)
         yield from _running(state_dir)
@@ -180,15 +179,6 @@ def _proxy(state_dir: Path) -> Finding:
     if proxy.script_path(state_dir).exists():
         return Finding(OK, "proxy", f"configurable-http-proxy {proxy.VERSION} is installed")
     return Finding(OK, "proxy", "it is installed at the first start; that needs npm's registry once")
-
-
-def _limits(path: str) -> Finding:
-    place = Path(path) if path else CONFIG / "limits.yaml"
-    try:
-        load_limits(place)
-    except LimitsError as error:
-        return Finding(FAIL, "limits", str(error), "correct the file; docs/admin_guide.md lists every key")
-    return Finding(OK, "limits", f"{place.name} is valid")
 
 
 def _running(state_dir: Path) -> Iterator[Finding]:

@@ -13,17 +13,22 @@ from typing import Any
 
 from ..reservations.client import Json, ServiceClient
 from ..reservations.files import from_start
-from ..reservations.limits.load import LimitsError, read_limits
+from ..reservations.limits.load import LimitsError, parse_limits, read_limits, text_in, version_of
 from ..reservations.limits.schema import Limits
+from ..reservations.review import NAME, Judged, judge
 from ..reservations.whatif.command import add_try
 from .console import columns, state_folder, with_service
+from .limits_findings import served
 
 
 def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentParser], None]) -> None:
     """Add the sub-commands. ``state`` adds the option that names the deployment."""
     kinds = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    checks = kinds.add_parser("check", help="is this file valid; nothing needs to run")
+    checks = kinds.add_parser(
+        "check", help="is this file valid, and does it fit; devices and people are known only while timeshare runs"
+    )
+    state(checks)
     checks.add_argument("file", type=from_start, metavar="FILE")
     checks.set_defaults(run=check)
 
@@ -60,21 +65,37 @@ def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentPars
     overrides.add_argument("--gpu-hours", type=float, default=0, metavar="N", help="so many more in every budget")
     overrides.add_argument("--until", default="", metavar="WHEN", help='such as "2026-12-01 18:00"')
     overrides.add_argument("--because", default="", metavar="WHY", help="the reason, which everybody concerned sees")
+    overrides.add_argument("--new-user", action="store_true", help="NAME has not logged in yet, and is not known here")
     overrides.add_argument("--end", default="", metavar="ID", help="end this exception now instead")
     overrides.set_defaults(run=override)
 
 
 def check(options: Namespace) -> int:
-    """Whether the file is valid."""
+    """Whether the file is valid, and what in it is probably not intended: here, while the deployment runs."""
+    path = Path(options.file)
     try:
-        file = read_limits(Path(options.file))
+        text = text_in(path)
     except LimitsError as error:
         print(error, file=sys.stderr)
         return 1
-    limits = file.limits
+    judged = served(state_folder(options), text) or judge(text, None)
+    tell(path, judged)
+    if not judged.is_valid:
+        return 1
+    limits = parse_limits(text)
     parts = [f"{len(limits.groups)} groups", f"{len(limits.users)} users", f"{len(limits.pools)} pools"]
-    print(f"{options.file}: valid (version {file.version}): {', '.join(parts)}")
+    more = f"; {len(judged.warnings)} warnings, see above" if judged.warnings else ""
+    print(f"{path}: valid (version {version_of(text)}): {', '.join(parts)}{more}")
+    if judged.note:
+        print(f"{judged.note[:1].upper()}{judged.note[1:]}.")
     return 0
+
+
+def tell(path: Path, judged: Judged) -> None:
+    """Print what is wrong with the file, and what is probably not intended."""
+    for word, texts in (("", judged.errors), ("warning: ", judged.warnings)):
+        for text in texts:
+            print(f"{word}{path}{text.removeprefix(NAME)}", file=sys.stderr)
 
 
 def print_schema(_: Namespace) -> int:
@@ -89,6 +110,8 @@ def show(options: Namespace) -> int:
     async def deed(service: ServiceClient) -> None:
         found = await service.call("GET", "limits/file")
         print(f"# version {found['version']}\n{found['text']}".rstrip())
+        for warning in found["warnings"]:
+            print(f"warning: {warning}", file=sys.stderr)
         if found["problem"]:
             print(f"\nThe file has changed and is not in force:\n{found['problem']}", file=sys.stderr)
 
@@ -113,6 +136,7 @@ def explained(found: Json) -> str:
         f"{found['person']}: {groups}; counted with {found['account']}; limits version {found['version']}",
         columns([("LIMIT", "VALUE", "SAID BY"), *limits]),
     ]
+    parts += [". ".join(found["idle"]) + "."]
     parts += [". ".join(found["host"]) + "."] if found["host"] else []
     if found["budgets"]:
         heads = ("BUDGET", "GPU-HOURS", "USED", "LEFT", "REFILLS", "THEN")
@@ -132,7 +156,7 @@ def explained(found: Json) -> str:
         rules = notes if pool["open"] else f"closed: {pool['why']}"
         parts.append(f"Pool {pool['name']} ({pool['gpus']:g} GPUs): {rules}.")
     for item in found["exceptions"]:
-        parts.append(f"Exception until {item['until']}, by {item['by']}, because: {item['why']}.")
+        parts.append(f"Exception until {item['ends']}, by {item['by']}, because: {item['why']}.")
     parts += [f"Announced: {text}." for text in found["announced"]]
     return "\n\n".join(parts)
 
@@ -141,7 +165,7 @@ def _budget(budget: Json) -> tuple[str, ...]:
     whose = f"{budget['whose']} {budget['name']}, {'+'.join(budget['kinds'])}, each {budget['every']}"
     amounts = ("unlimited" if budget[key] is None else f"{budget[key]:g}" for key in ("gpu_hours", "used", "left"))
     then = "nothing new, and what runs ends" if budget["beyond"] == "refuse" else "behind everyone else"
-    return (whose, *amounts, budget["refills_at"], then)
+    return (whose, *amounts, budget["refills"], then)
 
 
 def apply(options: Namespace) -> int:
@@ -156,10 +180,13 @@ def apply(options: Namespace) -> int:
         before = await service.call("GET", "limits/file")
         body = {"text": file.text, "base_version": before["version"], "cut_running": options.cut_running}
         after = await service.call("POST", "limits/apply", body)
+        tell(Path(options.file), Judged((), tuple(after["warnings"]), after["note"]))
         if after["version"] == before["version"]:
             print(f"Version {after['version']} was in force already.")
         else:
             print(f"In force: version {after['version']} (before: {before['version']}).")
+        if after["note"]:
+            print(f"{after['note'][:1].upper()}{after['note'][1:]}.")
 
     return with_service(options, "limits apply", deed)
 
@@ -179,9 +206,12 @@ def override(options: Namespace) -> int:
             "extra_gpu_hours": options.gpu_hours,
             "until": options.until,
             "why": options.because,
+            "allow_unknown": options.new_user,
         }
         made = await service.call("POST", "limits/exceptions", body)
-        print(f"In force until {made['until']} for {made['scope']} {made['name']}. End it earlier: --end {made['id']}")
+        if made["note"]:
+            print(f"warning: {made['note']}", file=sys.stderr)
+        print(f"In force until {made['ends']} for {made['scope']} {made['name']}. End it earlier: --end {made['id']}")
 
     try:
         return with_service(options, "limits override", deed)
@@ -200,7 +230,10 @@ def nested(pairs: list[str]) -> Json:
         place = found
         *sections, last = key.split(".")
         for section in sections:
-            place = place.setdefault(section, {})
+            inner = place.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"--set is {pair!r}: {section} was given a value before, and is a section here")
+            place = inner
         place[last] = _value(value)
     return found
 

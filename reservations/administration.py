@@ -11,17 +11,20 @@ import os
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
-from .clock import rfc3339
+from .clock import moment_text
 from .errors import PublicError
 from .ledger import Ledger, policy, sweep
 from .ledger.reader import Span
 from .limits.effective import Override
 from .limits.load import LimitsError, LimitsFile, parse_limits, read_limits
 from .limits.schema import Limits, PersonLimits
+from .limits.values import near
 from .opening import standing_of
 from .pool import Pool
 from .reservation import Reservation
+from .review import Review
 from .usage import Charge
 
 LONGEST_OVERRIDE_S = 366 * 86400.0
@@ -62,9 +65,28 @@ class Administration:
         self.path = path
         self.problem = ""
         """What is wrong with the file as it stands now; empty when it is in force."""
+        self.review = Review(pool)
         self._ledger = ledger
         self._seen = self._looked_at = _stamp(path)
         self.text = read_limits(path).text if path is not None else ""
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone of the limits in force."""
+        return self.pool.limits.zone
+
+    def known_people(self) -> set[str]:
+        """Names of which something is known here: by the limits, by what runs and waits, or as members of groups."""
+        limits = self.pool.limits
+        found = {*limits.users, *(name for group in limits.groups.values() for name in group.members)}
+        found |= {name for event in limits.events for name in event.users}
+        found |= {name for name, groups in self.pool.standing.known_groups().items() if groups}
+        return found | {reservation.owner for reservation in self.pool.live()} | self.pool.standing.books.owners()
+
+    def look(self) -> None:
+        """Takes over the file if it has changed, and logs what in the limits in force is probably not intended here."""
+        self.reload_if_changed()
+        self.review.tell(self.text)
 
     def reload_if_changed(self) -> None:
         """Takes over the file if it has changed; a bad one changes nothing but ``problem``. One that is not as it was
@@ -113,16 +135,17 @@ class Administration:
         now = self.pool.clock()
         if not now < asked.until <= now + LONGEST_OVERRIDE_S:
             rule = "must lie ahead, and at most a year: exceptions end by themselves"
-            raise PublicError("invalid", f"until is {rfc3339(asked.until)}: it {rule}", 422)
+            raise PublicError("invalid", f"until is {moment_text(asked.until, self.zone)}: it {rule}", 422)
         if asked.scope == "group" and asked.name not in self.pool.limits.groups:
-            known = ", ".join(self.pool.limits.groups) or "none"
-            raise PublicError("invalid", f"name is {asked.name!r}: no such group in the limits; known: {known}", 422)
+            known = self.pool.limits.groups
+            names = f"{', '.join(known) or 'none'}{near(asked.name, known)}"
+            raise PublicError("invalid", f"name is {asked.name!r}: no such group in the limits; known: {names}", 422)
         made = Override(id=str(uuid.uuid4()), by=who, made_at=now, **vars(asked))
         with self._ledger.transaction() as connection:
             policy.add_override(connection, made)
             what = made.limits.model_dump_json(exclude_defaults=True)
             text = f"{made.scope} {made.name}: {what}, {made.extra_gpu_hours:g} more GPU-hours"
-            detail = f"{text}, until {rfc3339(made.until)}, because: {made.why}"
+            detail = f"{text}, until {moment_text(made.until, self.zone)}, because: {made.why}"
             policy.add_audit(connection, who, "exception", detail, now)
         self._refresh_overrides()
         return made

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timezone, tzinfo
 from pathlib import Path
 
 Clock = Callable[[], float]
@@ -48,6 +48,11 @@ def rfc3339(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def moment_text(seconds: float, zone: tzinfo) -> str:
+    """``2026-12-07 00:00 (Europe/Zurich)``: a moment for reading, by the clock of ``zone``."""
+    return f"{datetime.fromtimestamp(seconds, tz=zone):%Y-%m-%d %H:%M} ({zone})"
 
 
 def duration_text(seconds: float) -> str:

@@ -27,6 +27,10 @@ class Fleet:
         self.devices: tuple[Device, ...] = ()
         self.slots: tuple[Slot, ...] = ()
 
+    def has_told(self, engine: str) -> bool:
+        """Whether the devices of ``engine`` are known; of this machine: empty."""
+        return engine in self._elsewhere if engine else self.inventory is not None
+
     def update(self, inventory: Inventory, holders: Set[str]) -> bool:
         """Takes over the ``inventory`` of this machine; whether anything changed. A missing device that is
         held (``holders``: UUIDs) stays, out of service: what is not reported is not gone."""

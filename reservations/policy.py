@@ -103,7 +103,8 @@ class Preemption:
 @dataclass(frozen=True)
 class PoolRule:
     """Devices that share rules. ``kept``: GPUs that batch may use only if it can be preempted, by time: spans in
-    ascending order with the number kept. ``preempt`` None: nothing is preempted here now."""
+    ascending order with the number kept. ``preempt`` None: nothing is preempted here now. ``unmatched``: it has no
+    devices of its own; ``slots`` are those for which its restriction holds all the same (``limits.pools``)."""
 
     name: str
     slots: frozenset[SlotKey]
@@ -115,13 +116,19 @@ class PoolRule:
     kept: float = 0.0
     kept_spans: tuple[Span, ...] = ()
     preempt: Preemption | None = None
+    unmatched: bool = False
 
     def refusal(self, kind: Kind, groups: Iterable[str], seconds: float) -> str:
         """Why a request may never use this pool; empty when it may."""
+        why = self._refusal(kind, groups, seconds)
+        note = " (it names no device of its own here, so this holds for others until an administrator corrects it)"
+        return why + note if why and self.unmatched else why
+
+    def _refusal(self, kind: Kind, groups: Iterable[str], seconds: float) -> str:
         if kind not in self.kinds:
             return f"the pool {self.name} takes no {kind.plural}"
         if self.groups is not None and not self.groups & set(groups):
-            return f"the pool {self.name} is for {', '.join(sorted(self.groups))}"
+            return f"the pool {self.name} is for {', '.join(sorted(self.groups)) or 'nobody'}"
         if seconds > self.max_time:
             return f"the longest time limit in the pool {self.name} is {duration_text(self.max_time)}"
         return ""
@@ -129,7 +136,8 @@ class PoolRule:
 
 @dataclass(frozen=True)
 class Block:
-    """Slots that are kept from ``begins`` to ``ends``, for an event or for maintenance (then for nobody)."""
+    """Slots that are kept from ``begins`` to ``ends``, for an event or for maintenance (then for nobody). ``since``:
+    when it begins, for reading."""
 
     name: str
     slots: frozenset[SlotKey]
@@ -137,6 +145,7 @@ class Block:
     ends: float
     groups: frozenset[str] = frozenset()
     users: frozenset[str] = frozenset()
+    since: str = ""
 
     def concerns(self, owner: str, groups: Iterable[str]) -> bool:
         return owner not in self.users and not self.groups & set(groups)
@@ -251,8 +260,12 @@ class Policy:
     def pool_of(self) -> dict[SlotKey, PoolRule]:
         """The pool of each slot that is in one."""
         if self.found.pool_of is None:
-            self.found.pool_of = {key: pool for pool in self.pools for key in pool.slots}
+            self.found.pool_of = {key: pool for pool in self.pools if not pool.unmatched for key in pool.slots}
         return self.found.pool_of
+
+    def rules_of(self, key: SlotKey) -> list[PoolRule]:
+        """Every pool whose restriction holds for the slot ``key``."""
+        return [pool for pool in self.pools if key in pool.slots]
 
     def in_pools(self, holdings: tuple[Holding, ...]) -> Mapping[str, float]:
         """GPUs that ``holdings`` count, by pool."""
@@ -304,7 +317,7 @@ class Policy:
         groups = self.person(owner).groups
         meant = [block for block in self.blocks if key in block.slots and block.concerns(owner, groups)]
         first = min((b for b in meant if b.begins < ended and began < b.ends), key=lambda block: block.begins)
-        return f"from {rfc3339(first.begins)} on its devices are kept for {first.name}"
+        return f"from {first.since or rfc3339(first.begins)} on its devices are kept for {first.name}"
 
     def _domain(self, item: Waiting, person: Person, sized: bool) -> Domain:
         barred: set[SlotKey] = set()

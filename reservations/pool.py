@@ -108,6 +108,12 @@ class Pool:
         """What the agent told last; None until it did."""
         return self._fleet.inventory
 
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Engines whose devices are not known yet, as the limits call them."""
+        engines = [*([""] if self.local else []), *self.engines]
+        return tuple(engine or "local" for engine in engines if not self._fleet.has_told(engine))
+
     def live(self) -> Collection[Reservation]:
         """Everything that has not ended, in the order in which it was asked for."""
         return self._live.values()

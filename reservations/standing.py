@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timezone, tzinfo
 from fnmatch import fnmatchcase
 
 from .calendar import WeekTimes
-from .clock import rfc3339
+from .clock import moment_text
 from .kind import Kind
 from .limits.effective import BUILT_IN, Effective, Override, resolve, said
 from .limits.idle import IdleSettings, idle_settings
+from .limits.pools import belongs, membership
 from .limits.schema import Budget, CalendarEntry, Event, Limits, PoolLimits
 from .limits.values import UNLIMITED, amount_text
 from .placement import Slot, SlotKey, least_gpus
@@ -36,7 +38,8 @@ LAID_OUT_S = 86400.0
 class Purse:
     """A budget and what was taken from it. Hours are weighted GPU-hours; ``refills_at`` in seconds.
 
-    ``rate``: weighted GPUs that are held now. ``whose``: ``user`` or ``group``.
+    ``rate``: weighted GPUs that are held now. ``whose``: ``user`` or ``group``. ``zone``: of its window, and of what
+    people read.
     """
 
     whose: str
@@ -46,6 +49,7 @@ class Purse:
     used: float
     rate: float
     refills_at: float
+    zone: tzinfo = timezone.utc
 
     @property
     def left(self) -> float:
@@ -65,7 +69,12 @@ class Purse:
     def describe(self) -> str:
         owner = "your budget" if self.whose == "user" else f"the budget of the group {self.name}"
         what = f"{amount_text(round(self.used, 1))} of {amount_text(self.hours)} GPU-hours this {self.budget.every}"
-        return f"{owner}: {what} are used; it refills at {rfc3339(self.refills_at)}"
+        return f"{owner}: {what} are used; it refills at {self.refills}"
+
+    @property
+    def refills(self) -> str:
+        """When it refills, for reading."""
+        return moment_text(self.refills_at, self.zone)
 
 
 class Standing:
@@ -161,7 +170,7 @@ class Standing:
         mine = [charge for charge in running.of(whose, name) if charge.kind in budget.kinds]
         used += sum(charge.hours(began, now) for charge in mine)
         rate = sum(charge.rate for charge in mine)
-        return Purse(whose, name, budget, budget.gpu_hours + extra, used, rate, refills_at)
+        return Purse(whose, name, budget, budget.gpu_hours + extra, used, rate, refills_at, self.limits.zone)
 
     def spoken_for(self, purse: Purse, live: Iterable[Reservation], slots: Sequence[Slot], now: float) -> float:
         """Weighted GPU-hours that ``live`` will still take from ``purse`` before it refills: what holds devices until
@@ -234,11 +243,12 @@ class Standing:
         return bool(effective.budgets or (group is not None and group.budgets))
 
     def _pools(self, slots: Sequence[Slot], now: float) -> Iterable[PoolRule]:
-        taken: set[SlotKey] = set()
+        shared = membership(self.limits.pools, slots)
         for name, pool in self.limits.pools.items():
-            mine = [slot for slot in slots if slot.key not in taken and belongs(slot, pool)]
-            taken |= {slot.key for slot in mine}
-            yield self._pool_rule(name, pool, mine, now)
+            if name in shared.unmatched:
+                yield _unmatched_rule(name, pool, shared.unmatched[name])
+            else:
+                yield self._pool_rule(name, pool, shared.of[name], now)
 
     def _pool_rule(self, name: str, pool: PoolLimits, slots: Sequence[Slot], now: float) -> PoolRule:
         kept = pool.keep_for_sessions
@@ -282,9 +292,10 @@ class Standing:
                 devices = list(dict.fromkeys(slot.device_uuid for slot in mine))
                 kept = set(devices[-int(entry.gpus) :]) if entry.gpus != UNLIMITED else set(devices)
                 mine = [slot for slot in mine if slot.device_uuid in kept] if entry.gpus else []
-                yield Block(entry.name, _keys(mine), begins, ends, frozenset(entry.groups), frozenset(entry.users))
+                block = Block(entry.name, _keys(mine), begins, ends, frozenset(entry.groups), frozenset(entry.users))
             else:
-                yield Block(entry.name, _keys(mine), begins, ends)
+                block = Block(entry.name, _keys(mine), begins, ends)
+            yield replace(block, since=moment_text(begins, self.limits.zone))
 
     def _in_entry(self, slot: Slot, entry: CalendarEntry, slots: Sequence[Slot]) -> bool:
         if not any(fnmatchcase(slot.node, pattern) for pattern in entry.nodes):
@@ -345,10 +356,11 @@ class _Moment:
         )
 
 
-def belongs(slot: Slot, pool: PoolLimits) -> bool:
-    """Whether ``slot`` is of ``pool`` by model, node and engine; this machine's engine is called ``local``."""
-    found = ((slot.model, pool.models), (slot.node, pool.nodes), (slot.engine or "local", pool.engines))
-    return all(any(fnmatchcase(value, pattern) for pattern in patterns) for value, patterns in found)
+def _unmatched_rule(name: str, pool: PoolLimits, slots: Sequence[Slot]) -> PoolRule:
+    """The rule of a pool without devices, whose restriction holds for ``slots``: it must not be lost."""
+    groups = None if pool.groups is None else frozenset(pool.groups)
+    longest = UNLIMITED if pool.max_time is None else pool.max_time
+    return PoolRule(name, _keys(slots), 0.0, groups, frozenset(pool.kinds), longest, unmatched=True)
 
 
 def half_lives(limits: Limits) -> dict[Kind, float] | None:

@@ -93,7 +93,8 @@ class Limits(AdminPage):
             await self.show({"problem": getattr(error, "message", UNREACHABLE), "text": text}, 503)
             return
         if found["valid"]:
-            await self.show({"done": "This text is valid. It is not in force yet: apply it.", "text": text})
+            done = "This text is valid. It is not in force yet: apply it."
+            await self.show({"done": done, "warnings": found["warnings"], "note": found["note"], "text": text})
         else:
             await self.show({"problem": "\n".join(found["errors"]), "text": text}, 422)
 
@@ -122,6 +123,7 @@ class Exceptions(AdminPage):
             "until": given["until"].replace("T", " "),
             "limits": _nested(given["key"], given["value"]) if given["value"] else {},
             "extra_gpu_hours": _number(hours),
+            "allow_unknown": bool(self.get_body_argument("allow_unknown", "")),
         }
         await self.deed("The exception is in force.", "limits/exceptions", body, given=given)
 

@@ -27,7 +27,7 @@ WRONG = {
     "a list for a section": ("defaults: [1, 2]\n", "line 1: defaults"),
     "a default beyond the longest": (
         "defaults:\n  sessions: {default_time: 3h, max_time: 2h}\n",
-        "line 2: defaults.sessions: default_time (10800 s) is longer than max_time (7200 s)",
+        "line 2: defaults.sessions.default_time: default_time (10800 s) is longer than max_time (7200 s)",
     ),
     "a key twice": (
         "timezone: UTC\ndefaults: {}\ntimezone: UTC\n",

@@ -185,3 +185,23 @@ def test_a_person_gets_the_place_of_over_quota_batch_which_goes_on_later(hub: Hu
     assert (log / second["id"]).read_text() == "began\ntold\nbegan\nfinished\n"
     assert now(second)["requeues"] == 1
     assert not marked(second["id"])
+
+
+def test_an_exception_for_a_user_that_does_not_exist_is_refused_with_who_is_near(hub: Hub) -> None:
+    body = {"name": "benn", "limits": {"gpus": 4}, "until": "2099-01-01 09:00", "why": "a talk"}
+    body["until"] = time.strftime("%Y-%m-%d %H:%M", time.gmtime(time.time() + 7200))
+    refused = hub.service("POST", "limits/exceptions", json=body)
+    assert refused.status_code == 422
+    error = refused.json()["error"]
+    assert error["reason"] == "unknown-user"
+    assert "neither JupyterHub nor timeshare knows such a user" in error["message"]
+    assert "did you mean ben?" in error["message"]
+    new = hub.service("POST", "limits/exceptions", json={**body, "allow_unknown": True})
+    assert new.status_code == 201
+    assert new.json()["note"] == "benn is not known yet: this holds once they log in"
+    known = hub.service("POST", "limits/exceptions", json={**body, "name": "cleo"})
+    assert (known.status_code, known.json()["note"]) == (201, "")
+    wrong = hub.service("POST", "limits/exceptions", json={**body, "scope": "group", "name": "student"}).json()["error"]
+    assert "known: cms, students, atlas; did you mean students?" in wrong["message"]
+    for made in (new, known):
+        hub.service("POST", f"limits/exceptions/{made.json()['id']}/end", json={})

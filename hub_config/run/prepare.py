@@ -21,6 +21,7 @@ from .. import proxy
 from ..findings import FAIL
 from ..import_path import import_path_findings, places_of_python
 from ..ledger_url import ledger_url
+from ..limits_findings import warnings_at_start
 from ..origins import host_of
 from . import ports
 from .folders import prepare_run_dir
@@ -52,6 +53,8 @@ def prepare(state_dir: Path, options: Namespace, held: HeldSockets) -> Deploymen
         check_elsewhere(state_dir, options.simulate)
     else:
         describe_devices(options.simulate)
+    for text in warnings_at_start(limits_path, state_dir, options.simulate, not options.no_local):
+        say(text)
     last = earlier(state_dir)
     found = end_leftovers(state_dir)
     if found:

@@ -172,7 +172,7 @@ def _check_where(asking: Asking) -> None:
     fitting = [slot for slot in asking.slots if need(slot, asking.request) is not None]
     if any(domain.has(slot.key) for slot in fitting):
         return
-    pools = {pool.name: pool for slot in fitting if (pool := asking.policy.pool_of.get(slot.key))}
+    pools = {pool.name: pool for slot in fitting for pool in asking.policy.rules_of(slot.key)}
     why = [text for pool in pools.values() if (text := pool.refusal(asking.kind, asking.limits.groups, asking.seconds))]
     rule = "; ".join(why) or f"the models you may have are: {', '.join(asking.limits.values['models']) or 'none'}"
     raise _not_allowed(asking, f"{asking.request.describe()} for {duration_text(asking.seconds)}", rule)

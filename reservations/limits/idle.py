@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..activity import Thresholds
+from ..clock import duration_text
 from .effective import EXCEPTION, GENEROUS, Effective
 from .schema import IdleAction, IdleRules, Limits
+
+THEN: Mapping[IdleAction, str] = {
+    "give_back": "the GPU goes back",
+    "park": "its state is kept, the GPU goes back",
+    "stop": "the session ends",
+}
+"""What is done to an idle session, in words."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,15 @@ class IdleSettings:
     then: IdleAction
     keep: float
     thresholds: Thresholds
+
+    @property
+    def text(self) -> str:
+        """What happens to an idle session, in words."""
+        if not self.after:
+            return "being idle has no consequences"
+        leads = ", ".join(duration_text(lead) for lead in sorted(self.warn, reverse=True))
+        warned = f", after a warning {leads} before" if leads else ""
+        return f"after {duration_text(self.after)} without work and input {THEN[self.then]}{warned}"
 
 
 def idle_settings(limits: Limits, owner: Effective, pools: Iterable[str], gpus: float) -> IdleSettings:

@@ -6,20 +6,22 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from ..files import open_plain
+from .faults import KEY, faults_of
 from .schema import Limits
-from .values import Misplaced, Where
+from .values import Fault, Where
 
 MOST_BYTES = 1024 * 1024
 DEEPEST = 20
+MOST_TOLD = 100
+"""Errors of one file that are told."""
 
 
 class LimitsError(Exception):
@@ -51,17 +53,22 @@ def read_limits(path: Path | None) -> LimitsFile:
     """The same with the text. Raises LimitsError."""
     if path is None:
         return LimitsFile(Limits(), "")
+    text = text_in(path)
+    return LimitsFile(parse_limits(text, str(path)), text)
+
+
+def text_in(path: Path) -> str:
+    """What is written in ``path``. Raises LimitsError where that cannot be read, or is no text."""
     try:
         with open_plain(path) as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise LimitsError(f"{path}: is longer than {MOST_BYTES // 1024} KiB: that is not a limits file")
-        text = content.decode()
+        return content.decode()
     except UnicodeDecodeError as error:
         raise LimitsError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise LimitsError(f"{path}: cannot be read: {error.strerror}") from None
-    return LimitsFile(parse_limits(text, str(path)), text)
 
 
 def limits_in_force(text: str, name: str = "limits") -> LimitsFile:
@@ -70,84 +77,133 @@ def limits_in_force(text: str, name: str = "limits") -> LimitsFile:
 
 
 def parse_limits(text: str, name: str = "limits") -> Limits:
-    """The limits in ``text``. Raises LimitsError, every line of which begins with ``name``, and a line number where it
-    is about a line."""
+    """The limits in ``text``. Raises LimitsError with everything that is wrong, a line each, in the order of the file;
+    every line begins with ``name``, and a line number where it is about a line."""
+    found = read_text(text)
+    if found.limits is None:
+        raise LimitsError("\n".join(error.text(name) for error in found.errors[:MOST_TOLD]) + _more(found.errors))
+    return found.limits
+
+
+def _more(errors: Sequence[Placed]) -> str:
+    beyond = len(errors) - MOST_TOLD
+    return f" (and {beyond} more)" if beyond > 0 else ""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What is told of one place. ``line`` from 1; 0: about the file as a whole."""
+
+    line: int
+    message: str
+
+    def text(self, name: str) -> str:
+        return f"{name}, line {self.line}: {self.message}" if self.line else f"{name}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A limits file as it was read. ``limits`` None: it has ``errors``. ``lines``: where each value stands."""
+
+    limits: Limits | None
+    errors: tuple[Placed, ...]
+    lines: Mapping[Where, int]
+
+    def placed(self, faults: Iterable[Fault]) -> list[Placed]:
+        """``faults`` with their lines, in the order of the file."""
+        return sorted((_placed(fault, self.lines) for fault in faults), key=lambda one: one.line)
+
+
+def read_text(text: str) -> Text:
+    """What ``text`` says, with everything that is wrong."""
     if not text.strip():
         # As a full disk or an editor leaves it; without limits everybody could have everything.
-        raise LimitsError(f"{name}: is empty: write `{{}}` where the defaults are to hold")
+        return _nothing(Placed(0, "is empty: write `{}` where the defaults are to hold"))
     if len(text) > MOST_BYTES:
-        raise LimitsError(f"{name}: is longer than {MOST_BYTES // 1024} KiB: that is not a limits file")
+        return _nothing(Placed(0, f"is longer than {MOST_BYTES // 1024} KiB: that is not a limits file"))
+    reading = _Reading()
     try:
-        _refuse_hostile(text)
-        lines: dict[Where, int] = {}
+        reading.refuse_hostile(text)
+        if reading.errors:
+            return _nothing(*reading.errors)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = {} if root is None else _plain(root, (), lines)
-    except _At as error:
-        raise LimitsError(f"{name}, line {error.line}: {error.message}") from None
+        data = {} if root is None else reading.plain(root, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}" if mark else ""
-        raise LimitsError(f"{name}{place}: is not YAML: {error.problem or error.context}") from None
+        said = f"is not YAML: {error.problem or error.context}"
+        return _nothing(*reading.errors, Placed(mark.line + 1 if mark else 0, said))
     except yaml.YAMLError as error:
-        raise LimitsError(f"{name}: is not YAML: {error}") from None
-    if data is None:
-        data = {}
+        return _nothing(*reading.errors, Placed(0, f"is not YAML: {error}"))
+    data = {} if data is None else data
     if not isinstance(data, dict):
-        raise LimitsError(f"{name}, line 1: must be keys and values, such as `timezone: UTC`")
-    try:
-        return Limits.model_validate(data)
-    except ValidationError as error:
-        raise LimitsError("\n".join(_complaints(error, name, lines))) from None
+        return _nothing(Placed(1, "must be keys and values, such as `timezone: UTC`"))
+    errors = [*reading.errors, *(_placed(fault, reading.lines) for fault in faults_of(data))]
+    if errors:
+        return Text(None, tuple(sorted(dict.fromkeys(errors), key=lambda one: one.line)), reading.lines)
+    return Text(Limits.model_validate(data), (), reading.lines)
 
 
-class _At(Exception):
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(message)
-        self.line, self.message = line, message
+def _nothing(*errors: Placed) -> Text:
+    return Text(None, errors, {})
 
 
-def _refuse_hostile(text: str) -> None:
-    """Before anything is built: no aliases (a few lines of them can mean gigabytes), no depth without end."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _At(line, "anchors (&) and aliases (*) are not allowed here: write the value out, or quote it")
-        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in getattr(event, "value", None) or ""):
-            raise _At(line, "holds half of a UTF-16 pair (\\ud800 to \\udfff), which is no character")
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > DEEPEST:
-            raise _At(line, f"is nested more than {DEEPEST} deep")
+def _placed(fault: Fault, lines: Mapping[Where, int]) -> Placed:
+    where = fault.where
+    known = next((where[:n] for n in range(len(where), -1, -1) if where[:n] in lines), ())
+    keys = ".".join(str(step) for step in where if step != KEY) or "file"
+    return Placed(lines.get(known, 1), f"{keys}: {fault.message}")
 
 
-def _plain(node: yaml.Node, where: Where, lines: dict[Where, int]) -> Any:
-    line = node.start_mark.line + 1
-    lines.setdefault(where, line)
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(node, where, lines)
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*where, number), lines) for number, item in enumerate(node.value)]
-    if not node.tag.startswith("tag:yaml.org,2002:"):
-        raise _At(line, f"the tag {node.tag[:40]} is not allowed here")
-    return _scalar(node)
+class _Reading:
+    """YAML to plain data. ``errors``: what is wrong before anybody looks at what it means."""
 
+    def __init__(self) -> None:
+        self.lines: dict[Where, int] = {}
+        self.errors: list[Placed] = []
 
-def _mapping(node: yaml.MappingNode, where: Where, lines: dict[Where, int]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise _At(line, "a key must be text")
-        key = key_node.value
-        if key in found:
-            first = lines[(*where, key)]
-            raise _At(line, f"{key!r} stands here twice (first in line {first}): keep one")
-        lines[(*where, key)] = line
-        found[key] = _plain(value_node, (*where, key), lines)
-    return found
+    def refuse_hostile(self, text: str) -> None:
+        """Before anything is built: no aliases (a few lines of them can mean gigabytes), no depth without end."""
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                self._wrong(line, "anchors (&) and aliases (*) are not allowed here: write the value out, or quote it")
+            if any(0xD800 <= ord(letter) <= 0xDFFF for letter in getattr(event, "value", None) or ""):
+                self._wrong(line, "holds half of a UTF-16 pair (\\ud800 to \\udfff), which is no character")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                self._wrong(line, f"is nested more than {DEEPEST} deep")
+                return
+
+    def plain(self, node: yaml.Node, where: Where) -> Any:
+        line = node.start_mark.line + 1
+        self.lines.setdefault(where, line)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, where)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(item, (*where, number)) for number, item in enumerate(node.value)]
+        if not node.tag.startswith("tag:yaml.org,2002:"):
+            self._wrong(line, f"the tag {node.tag[:40]} is not allowed here")
+        return _scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._wrong(line, "a key must be text")
+                continue
+            key = key_node.value
+            if key in found:
+                first = self.lines[(*where, key)]
+                self._wrong(line, f"{key!r} stands here twice (first in line {first}): keep one")
+                continue
+            self.lines[(*where, key)] = line
+            found[key] = self.plain(value_node, (*where, key))
+        return found
+
+    def _wrong(self, line: int, message: str) -> None:
+        self.errors.append(Placed(line, message))
 
 
 def _scalar(node: yaml.Node) -> Any:
@@ -166,47 +222,3 @@ def _scalar(node: yaml.Node) -> Any:
         number = float(value)
         return number if math.isfinite(number) else value
     return value
-
-
-def _complaints(error: ValidationError, name: str, lines: dict[Where, int]) -> Iterator[str]:
-    for found in error.errors():
-        cause = found.get("ctx", {}).get("error")
-        where = cause.where if isinstance(cause, Misplaced) else tuple(found["loc"])
-        known = next((where[:n] for n in range(len(where), -1, -1) if where[:n] in lines), ())
-        line = lines.get(known, 1)
-        keys = ".".join(map(str, where)) or "file"
-        yield f"{name}, line {line}: {keys}: {_rule(dict(found), known)}"
-
-
-def _rule(found: dict[str, Any], where: Where) -> str:
-    if found["type"] == "extra_forbidden":
-        return f"no such key; known keys: {', '.join(_keys_beside(where)) or 'none'}"
-    message = str(found["msg"]).removeprefix("Value error, ")
-    value = found["input"]
-    if isinstance(value, dict | BaseModel):
-        return message
-    shown = repr(value)
-    return f"{message} (it is {shown if len(shown) <= 80 else shown[:77] + '...'})"
-
-
-def _keys_beside(where: Where) -> list[str]:
-    """The keys that the schema knows in the section in which ``where`` lies."""
-    schema = Limits.model_json_schema()
-    node: dict[str, Any] = schema
-    for step in where[:-1]:
-        node = _section(node, schema)
-        if isinstance(step, int):
-            node = node.get("items", node)
-        else:
-            node = node.get("properties", {}).get(step) or node.get("additionalProperties") or {}
-    return list(_section(node, schema).get("properties", {}))
-
-
-def _section(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    for option in node.get("anyOf", []):
-        if "$ref" in option or option.get("type") == "array":
-            node = option
-            break
-    while "$ref" in node:
-        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-    return node

@@ -7,7 +7,8 @@ come together.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -15,23 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..calendar import WeekTimes, parse_moment
 from ..kind import Kind
 from ..shares import Shape
+from .consistency import file_faults, kind_faults
 from .values import (
-    UNLIMITED,
     Amount,
     Count,
     Cpus,
     Duration,
+    Fault,
+    Faulty,
     Flag,
     HostMemory,
-    Misplaced,
     MostCpus,
     Name,
     Number,
     Pattern,
     TimeLimit,
-    Where,
     Whole,
-    amount_text,
 )
 
 DAY_S = 86400
@@ -40,6 +40,17 @@ IdleAction = Literal["give_back", "park", "stop"]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def refuse(section: S, faults: Iterable[Fault]) -> S:
+    """Return ``section``. Raises Faulty with everything that is wrong with it."""
+    found = list(faults)
+    if found:
+        raise Faulty(found)
+    return section
 
 
 class Extension(Section):
@@ -82,15 +93,7 @@ class KindLimits(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> KindLimits:
-        if self.default_time and self.max_time and self.default_time > self.max_time:
-            raise ValueError(f"default_time ({self.default_time} s) is longer than max_time ({self.max_time} s)")
-        for name, unit in (("cpus", "cores"), ("host_memory_gib", "GiB")):
-            usual, most = getattr(self, f"default_{name}"), getattr(self, f"max_{name}")
-            if usual is not None and most is not None and most < usual != UNLIMITED:
-                raise ValueError(
-                    f"default_{name} ({amount_text(usual)} {unit}) is more than max_{name} ({amount_text(most)} {unit})"
-                )
-        return self
+        return refuse(self, kind_faults(self))
 
 
 class Budget(Section):
@@ -385,72 +388,8 @@ class Limits(Section):
         return value
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> Limits:
-        for name, group in self.groups.items():
-            self._known("groups", group.inherits, ("groups", name, "inherits"))
-            self._no_cycle(name)
-        for name, pool in self.pools.items():
-            for number, group_name in enumerate(pool.groups or ()):
-                self._known("groups", group_name, ("pools", name, "groups", number))
-        return self
-
-    @model_validator(mode="after")
-    def _calendar_is_known(self) -> Limits:
-        lists: dict[str, tuple[CalendarEntry, ...]] = {"events": self.events, "maintenance": self.maintenance}
-        for key, entries in lists.items():
-            for number, entry in enumerate(entries):
-                where = (key, number)
-                self._known("pools", entry.pool, (*where, "pool"))
-                begins = self._moment(entry.begins, (*where, "begins"))
-                if self._moment(entry.ends, (*where, "ends")) <= begins:
-                    message = f"'{entry.name}': ends ({entry.ends}) is not after begins ({entry.begins})"
-                    raise Misplaced((*where, "ends"), message)
-        return self
-
-    def _moment(self, text: str, where: Where) -> float:
-        try:
-            return parse_moment(text, self.zone)
-        except ValueError as error:
-            raise Misplaced(where, str(error)) from None
-
-    @model_validator(mode="after")
-    def _room_to_park(self) -> Limits:
-        people: dict[Where, IdleRules] = {("defaults",): self.defaults.idle}
-        people |= {("groups", name, "each"): group.each.idle for name, group in self.groups.items()}
-        people |= {("users", name): person.idle for name, person in self.users.items()}
-        people |= {("pools", name): pool.idle for name, pool in self.pools.items()}
-        where = next((where for where, idle in people.items() if idle.then == "park"), None)
-        if where is not None and not self.parking.host_memory_gib:
-            raise Misplaced(
-                (*where, "idle", "then"),
-                "is park, and parking.host_memory_gib is 0: nothing could be kept; say how much of the node's memory "
-                "may be used for it, such as 64",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _jobs_are_known_while_their_files_are(self) -> Limits:
-        kept, files = self.retention.reservations, self.job_files.keep
-        if 0 < kept < files:
-            raise ValueError(
-                f"retention.reservations is {kept} s and job_files.keep is {files} s: a job must be known for as long "
-                "as its files are kept; make the first one longer, or 0 for ever"
-            )
-        return self
-
-    def _known(self, what: Literal["groups", "pools"], name: str | None, where: Where) -> None:
-        known = getattr(self, what)
-        if name is not None and name not in known:
-            names = ", ".join(known) or "none"
-            raise Misplaced(where, f"there is no entry {name!r} in {what}; known: {names}")
-
-    def _no_cycle(self, name: str) -> None:
-        seen = [name]
-        while (parent := self.groups[seen[-1]].inherits) is not None and parent in self.groups:
-            if parent in seen:
-                message = f"groups inherit in a circle: {' -> '.join([*seen, parent])}"
-                raise Misplaced(("groups", name, "inherits"), message)
-            seen.append(parent)
+    def _consistent(self) -> Limits:
+        return refuse(self, file_faults(self))
 
     @property
     def zone(self) -> ZoneInfo:

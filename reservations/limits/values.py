@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
@@ -20,12 +23,27 @@ Where = tuple[str | int, ...]
 """A place in the file, by keys and positions in lists."""
 
 
-class Misplaced(ValueError):
-    """A value that is wrong beside others, which stands at ``where``."""
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong, or probably not intended, with the value at ``where``; ``message`` in words."""
 
-    def __init__(self, where: Where, message: str) -> None:
-        super().__init__(message)
-        self.where = where
+    where: Where
+    message: str
+
+
+class Faulty(ValueError):
+    """Values that are wrong beside others. Their places are relative to the section that raises it."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(fault.message for fault in faults))
+        self.faults = tuple(faults)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """``; did you mean …?`` where one of ``known`` is much like ``word``, else nothing."""
+    names = {name.casefold(): name for name in known}
+    found = difflib.get_close_matches(word.casefold(), names, 1)
+    return f"; did you mean {names[found[0]]}?" if found else ""
 
 
 def parse_duration(value: Any) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import tzinfo
 from typing import Any
 
 from .. import numeric
+from ..calendar import parse_moment
 from ..enforcement import MEANING
 from ..errors import PublicError, invalid
 from ..kind import Kind
@@ -185,3 +187,18 @@ def parse_wait(query: Mapping[str, str]) -> tuple[State | None, float]:
     if not 0 <= seconds <= MAX_WAIT_S:
         raise invalid("wait_s", value, f"must be a number of seconds from 0 to {MAX_WAIT_S}")
     return (None if unlike is None else parse_state("unlike", unlike)), seconds
+
+
+def moment(name: str, value: Any, zone: tzinfo) -> float:
+    """Seconds since the epoch of a date and time by the clock of ``zone``. Raises PublicError."""
+    if not isinstance(value, str):
+        raise meaningless(name, value, "must be a date and time such as 2026-12-01 09:00")
+    try:
+        return parse_moment(value, zone)
+    except ValueError as error:
+        raise meaningless(name, value, str(error)) from None
+
+
+def meaningless(name: str, value: object, rule: str) -> PublicError:
+    """Of the right type, and still nothing that could ever hold."""
+    return replace(invalid(name, value, rule), status=422)

@@ -192,9 +192,15 @@ class Health(Base):
 
     async def get(self) -> None:
         LANE.set(PUBLIC)
-        live = await self.runtime.call(lambda: sum(1 for _ in self.runtime.pool.live()))
+        live, warnings = await self.runtime.call(self._counts)
         fresh = self.runtime.fresh
-        self.answer({"status": "ok" if fresh else "degraded", "agent": fresh, "ledger": True, "live": live})
+        status = "ok" if fresh else "degraded"
+        told = {"status": status, "agent": fresh, "ledger": True, "live": live, "limits_warnings": warnings}
+        self.answer(told)
+
+    def _counts(self) -> tuple[int, int]:
+        office = self.runtime.administration
+        return len(self.runtime.pool.live()), len(office.review.in_force(office.text).warnings)
 
 
 class OpenApi(Base):

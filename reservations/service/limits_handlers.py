@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
-
-from ..administration import Exemption, Moment
-from ..calendar import parse_moment, window
+from ..administration import Moment
+from ..calendar import window
 from ..clock import rfc3339
 from ..errors import PublicError, invalid
 from ..ledger.reader import GROUPINGS
 from ..limits.load import LimitsError, parse_limits, version_of
-from ..limits.schema import PersonLimits
 from ..numeric import finite
-from . import bodies, limits_views, views
+from . import bodies, exceptions_handlers, limits_views, views
 from .base import Base
 
 DAY = 86400.0
@@ -44,16 +40,19 @@ class File(Base):
 
     def shown(self) -> dict[str, Any]:
         office = self.runtime.administration
+        judged = office.review.in_force(office.text)
         return {
             "version": self.runtime.pool.standing.version,
             "text": office.text,
             "problem": office.problem,
+            "warnings": list(judged.warnings),
+            "note": judged.note,
             "writable": office.path is not None,
         }
 
 
 class Check(Base):
-    """Whether a text would be valid limits; changes nothing."""
+    """Whether a text would be valid limits, and what in it is probably not intended here; changes nothing."""
 
     async def post(self) -> None:
         self.no_query()
@@ -61,12 +60,16 @@ class Check(Base):
         body = self.json_body()
         bodies.known_fields(body, ("text",))
         text = _text(body)
-        try:
-            parse_limits(text)
-        except LimitsError as error:
-            self.answer({"valid": False, "errors": str(error).splitlines(), "version": version_of(text)})
-            return
-        self.answer({"valid": True, "errors": [], "version": version_of(text)})
+        judged = await self.runtime.call(self.runtime.administration.review.check, text)
+        self.answer(
+            {
+                "valid": judged.is_valid,
+                "errors": list(judged.errors),
+                "warnings": list(judged.warnings),
+                "note": judged.note,
+                "version": version_of(text),
+            }
+        )
 
 
 class Try(Base):
@@ -127,34 +130,6 @@ class Apply(File):
     @classmethod
     def methods(cls) -> list[str]:
         return ["POST"]
-
-
-class Overrides(Base):
-    async def get(self) -> None:
-        self.no_query()
-        self.readers_only()
-        self.answer(await self.runtime.call(self.shown))
-
-    async def post(self) -> None:
-        self.no_query()
-        self.admins_only()
-        asked = _exemption(self.json_body(), self.runtime.pool.limits.zone)
-        made = await self.runtime.call(self.runtime.administration.override, asked, self.who)
-        self.answer(limits_views.override_view(made, self.runtime.pool.clock()), 201)
-
-    def shown(self) -> dict[str, Any]:
-        now = self.runtime.pool.clock()
-        found = self.runtime.administration.overrides()
-        return {"exceptions": [limits_views.override_view(override, now) for override in found[:500]]}
-
-
-class Revoke(Base):
-    async def post(self, override_id: str) -> None:
-        self.no_query()
-        self.admins_only()
-        bodies.known_fields(self.json_body(), ())
-        ended = await self.runtime.call(self.runtime.administration.revoke, override_id, self.who)
-        self.answer(limits_views.override_view(ended, self.runtime.pool.clock()))
 
 
 class Audit(Base):
@@ -222,8 +197,8 @@ def _period(moment: Moment) -> dict[str, Any]:
 
 def _span(query: Mapping[str, str], now: float, zone: Any) -> tuple[float, float]:
     """``since`` and ``until`` of a query; without them the last 30 days, the first of them from its beginning."""
-    since = _moment("since", query["since"], zone) if "since" in query else window(now - 30 * DAY, "day", zone)[0]
-    return since, _moment("until", query["until"], zone) if "until" in query else now
+    since = bodies.moment("since", query["since"], zone) if "since" in query else window(now - 30 * DAY, "day", zone)[0]
+    return since, bodies.moment("until", query["until"], zone) if "until" in query else now
 
 
 def _text(body: Mapping[str, Any]) -> str:
@@ -231,47 +206,6 @@ def _text(body: Mapping[str, Any]) -> str:
     if not isinstance(text, str):
         raise invalid("text", text, "must be the whole limits file as text")
     return text
-
-
-def _moment(name: str, value: Any, zone: Any) -> float:
-    if not isinstance(value, str):
-        raise _meaningless(name, value, "must be a date and time such as 2026-12-01 09:00")
-    try:
-        return parse_moment(value, zone)
-    except ValueError as error:
-        raise _meaningless(name, value, str(error)) from None
-
-
-def _meaningless(name: str, value: object, rule: str) -> PublicError:
-    """Of the right type, and still nothing that could ever hold."""
-    return replace(invalid(name, value, rule), status=422)
-
-
-def _exemption(body: Mapping[str, Any], zone: Any) -> Exemption:
-    bodies.known_fields(body, ("scope", "name", "limits", "extra_gpu_hours", "until", "why"))
-    scope = body.get("scope", "user")
-    if scope not in ("user", "group"):
-        raise invalid("scope", scope, "must be user or group")
-    more = finite(body.get("extra_gpu_hours", 0))
-    if more is None or not 0 <= more <= 1e6:
-        raise invalid("extra_gpu_hours", body.get("extra_gpu_hours"), "must be a number of GPU-hours from 0 to 1000000")
-    limits = body.get("limits", {})
-    try:
-        found = PersonLimits.model_validate(limits)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("limits", *first["loc"])))
-        raise _meaningless(where, first["input"], str(first["msg"]).removeprefix("Value error, ")) from None
-    if found == PersonLimits() and not more:
-        raise _meaningless("limits", limits, 'must say what is different, such as {"gpus": 4}, or give extra_gpu_hours')
-    return Exemption(
-        scope=scope,
-        name=bodies.text("name", body.get("name")),
-        limits=found,
-        extra_gpu_hours=more,
-        until=_moment("until", body.get("until"), zone),
-        why=bodies.text("why", body.get("why")),
-    )
 
 
 def routes(base: str) -> list[tuple[str, type[Base]]]:
@@ -283,8 +217,7 @@ def routes(base: str) -> list[tuple[str, type[Base]]]:
         (f"{base}/limits/budgets", Budgets),
         (f"{base}/limits/engines", Engines),
         (f"{base}/limits/apply", Apply),
-        (f"{base}/limits/exceptions", Overrides),
-        (f"{base}/limits/exceptions/([^/]+)/end", Revoke),
+        *exceptions_handlers.routes(base),
         (f"{base}/limits/audit", Audit),
         (f"{base}/retention", Retention),
         (f"{base}/usage", Usage),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timezone, tzinfo
 from enum import Enum
 from typing import Any
 
 from ..administration import Moment
-from ..clock import duration_text, rfc3339
+from ..clock import duration_text, moment_text, rfc3339
 from ..engines.matching import index_of, name_of
 from ..kind import Kind
 from ..ledger.reader import Used
 from ..limits.effective import BUILT_IN, Effective, Override
+from ..limits.idle import THEN
 from ..limits.values import UNLIMITED, amount_text, gpus_text
 from ..pool import Pool
 from ..ranking import fair_factors
@@ -21,6 +22,7 @@ from ..standing import Purse
 from ..tally import Tally
 from ..usage import HOUR, Charge, Charges
 from .host_views import host_texts
+from .idle_texts import idle_texts
 from .offers import announcements
 
 DAY = 86400.0
@@ -60,11 +62,6 @@ LABELS = {
 }
 _TIMES = {"default_time", "max_time", "longest", "total", "after", "grace", "busy_cap", "keep"}
 DURATIONS = {key for key in BUILT_IN if key.rpartition(".")[2] in _TIMES}
-THEN = {
-    "give_back": "the GPU goes back",
-    "park": "its state is kept, the GPU goes back",
-    "stop": "the session ends",
-}
 NEVER = {"idle.after": "never", "idle.busy_cap": "always"}
 
 
@@ -101,6 +98,7 @@ def explanation(pool: Pool, person: str) -> dict[str, Any]:
         "version": pool.standing.version,
         "limits": limit_rows(effective),
         "host": host_texts(pool, person) if pool.local else [],
+        "idle": idle_texts(pool, effective),
         "budgets": [purse_view(purse, now) for purse in pool.purses(person)],
         "holds_gpus": round(tally.by_owner[person], 3),
         "group_holds_gpus": round(tally.by_account[effective.account], 3),
@@ -120,7 +118,9 @@ def explanation(pool: Pool, person: str) -> dict[str, Any]:
         "pools": pool_rows(pool, effective),
         "engines": engine_limits(pool, person),
         "exceptions": [
-            override_view(o, now) for o in pool.standing.overrides if _hers(o, effective) and o.in_force(now)
+            override_view(o, now, pool.limits.zone)
+            for o in pool.standing.overrides
+            if _hers(o, effective) and o.in_force(now)
         ],
         "announced": announcements(pool, now),
     }
@@ -167,6 +167,7 @@ def purse_view(purse: Purse, now: float) -> dict[str, Any]:
         "used": round(purse.used, 2),
         "left": None if unlimited else round(purse.left, 2),
         "refills_at": rfc3339(purse.refills_at),
+        "refills": purse.refills,
         "empty_at": rfc3339(purse.lasts_until(now)),
     }
 
@@ -206,7 +207,7 @@ def pool_rows(pool: Pool, effective: Effective) -> list[dict[str, Any]]:
     rows = []
     for rule in pool.world().policy([effective.person]).pools:
         refusal = rule.refusal(Kind.SESSION, effective.groups, 60)
-        notes = []
+        notes = ["it has no devices here"] if rule.unmatched else []
         if rule.max_time != UNLIMITED:
             notes.append(f"at most {duration_text(rule.max_time)} at a time")
         if rule.gpus != UNLIMITED:
@@ -222,7 +223,8 @@ def pool_rows(pool: Pool, effective: Effective) -> list[dict[str, Any]]:
     return rows
 
 
-def override_view(override: Override, now: float) -> dict[str, Any]:
+def override_view(override: Override, now: float, zone: tzinfo) -> dict[str, Any]:
+    """``zone``: of the limits; ``ends`` is for reading."""
     return {
         "id": override.id,
         "scope": override.scope,
@@ -230,6 +232,7 @@ def override_view(override: Override, now: float) -> dict[str, Any]:
         "limits": override.limits.model_dump(mode="json", exclude_defaults=True),
         "extra_gpu_hours": override.extra_gpu_hours,
         "until": rfc3339(override.until),
+        "ends": moment_text(override.until, zone),
         "why": override.why,
         "by": override.by,
         "made_at": rfc3339(override.made_at),

@@ -10,7 +10,8 @@ from ..devices.model import MIB_PER_GIB, Device
 from ..elsewhere import Elsewhere, Outlook
 from ..errors import PublicError
 from ..kind import Kind
-from ..limits.schema import Maintenance
+from ..limits.schema import CalendarEntry, Event, Maintenance
+from ..limits.values import UNLIMITED, gpus_text
 from ..pool import Pool
 from ..queue import Forecast
 from ..shares import Shape, ShareRequest
@@ -200,10 +201,22 @@ def announcements(pool: Pool, now: float) -> list[str]:
     for entry in (*limits.maintenance, *limits.events):
         begins, ends = limits.span(entry)
         if ends > now and begins < now + AHEAD_S:
-            where = f"the pool {entry.pool}" if entry.pool else "all devices"
+            where = _place(entry)
             what = f"{entry.why} ({entry.name})" if isinstance(entry, Maintenance) else f"kept for {entry.name}"
             found.append(f"{entry.begins} to {entry.ends} ({limits.timezone}): {where}, {what}")
     return found + [text for engine in pool.engines.values() for text in engine.announced()]
+
+
+def _place(entry: CalendarEntry) -> str:
+    """Which devices ``entry`` is about, in words."""
+    nodes = "" if "*" in entry.nodes else f"the node{'s' if len(entry.nodes) > 1 else ''} {', '.join(entry.nodes)}"
+    if isinstance(entry, Event):
+        of = f"the pool {entry.pool}" if entry.pool else "all devices" if not nodes else ""
+        where = " of ".join(filter(None, (nodes, of)))
+        return where if entry.gpus == UNLIMITED else f"{gpus_text(entry.gpus)} of {where}"
+    if entry.pool:
+        return f"{nodes} of the pool {entry.pool}" if nodes else f"the pool {entry.pool}"
+    return nodes or "all devices"
 
 
 def offer_text(pool: Pool, share: ShareRequest) -> str:

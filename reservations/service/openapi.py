@@ -350,6 +350,10 @@ def describe(base: str) -> dict[str, Any]:
     """The whole description; ``base`` is the address of the API, such as ``/services/timeshare/api/v1``."""
     error_content = {"application/json": {"schema": ref("Error")}}
     health = {"status": {"enum": ["ok", "degraded"]}, "agent": FLAG, "ledger": FLAG, "live": COUNT}
+    health["limits_warnings"] = {
+        **COUNT,
+        "description": "what in the limits in force is probably not intended; GET limits/file",
+    }
     return {
         "openapi": "3.1.0",
         "info": {

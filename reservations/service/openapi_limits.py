@@ -14,6 +14,10 @@ PERIOD: Schema = {
     "removed_until": {**TIME, "description": "of what ended before, something is no longer kept; null: all is there"},
 }
 MANY_TEXTS: Schema = {"type": "array", "items": TEXT}
+WARNED: Schema = {
+    "warnings": {**MANY_TEXTS, "description": "what is valid but probably not intended, a line each"},
+    "note": {"type": "string", "description": "what could not be looked at; else empty"},
+}
 
 
 def schemas() -> Schema:
@@ -27,10 +31,11 @@ def schemas() -> Schema:
                     "type": "string",
                     "description": "what is wrong with the file as it stands now; else empty",
                 },
+                **WARNED,
                 "writable": FLAG,
             }
         ),
-        "LimitsCheck": record({"valid": FLAG, "errors": MANY_TEXTS, "version": TEXT}),
+        "LimitsCheck": record({"valid": FLAG, "errors": MANY_TEXTS, **WARNED, "version": TEXT}),
         "LimitsText": record({"text": {"type": "string", "description": "the whole file"}}),
         "Apply": record(
             {
@@ -50,6 +55,7 @@ def schemas() -> Schema:
                 "extra_gpu_hours": {"type": "number", "minimum": 0, "maximum": 1e6},
                 "until": {"type": "string", "description": "such as 2026-12-01 09:00, in the file's time zone"},
                 "why": line(),
+                "allow_unknown": {"type": "boolean", "description": "the user may be one who has not logged in yet"},
             },
             ("name", "until", "why"),
         ),
@@ -129,6 +135,7 @@ def budget_schema() -> Schema:
             "used": NUMBER,
             "left": AMOUNT,
             "refills_at": TIME,
+            "refills": {"type": "string", "description": "the same for reading, in the time zone of the limits"},
             "empty_at": {**TIME, "description": "if everything goes on as now; null: not before it refills"},
         }
     )
@@ -148,6 +155,7 @@ def my_limits_schema() -> Schema:
             "version": TEXT,
             "limits": {"type": "array", "items": limit},
             "host": {**MANY_TEXTS, "description": "cores and main memory of this machine, and what holds them"},
+            "idle": {**MANY_TEXTS, "description": "what happens to idle sessions, as it is in force"},
             "budgets": {"type": "array", "items": budget_schema()},
             "holds_gpus": NUMBER,
             "group_holds_gpus": NUMBER,
@@ -169,6 +177,12 @@ def engine_limits_schema() -> Schema:
     return record({"engine": TEXT, "title": TEXT, "as_of": TIME, "limits": {"type": "array", "items": limit}})
 
 
+EXCEPTION = (
+    *("id", "scope", "name", "limits", "extra_gpu_hours", "until", "ends", "why", "by", "made_at", "in_force"),
+)
+"""What is told of every exception."""
+
+
 def exception_schema() -> Schema:
     return record(
         {
@@ -178,11 +192,14 @@ def exception_schema() -> Schema:
             "limits": {"type": "object"},
             "extra_gpu_hours": NUMBER,
             "until": TIME,
+            "ends": {"type": "string", "description": "the same for reading, in the time zone of the limits"},
             "why": TEXT,
             "by": TEXT,
             "made_at": TIME,
             "in_force": FLAG,
-        }
+            "note": {"type": "string", "description": "of a new one: what should be known of its user; else empty"},
+        },
+        EXCEPTION,
     )
 
 

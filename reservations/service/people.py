@@ -23,6 +23,9 @@ class People(Protocol):
     async def groups(self, name: str) -> Groups | None:
         """The groups of ``name``, sorted; None when nobody can say now."""
 
+    async def knows(self, name: str) -> bool | None:
+        """Whether there is such a user; None when nobody can say now."""
+
 
 @dataclass
 class HubPeople:
@@ -34,6 +37,8 @@ class HubPeople:
     remembered_s: float = 30.0
     timeout_s: float = 5.0
     _known: dict[str, tuple[float, Groups]] = field(default_factory=dict)
+    _strangers: set[str] = field(default_factory=set)
+    """Those of ``_known`` of whom the hub says that there is no such user."""
     _asking: dict[str, asyncio.Task[Groups | None]] = field(default_factory=dict)
 
     async def groups(self, name: str) -> Groups | None:
@@ -46,6 +51,9 @@ class HubPeople:
             task.add_done_callback(lambda _: self._asking.pop(name, None))
         return await asyncio.shield(task)
 
+    async def knows(self, name: str) -> bool | None:
+        return None if await self.groups(name) is None else name not in self._strangers
+
     async def _ask(self, name: str) -> Groups | None:
         try:
             response = await fetch(
@@ -54,6 +62,7 @@ class HubPeople:
                 request_timeout=self.timeout_s,
                 connect_timeout=self.timeout_s,
             )
+            self._strangers.discard(name)
             groups = tuple(sorted(str(group) for group in json.loads(response.body).get("groups", ())))
         except HTTPClientError as error:
             if error.code != 404:
@@ -61,6 +70,7 @@ class HubPeople:
                 return None
             log.info("JupyterHub does not know %s: no groups", name)
             groups = ()
+            self._strangers.add(name)
         except (OSError, ValueError) as error:
             log.warning("the groups of %s are not known: %s", name, error)
             return None

@@ -267,7 +267,7 @@ class Runtime:
             self.hurry()
 
     async def _limits_step(self) -> None:
-        await self.call(self.administration.reload_if_changed)
+        await self.call(self.administration.look)
 
     async def _engine_step(self) -> None:
         hello = await self.engine.hello()
