@@ -65,6 +65,8 @@ class Pool:
         """Those that place work themselves, by name."""
         self.local = True
         """Whether anything may run that names none of them."""
+        self.gpus_unknown = ""
+        """Why nobody knows how this machine's GPUs are, while its agent answers; empty: they were seen of late."""
         self._paused = False
         self._fleet = Fleet(ledger.read_meta("cordons") or {}, host or this_machine())
         self._live = Live(ledger.live())
@@ -149,7 +151,8 @@ class Pool:
         now = self.clock()
         if version != self.version or now - at > 1.0:
             world = self.world()
-            known = world.remembered() if self.inventory is None and self.local else world.forecast()
+            unseen = self.local and (self.inventory is None or bool(self.gpus_unknown))
+            known = world.remembered() if unseen else world.forecast()
             self._forecast = (self.version, now, known)
         return known
 
@@ -340,8 +343,18 @@ class Pool:
 
     def set_inventory(self, inventory: Inventory) -> None:
         """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
+        found, self.gpus_unknown = bool(self.gpus_unknown), ""
+        if self._renew(inventory) or found:
+            self.touch()
+
+    def _renew(self, inventory: Inventory) -> bool:
         holders = {h.device_uuid for r in self._live.holding for h in r.holdings}
-        if self._fleet.update(inventory, holders):
+        return self._fleet.update(inventory, holders)
+
+    def lose_sight(self, why: str) -> None:
+        """Nobody knows how this machine's GPUs are, for ``why``, until they are seen again."""
+        if self.gpus_unknown != why:
+            self.gpus_unknown = why
             self.touch()
 
     def set_devices(self, engine: str, devices: Sequence[Device]) -> None:
@@ -395,8 +408,8 @@ class Pool:
             return
         self._ledger.write_meta("cordons", cordons)
         self._fleet.cordons = cordons
-        if self.inventory is not None:
-            self.set_inventory(self.inventory)
+        if self.inventory is not None and self._renew(self.inventory):
+            self.touch()
 
     def events_heard(self, boot_id: str) -> int:
         """The number of the last event that was taken in; events are numbered anew with every boot of the node."""
@@ -418,8 +431,11 @@ class Pool:
     # --- what every change goes through
 
     def decide(self, changes: list[Change]) -> Decided:
-        """``changes`` and what follows from them, unless nobody knows how the devices are."""
-        return Decided(changes) if self.inventory is None or self._paused else self.world().decided(changes)
+        """``changes`` and what follows from them, unless nobody knows how things are. While only the GPUs are unknown,
+        what needs none is decided, and what was promised of them stands."""
+        if self._paused or (self.inventory is None and not self.gpus_unknown):
+            return Decided(changes)
+        return self.world().decided(changes, cpu_only=bool(self.gpus_unknown))
 
     def change(self, before: Reservation, after: Reservation) -> Reservation:
         """Writes ``after`` in place of ``before``, and what follows from it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 
 from ..devices.checkpoint import Checkpointer, CheckpointError
-from ..devices.model import DeviceError, DeviceSource
+from ..devices.model import DeviceError, DeviceSource, seen_on
 from .events import Events
 from .hostmemory import HostMemory, Limit
 from .parkplan import (
@@ -104,7 +104,7 @@ class Parker:
     def holders(self, record: Record) -> tuple[Holder, ...]:
         """Its processes that hold GPU memory now. Raises Impossible, DeviceError."""
         pids = self._sessions.members.of(record)
-        return holders(self._source.processes(), pids, start_ticks)
+        return holders(seen_on(record.gate().devices, self._source.processes()), pids, start_ticks)
 
     def keep(self, record: Record, pool_mib: int) -> Parked | None:
         """Checkpoints every process of it that holds GPU memory, and those with which that was begun before. None:
@@ -132,7 +132,7 @@ class Parker:
             self._step(process, "running", lambda pid: self._checkpointer.lock(pid, LOCK_S))
         for process in processes:
             self._step(process, "locked", self._checkpointer.checkpoint)
-        self._await_gone({process.pid for process in processes})
+        self._await_gone({process.pid for process in processes}, {uuid for p in processes for uuid in p.memory})
 
     def _where_they_are(self, processes: Iterable[Holder], sight: Sight) -> tuple[Holder, ...]:
         """Those that are not checkpointed are on the devices that their session has now."""
@@ -276,9 +276,9 @@ class Parker:
             if _lives(process):
                 raise
 
-    def _await_gone(self, pids: Collection[int]) -> None:
+    def _await_gone(self, pids: Collection[int], devices: Collection[str]) -> None:
         until = time.monotonic() + GONE_S
-        while left := {p.pid for p in self._source.processes()} & set(pids):
+        while left := {p.pid for p in seen_on(devices, self._source.processes())} & set(pids):
             if time.monotonic() > until:
                 raise CheckpointError(f"the driver still shows {_named(left)} on a GPU")
             time.sleep(0.05)

@@ -178,9 +178,7 @@ class Health(Base):
 
     async def get(self) -> None:
         LANE.set(PUBLIC)
-        live = await self.runtime.call(lambda: sum(1 for _ in self.runtime.pool.live()))
-        fresh = self.runtime.fresh
-        self.answer({"status": "ok" if fresh else "degraded", "agent": fresh, "ledger": True, "live": live})
+        self.answer(await self.runtime.call(views.health_view, self.runtime.pool, self.runtime.fresh))
 
 
 class OpenApi(Base):

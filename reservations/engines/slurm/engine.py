@@ -109,6 +109,10 @@ class SlurmEngine:
         seconds = time.time() - self._answered_at
         return f"{self.title} has not answered for {duration_text(round(seconds))}" if seconds > SILENT_S else ""
 
+    def troubles(self) -> list[str]:
+        silence = self.silence()
+        return [silence] if silence else []
+
     def cannot_extend(self) -> str:
         if self._pool.extend:
             return ""
