@@ -16,7 +16,7 @@ from ..placement import Room, need, place, rooms_of, slots_of
 from ..policy import Domain, Policy
 from ..pool import Pool
 from ..queue import Forecast, Waiting
-from ..shares import Shape, ShareRequest
+from ..shares import Shape, ShareRequest, parse_share
 from ..standing import AHEAD_S
 from ..submission import Submission
 from .host_views import host_limits
@@ -28,8 +28,17 @@ STALE_S = 45.0
 
 def offered_shares(pool: Pool, engine: str = "") -> list[ShareRequest]:
     """The shares that a form shows for ``engine``: per model whole devices, parts of one, MIG slices; and CPU only."""
-    shares = [replace(share, engine=engine) for share in _shares(pool, engine)]
+    named = [replace(share, engine=engine) for share in _shares(pool, engine)]
+    shares = [share for share in named if _can_be_asked_for(share)]
     return shares if not engine else [share for share in shares if _starts_ever(pool, share)]
+
+
+def _can_be_asked_for(share: ShareRequest) -> bool:
+    """Whether the parser of requests takes it back: a device may be larger than a part may be, or have an odd name."""
+    try:
+        return parse_share(share.as_options()) == share
+    except PublicError:
+        return False
 
 
 def _starts_ever(pool: Pool, share: ShareRequest) -> bool:
