@@ -51,6 +51,8 @@ _COLUMNS = {
 NAMELESS = "squeue, of jobs without number or name,"
 """What is counted of those that may be any job."""
 _FIRST = re.compile(r"(?:.*\n)?\d+ *", re.DOTALL)
+_FOLLOWING = re.compile(r".*\n\d+ *", re.DOTALL)
+"""The first column of a row, and of one after another."""
 _FREE = ("Name", "Comment", "Reason")
 """What is for people; if it is cut off, nothing is wrong."""
 
@@ -246,7 +248,7 @@ def parse_queue_text(out: str, separator: str, odd: Odd | None = None) -> list[S
 def _unread_row(cells: list[str], place: int) -> SlurmJob | None:
     """The job of a row that is whole, and of which something is not understood. None: it may be no row."""
     row, after = dict(zip(_COLUMNS, cells[place:], strict=False)), place + len(_COLUMNS)
-    if len(row) < len(_COLUMNS) or not (after == len(cells) or _FIRST.fullmatch(cells[after])):
+    if len(row) < len(_COLUMNS) or not (after == len(cells) or _FOLLOWING.fullmatch(cells[after])):
         return None
     first, array, task = (row[name].strip() for name in ("JobID", "ArrayJobID", "ArrayTaskID"))
     if not _FIRST.fullmatch(first) or not row["Name"].strip():
@@ -261,7 +263,7 @@ def _unread_row(cells: list[str], place: int) -> SlurmJob | None:
 def _next_row(cells: list[str], place: int) -> int:
     """Where a row begins that is understood, from ``place`` on."""
     for at in range(place, len(cells) - len(_COLUMNS) + 1):
-        if _FIRST.fullmatch(cells[at]):
+        if _FOLLOWING.fullmatch(cells[at]):
             with contextlib.suppress(Unreadable):
                 _row(dict(zip(_COLUMNS, cells[at : at + len(_COLUMNS)], strict=True)))
                 return at
