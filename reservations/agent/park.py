@@ -14,6 +14,7 @@ from ..devices.checkpoint import Checkpointer, CheckpointError
 from ..devices.model import DeviceError, DeviceSource, seen_on
 from .events import Events
 from .hostmemory import HostMemory, Limit
+from .members import UNREADABLE
 from .parkplan import (
     PARKED,
     PARKING,
@@ -79,6 +80,16 @@ class Parker:
         """GPU memory of it that is kept in the node's memory."""
         parked = self.parked(record)
         return 0 if parked is None else parked.mib
+
+    def kept_by_session(self) -> dict[tuple[str, int], int]:
+        """The same of each; of one whose record cannot be read nobody knows it."""
+        found = {}
+        for record in self._sessions.live():
+            try:
+                found[record.key] = self.kept_mib(record)
+            except UNREADABLE as error:
+                log.warning("the record of %s cannot be read: %s", record.path.name, error)
+        return found
 
     def _write(self, record: Record, parked: Parked) -> None:
         durable_write(record.path / "parked.json", asdict(parked))
@@ -150,9 +161,9 @@ class Parker:
         if lost:
             raise Impossible(f"the driver has lost the GPU state of {_named(lost)}: restart its kernel")
         to_come = [p for p in (*known, *new) if states.get(p.pid) != "checkpointed"]
-        others = (r for r in self._sessions.live() if r.key != record.key)
+        others = (mib for key, mib in self.kept_by_session().items() if key != record.key)
         done = sum(p.mib for p in known if p not in to_come)
-        taken = done + sum(self.kept_mib(other) for other in others)
+        taken = done + sum(others)
         needed = sum(p.mib for p in to_come)
         why = shortage(needed, Room(pool_mib, taken, self._host.available_mib(), self._limits(to_come)))
         if to_come and why:
