@@ -161,6 +161,22 @@ def test_one_odd_mig_instance_leaves_the_others_of_its_device_in_service() -> No
     assert [slot.profile for slot in Facts((device,), (), (), 0.0).slots] == ["3g.20gb", "1g.5gb+me"]
 
 
+def test_a_gpu_that_does_not_answer_is_looked_for_anew_and_no_report_of_others_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nvml_source, "REOPEN_S", 0.0)
+    nvml = FakeNvml(*gpus(2))
+    source = NvmlSource(nvml)
+    source.health_events()
+    lost(nvml.gpus[0])
+    nvml.gpus[1].events.append(48)
+    source.inventory()
+    source.inventory()
+    source.inventory()
+    assert nvml.opened == 2
+    assert [event.code for event in source.health_events()] == [48]
+
+
 # --- any mix
 
 

@@ -46,6 +46,7 @@ class NvmlSource:
         self._places: dict[int, str] = {}
         """What was last known of devices, by UUID, and which was where in NVML's list."""
         self._said: dict[str, str] = {}
+        self._unheard: list[HealthEvent] = []
         self._reopen_at = 0.0
         self._lock = threading.RLock()
         """Another thread must not close it in the middle of a call."""
@@ -54,12 +55,14 @@ class NvmlSource:
         with self._asking() as nvml:
             if nvml is None:
                 return Inventory(note=self._absent)
-            devices = tuple(self._read(nvml, found) for found in self._find(nvml))
+            every = self._find(nvml)
+            devices = tuple(self._read(nvml, found) for found in every)
             asking = Asking(nvml)
             version = asking.number("its CUDA version", "nvmlSystemGetCudaDriverVersion_v2")
             cuda = "" if version is None else f"{version // 1000}.{version % 1000 // 10}"
             driver = asking.may("its version", "nvmlSystemGetDriverVersion")
             self._tell(devices)
+            self._reopen_at_times(nvml, any(found.fault for found in every))
             note = "" if devices else "the NVIDIA driver runs, and reports no GPU"
             return Inventory(devices, str(driver or ""), cuda, note=note)
 
@@ -96,9 +99,8 @@ class NvmlSource:
         with self._asking() as nvml:
             if nvml is None:
                 return ()
-            return tuple(
-                event for found in self._find(nvml) if found.fault is None for event in self._heard(nvml, found)
-            )
+            unheard, self._unheard = self._unheard, []
+            return (*unheard, *self._hear(nvml))
 
     def close(self) -> None:
         if not self._lock.acquire(timeout=SILENT_S):
@@ -135,19 +137,26 @@ class NvmlSource:
         return device
 
     def _tell(self, devices: tuple[Device, ...]) -> None:
-        """What is wrong, in the log once; and looks anew at those that do not answer, now and then."""
+        """What is wrong, in the log once."""
         now = {device.uuid: "; ".join(filter(None, (device.cordoned, device.note))) for device in devices}
         for uuid, text in now.items():
             if text and self._said.get(uuid) != text:
                 log.warning("%s: %s", uuid, text)
         self._said = now
-        if not any(now.values()):
+
+    def _reopen_at_times(self, nvml: Any, any_silent: bool) -> None:
+        """Looks anew, now and then, at devices that do not answer; what was reported until then is kept."""
+        if not any_silent:
             self._reopen_at = 0.0
         elif not self._reopen_at:
             self._reopen_at = time.monotonic() + REOPEN_S
         elif time.monotonic() >= self._reopen_at:
             self._reopen_at = 0.0
+            self._unheard += self._hear(nvml)
             self.close()
+
+    def _hear(self, nvml: Any) -> list[HealthEvent]:
+        return [e for found in self._find(nvml) if found.fault is None for e in self._heard(nvml, found)]
 
     def _processes(self, nvml: Any, found: Found) -> list[DeviceProcess]:
         uuid = self._uuid(found)

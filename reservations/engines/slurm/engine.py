@@ -179,6 +179,7 @@ class SlurmEngine:
         self._had_jobs, self._jobs = told.number, told.value
         self._answered_at = time.time() - told.age_s
         mine = [job for job in self._jobs if self._is_ours(job)]
+        mine.sort(key=lambda job: job.array_tasks is not None)  # what is told apart wins over what may be any task
         listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids, self._why)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
         ends = await self._ends([name for name in job_ids if name not in live], listed)

@@ -164,7 +164,8 @@ def _free(site: SlurmSite, node: SlurmNode, ask: Ask) -> int:
     shared = -(-node.shards_used // each) if each else 0
     found = 0
     for gres in _types(site, node, ask.request):
-        free = node.configured()[gres] - node.taken().get(gres, 0)
+        # What is held of GPUs without a type may be of this one.
+        free = node.configured()[gres] - node.taken().get(gres, 0) - node.taken().get("", 0)
         whole = max(0, free - shared)
         if shape is Shape.MIG:
             found += max(0, free)
