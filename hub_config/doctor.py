@@ -89,7 +89,12 @@ def _devices(simulate: str) -> Iterator[Finding]:
         inventory = source.inventory()
         source.close()
     except (DeviceError, PublicError) as error:
-        yield Finding(FAIL, "GPUs", str(error), "see what nvidia-smi says; a reboot or a new driver may help")
+        yield Finding(
+            FAIL,
+            "GPUs",
+            str(error),
+            "sessions without a GPU work; see what nvidia-smi says: a reboot or a new driver may help",
+        )
         return
     if not inventory.devices:
         advice = "install NVIDIA's driver, or try timeshare with `timeshare up --simulate a100-40gb:2`"
@@ -101,8 +106,10 @@ def _devices(simulate: str) -> Iterator[Finding]:
     yield Finding(OK, "driver", f"{inventory.driver}, CUDA {inventory.cuda}")
     for device in inventory.devices:
         parts = f", MIG: {', '.join(i.profile for i in device.instances)}" if device.instances else ""
-        text = f"{device.model}, {device.memory_mib} MiB{parts}"
-        level, advice = (WARN, device.cordoned) if device.cordoned else (OK, "")
+        size = f"{device.memory_mib} MiB" if device.memory_mib else "of unknown memory"
+        text = f"{device.model}, {size}{parts}"
+        advice = f"out of service: {device.cordoned}" if device.cordoned else device.note
+        level = WARN if advice else OK
         yield Finding(level, device.uuid, text, advice)
 
 

@@ -26,6 +26,7 @@ from ..reservations.engines.slurm.comparison import Charged, Period, Report, com
 from ..reservations.engines.slurm.config import ConfigError, SlurmPool, read_pools
 from ..reservations.engines.slurm.errors import SchedulerRefused, SchedulerSilent
 from ..reservations.engines.slurm.nodes import NODES_ARGV, parse_nodes
+from ..reservations.engines.slurm.odd import Odd
 from ..reservations.service.settings import engine_tag
 from .console import columns, state_folder, with_service
 from .run.folders import FolderError, check_state_dir
@@ -109,9 +110,12 @@ async def report(folder: Path, pool: SlurmPool, rows: Sequence[Json], period: Pe
     separator = new_separator()
     since = datetime.fromtimestamp(period.since, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
     told, nodes = await asyncio.gather(commands.run(accounting_argv(separator, [], since)), commands.run(NODES_ARGV))
-    each = {node.name: shards_each(node) for node in parse_nodes(nodes.out)}
+    odd = Odd()
+    each = {node.name: shards_each(node) for node in parse_nodes(nodes.out, odd)}
     tag = engine_tag(load_deployment(folder / FILE_NAME).signing_key, pool.name)
-    ran = ran_of(parse_accounting(told.out, separator), tag, period, each)
+    ran = ran_of(parse_accounting(told.out, separator, odd), tag, period, each)
+    for text in odd.texts():
+        print(f"timeshare reconcile: {pool.name}: {text}", file=sys.stderr)
     return compare([charged(row) for row in rows], ran, tolerance)
 
 

@@ -9,7 +9,7 @@ import pwd
 import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..reservations.deployment import FILE_NAME, Deployment, DeploymentError, load_deployment
@@ -24,7 +24,9 @@ from ..reservations.engines.slurm.nodes import (
     SlurmPartition,
     parse_nodes,
     parse_partitions,
+    untyped,
 )
+from ..reservations.engines.slurm.odd import Odd
 from ..reservations.engines.slurm.queue import parse_queue, parse_queue_text, queue_argv, queue_text_argv
 from ..reservations.engines.slurm.settings import CONFIG_ARGV, parse_config
 from . import slurm_findings as judge
@@ -38,11 +40,12 @@ FIRST_UID, NOBODY = 1000, 65534
 
 @dataclass(frozen=True)
 class Told:
-    """``nodes``: of the pool's partition."""
+    """``nodes``: of the pool's partition. ``odd``: what of it was not understood."""
 
     config: Mapping[str, str]
     nodes: Sequence[SlurmNode]
     partitions: Sequence[SlurmPartition]
+    odd: Odd = field(default_factory=Odd)
 
 
 def examine(state_dir: Path, user: str, job: bool) -> list[Finding]:
@@ -112,14 +115,24 @@ def _deployment(state_dir: Path) -> Deployment | None:
 
 async def _told(pool: SlurmPool, commands: Commands) -> Told:
     config = parse_config((await commands.run(CONFIG_ARGV)).out)
-    nodes = parse_nodes((await commands.run(NODES_ARGV)).out)
-    partitions = parse_partitions((await commands.run(PARTITIONS_ARGV)).out)
+    odd = Odd()
+    nodes = parse_nodes((await commands.run(NODES_ARGV)).out, odd)
+    partitions = parse_partitions((await commands.run(PARTITIONS_ARGV)).out, odd)
+    odd.notes += untyped(nodes)
     mine = judge.own_partition(pool, partitions)
     members = [node for node in nodes if mine is not None and node.name in mine.nodes]
-    return Told(config, members, partitions)
+    return Told(config, members, partitions, odd)
+
+
+def _not_understood(what: str, odd: Odd) -> Iterator[Finding]:
+    for text in odd.texts():
+        yield Finding(
+            WARN, what, text, "everything else is read as usual; the log of the service has the first of each"
+        )
 
 
 def _configuration(pool: SlurmPool, told: Told) -> Iterator[Finding]:
+    yield from _not_understood("scontrol", told.odd)
     yield judge.partition(pool, told.partitions)
     if told.nodes:
         yield judge.open_nodes(told.nodes)
@@ -146,13 +159,19 @@ async def _asker(commands: Commands) -> judge.Asker:
 async def _queue(commands: Commands) -> Finding:
     what = "squeue --json"
     advice = "Slurm's clients are to be built with JSON (package libjson-c); Debian's and SchedMD's are"
+    odd = Odd()
     try:
-        jobs = parse_queue((await commands.run(queue_argv())).out)
+        jobs = parse_queue((await commands.run(queue_argv())).out, odd)
     except SchedulerRefused as error:
         return await _queue_as_text(commands, error.text, advice)
     except SchedulerSilent as error:
         return Finding(FAIL, what, str(error), advice)
-    return Finding(OK, what, f"{len(jobs)} jobs are seen")
+    return _answered(what, f"{len(jobs)} jobs are seen", odd)
+
+
+def _answered(what: str, detail: str, odd: Odd) -> Finding:
+    texts = odd.texts()
+    return Finding(WARN if texts else OK, what, "; ".join([detail, *texts]))
 
 
 async def _queue_as_text(commands: Commands, refused: str, advice: str) -> Finding:
@@ -172,12 +191,13 @@ async def _accounting(commands: Commands, config: Mapping[str, str]) -> Finding:
         return Finding(WARN, what, detail, "run slurmdbd: AccountingStorageType=accounting_storage/slurmdbd")
     separator = new_separator()
     try:
-        parse_accounting((await commands.run(accounting_argv(separator, []))).out, separator)
+        odd = Odd()
+        parse_accounting((await commands.run(accounting_argv(separator, []))).out, separator, odd)
     except (SchedulerSilent, SchedulerRefused) as error:
         return Finding(
             WARN, what, f"it does not answer: {error}", "look at slurmdbd; ends are told by squeue meanwhile"
         )
-    return Finding(OK, what, "sacct answers")
+    return _answered(what, "sacct answers", odd)
 
 
 async def _people(

@@ -79,5 +79,8 @@ class Elsewhere(Protocol):
     def silence(self) -> str:
         """That it does not answer, and since when, for people; empty while it answers."""
 
+    def troubles(self) -> list[str]:
+        """What of its answers is missing, old or not understood, for administrators; empty: nothing."""
+
     def cannot_extend(self) -> str:
         """Why the end of what runs there cannot be moved; empty: it can."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from .mig import shares_memory
 from .shares import Shape, ShareRequest
 
 HARDWARE = "hardware"
@@ -50,4 +51,5 @@ def share_enforcement(share: ShareRequest, device_filter: str | None, simulated:
         return SIMULATED
     if share.shape is Shape.FRACTION:
         return WATCHDOG
-    return HARDWARE if device_filter else COOPERATIVE
+    # Compute instances of one GPU instance have its memory together (NVIDIA, MIG User Guide, "Compute Instances").
+    return HARDWARE if device_filter and not shares_memory(share.profile) else COOPERATIVE

@@ -83,14 +83,19 @@ class Room(NamedTuple):
 
 
 def slots_of(devices: Iterable[Device], *, include_cordoned: bool = False) -> tuple[Slot, ...]:
-    """The slots of healthy devices in their fixed order; a partitioned device gives one slot an instance."""
+    """The slots of healthy devices in their fixed order; a partitioned device gives one slot an instance. What nobody
+    knows the size of gives none."""
     slots: list[Slot] = []
     for device in sorted(devices, key=lambda d: (d.node, d.order, d.uuid)):
         if device.cordoned and not include_cordoned:
             continue
+        if device.memory_mib < 1:
+            continue
         if not device.partitioned:
             slots.append(_slot(device, "", device.memory_mib, "", len(slots)))
         for instance in device.instances:
+            if not instance.profile or instance.memory_mib < 1 or (instance.cordoned and not include_cordoned):
+                continue
             slots.append(_slot(device, instance.uuid, instance.memory_mib, instance.profile, len(slots)))
     return tuple(slots)
 

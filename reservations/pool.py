@@ -68,6 +68,8 @@ class Pool:
         """Those that place work themselves, by name."""
         self.local = True
         """Whether anything may run that names none of them."""
+        self.gpus_unknown = ""
+        """Why nobody knows how this machine's GPUs are, while its agent answers; empty: they were seen of late."""
         self._paused = False
         self._fleet = Fleet(ledger.read_meta("cordons") or {}, host or this_machine())
         self._live = Live(ledger.live())
@@ -158,7 +160,8 @@ class Pool:
         now = self.clock()
         if version != self.version or now - at > 1.0:
             world = self.world()
-            known = world.remembered() if self.inventory is None and self.local else world.forecast()
+            unseen = self.local and (self.inventory is None or bool(self.gpus_unknown))
+            known = world.remembered() if unseen else world.forecast()
             self._forecast = (self.version, now, known)
         return known
 
@@ -349,9 +352,13 @@ class Pool:
 
     def set_inventory(self, inventory: Inventory) -> None:
         """The devices as the agent sees them now. One that held shares and is missing stays, cordoned."""
-        holders = {h.device_uuid for r in self._live.holding for h in r.holdings}
-        if self._fleet.update(inventory, holders):
+        found, self.gpus_unknown = bool(self.gpus_unknown), ""
+        if self._renew(inventory) or found:
             self._settle()
+
+    def _renew(self, inventory: Inventory) -> bool:
+        holders = {h.device_uuid for r in self._live.holding for h in r.holdings}
+        return self._fleet.update(inventory, holders)
 
     def set_unaccounted(self, sessions: Sequence[EngineSession]) -> None:
         """What runs here though the ledger does not know it: no new share goes to its devices."""
@@ -368,6 +375,12 @@ class Pool:
     def knows_job(self, name: str) -> bool:
         """Whether the ledger has a reservation, or an array of jobs, of that name, ended or not."""
         return name in self._live or self._ledger.knows(name)
+
+    def lose_sight(self, why: str) -> None:
+        """Nobody knows how this machine's GPUs are, for ``why``, until they are seen again."""
+        if self.gpus_unknown != why:
+            self.gpus_unknown = why
+            self.touch()
 
     def set_devices(self, engine: str, devices: Sequence[Device]) -> None:
         """The devices of an engine that places work itself, as it tells them now."""
@@ -420,8 +433,8 @@ class Pool:
             return
         self._ledger.write_meta("cordons", cordons)
         self._fleet.cordons = cordons
-        if self.inventory is not None:
-            self.set_inventory(self.inventory)
+        if self.inventory is not None and self._renew(self.inventory):
+            self.touch()
 
     def events_heard(self, boot_id: str) -> int:
         """The number of the last event that was taken in; events are numbered anew with every boot of the node."""
@@ -450,8 +463,11 @@ class Pool:
         self.touch()
 
     def decide(self, changes: list[Change]) -> Decided:
-        """``changes`` and what follows from them, unless nobody knows how the devices are."""
-        return Decided(changes) if self.inventory is None or self._paused else self.world().decided(changes)
+        """``changes`` and what follows from them, unless nobody knows how things are. While only the GPUs are unknown,
+        what needs none is decided, and what was promised of them stands."""
+        if self._paused or (self.inventory is None and not self.gpus_unknown):
+            return Decided(changes)
+        return self.world().decided(changes, cpu_only=bool(self.gpus_unknown))
 
     def change(self, before: Reservation, after: Reservation) -> Reservation:
         """Writes ``after`` in place of ``before``, and what follows from it."""

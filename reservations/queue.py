@@ -80,7 +80,10 @@ class Facts:
     def slots(self) -> tuple[Slot, ...]:
         """The slots in service."""
         out = {device.uuid for device in self.devices if device.cordoned}
-        return tuple(slot for slot in self.all_slots if slot.device_uuid not in out) if out else self.all_slots
+        out |= {instance.uuid for device in self.devices for instance in device.instances if instance.cordoned}
+        if not out:
+            return self.all_slots
+        return tuple(slot for slot in self.all_slots if out.isdisjoint(slot.key))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from .devices.model import MIB_PER_GIB
 from .errors import PublicError, invalid
+from .mig import PROFILE_PATTERN
 from .numeric import finite, whole
 
 MAX_COUNT = 1024
@@ -23,7 +24,6 @@ MAX_HOST_MEMORY_GIB = 65536.0
 FULL_COMPUTE = 1000
 """Compute weight of a whole device, in thousandths."""
 MODEL_PATTERN = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,62}")
-PROFILE_PATTERN = re.compile(r"[1-9][0-9]?g\.[1-9][0-9]{0,3}gb(\+[a-z0-9.+]{1,12})?")
 ENGINE_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SHARE_FIELDS = (
     *("gpus", "memory_gib", "compute_percent", "mig_profile", "model", "cpu_only", "engine", "nodes"),

@@ -20,6 +20,7 @@ from .policy import Policy
 from .queue import Decision, Facts, Forecast, Held, Promise, Waiting
 from .reservation import Reason, Reservation, State, Terms
 from .schedule import schedule
+from .shares import Shape
 from .standing import Standing
 from .submission import Submission
 from .tally import Tally
@@ -204,13 +205,18 @@ class World:
                 return reservation.ending(Reason.BUDGET, purse.describe(), self.now)
         return None
 
-    def decided(self, changes: Sequence[Change]) -> Decided:
-        """``changes`` and the grants, refusals, preemptions and promises that follow from them."""
+    def decided(self, changes: Sequence[Change], *, cpu_only: bool = False) -> Decided:
+        """``changes`` and the grants, refusals, preemptions and promises that follow from them. ``cpu_only``: for those
+        alone who wait for no GPU."""
         after = {change.after.id: change.after for change in changes}
         world = self.with_changes(after.values())
         decision = Decision()
         if any(reservation.waits and reservation.external is None for reservation in world.live.others):
-            decision = schedule(world.facts, world.policy())
+            facts = world.facts
+            if cpu_only:
+                waiting = tuple(item for item in facts.waiting if item.request.shape is Shape.CPU)
+                facts = replace(facts, waiting=waiting)
+            decision = schedule(facts, world.policy())
             after |= world._carried_out(decision)
         changed = [Change(reservation, self.live.get(name)) for name, reservation in after.items()]
         return Decided(changed, decision.promises)

@@ -74,13 +74,13 @@ class Service:
 
 
 @contextlib.contextmanager
-def running_service(state_dir: Path, **changes: Any) -> Iterator[Service]:
+def running_service(state_dir: Path, *, wait_for_agent: bool = True, **changes: Any) -> Iterator[Service]:
     values = {"service_url": f"http://127.0.0.1:{free_port()}/services/timeshare", **changes}
     node = Node(deployment(state_dir, **values))
     service = Service(node)
     try:
         node.start()
-        service.start()
+        service.start(wait_for_agent=wait_for_agent)
         yield service
     finally:
         service.close()

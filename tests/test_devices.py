@@ -18,7 +18,8 @@ from timeshare.reservations.devices.nvml import NvmlSource, mig_profile, model_n
 from timeshare.reservations.devices.simulated import SimulatedSource, parse_spec
 from timeshare.reservations.devices.sources import open_source
 from timeshare.reservations.errors import PublicError
-from timeshare.reservations.shares import MODEL_PATTERN, PROFILE_PATTERN
+from timeshare.reservations.mig import PROFILE_PATTERN
+from timeshare.reservations.shares import MODEL_PATTERN
 
 PRODUCTS = [
     ("NVIDIA A100-SXM4-40GB", 40_960, "a100-40gb"),
@@ -50,7 +51,11 @@ def test_any_product_gets_a_name_that_can_be_asked_for(product: str, memory_mib:
     [
         ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "1g.10gb"),
         ("NVIDIA H200 MIG 1g.18gb+me", "1g.18gb+me"),
-        ("NVIDIA A100 MIG 1c.3g.20gb", "3g.20gb"),
+        ("NVIDIA A100 MIG 1c.3g.20gb", "1c.3g.20gb"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition MIG 1g.24gb+me.all", "1g.24gb+me.all"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition MIG 2g.48gb-me", "2g.48gb-me"),
+        ("NVIDIA H200 MIG 7g.141gb", "7g.141gb"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition MIG 4g.96gb+gfx", "4g.96gb+gfx"),
         ("Graphics Device", "2g.20gb"),
     ],
 )

@@ -58,6 +58,9 @@ class Engine:
     def silence(self) -> str:
         return self.silent
 
+    def troubles(self) -> list[str]:
+        return []
+
     def cannot_extend(self) -> str:
         return "this site does not allow it"
 

@@ -29,6 +29,7 @@ from timeshare.reservations.engines.slurm.nodes import (
     parse_partitions,
     parse_reservations,
 )
+from timeshare.reservations.engines.slurm.odd import Odd
 from timeshare.reservations.engines.slurm.queue import SlurmJob, parse_queue, parse_queue_text, queue_text_argv
 from timeshare.reservations.engines.slurm.states import life
 
@@ -189,18 +190,29 @@ def test_the_queue_as_text_is_read_like_that_of_json() -> None:
     assert waiting.start_at is not None
 
 
-def test_a_row_of_text_that_is_not_whole_is_unreadable() -> None:
+def test_a_row_of_text_that_is_not_whole_is_left_out_and_counted() -> None:
     whole = read("squeue_columns.txt")
+    jobs = parse_queue_text(whole, SEPARATOR)
     assert parse_queue_text("", SEPARATOR) == []
-    for cut in (whole[:-200], whole + "slurm_load_jobs error", whole.replace(SEPARATOR, "|"), "garbage"):
+    for text, expected in ((whole[:-200], jobs[:-1]), (whole + "slurm_load_jobs error", jobs)):
+        odd = Odd()
+        assert parse_queue_text(text, SEPARATOR, odd) == expected
+        assert sum(odd.counts.values()) == 1
+    for other in (whole.replace(SEPARATOR, "|"), "garbage"):
         with pytest.raises(Unreadable):
-            parse_queue_text(cut, SEPARATOR)
+            parse_queue_text(other, SEPARATOR)
 
 
-def test_a_column_that_was_cut_off_is_unreadable_unless_it_is_for_people() -> None:
+def test_a_job_with_a_column_that_was_cut_off_is_unknown_unless_that_is_for_people() -> None:
     whole = read("squeue_columns.txt")
-    with pytest.raises(Unreadable, match="cut off"):
-        parse_queue_text(re.sub(r"gpu\[1-2\] +<", "a" * 2048 + "<", whole), SEPARATOR)
+    odd, jobs = Odd(), parse_queue_text(whole, SEPARATOR)
+    found = parse_queue_text(re.sub(r"gpu\[1-2\] +<", "a" * 2048 + "<", whole), SEPARATOR, odd)
+    unknown = [job for job in found if job.life == "unknown"]
+    on_both = [job for job in jobs if job.nodes == ("gpu1", "gpu2")]
+    assert [(job.job_id, job.name) for job in unknown] == [(job.job_id, job.name) for job in on_both] != []
+    assert [job for job in found if job not in unknown] == [job for job in jobs if job not in on_both]
+    assert odd.counts == {"squeue": len(unknown)}
+    assert "cut off" in odd.first["squeue"]
     cut = [job for job in parse_queue_text(whole, SEPARATOR) if job.comment.startswith("long")]
     assert len(cut[0].comment) in (255, 256)
 
@@ -378,7 +390,7 @@ def test_names_of_several_lines_do_not_make_rows() -> None:
 def test_an_accounting_that_has_not_heard_of_it_says_nothing() -> None:
     header = read("sacct.txt").partition("\n")[0] + "\n"
     assert parse_accounting(header) == []
-    for garbage in ("", "\n", "JobID|State\n1|COMPLETED\n", read("sacct.txt")[:-40], header + "1|1|x\n"):
+    for garbage in ("", "\n", "JobID|State\n1|COMPLETED\n", header + "1|1|x\n"):
         with pytest.raises(Unreadable):
             parse_accounting(garbage)
 

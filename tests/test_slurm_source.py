@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from pathlib import Path
 
@@ -169,3 +170,22 @@ async def test_a_real_squeue_tells_the_same_as_text(slurm: Cluster, tmp_path: Pa
         assert cluster.value.timing == Timing(kill_wait_s=3.0, over_time_s=0.0)
     finally:
         slurm.clear()
+
+
+async def test_what_is_not_understood_is_counted_told_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = json.dumps({"jobs": [{"job_id": 5, "name": "x", "job_state": 7}, {"name": "y"}], "errors": []})
+    source = SlurmSource(squeue(tmp_path, f"echo '{told}'"))
+    first = await source.jobs(0, 2.0)
+    again = await source.jobs(first.number, 0.0)
+    assert [(job.job_id, job.life) for job in again.value] == [(5, "unknown")]
+    assert source.is_partial(again)
+    assert source.troubles() == [
+        "1 in the answer of squeue not understood, and left out",
+        "1 in the answer of squeue, of jobs without number or name, not understood, and left out",
+    ]
+    assert len([record for record in caplog.records if "left out" in record.message]) == 2
+    well = SlurmSource(squeue(tmp_path, f"echo '{EMPTY}'"))
+    assert not well.is_partial(await well.jobs(0, 2.0))
+    assert well.troubles() == []

@@ -103,7 +103,7 @@ def _listeners(port: int) -> Iterator[tuple[int, str]]:
         except OSError:
             continue
         for fields in map(str.split, lines):
-            if fields[3] == LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+            if len(fields) > 9 and fields[3] == LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
                 yield int(fields[7]), fields[9]
 
 

@@ -119,6 +119,9 @@ def describe_devices(simulate: str) -> None:
         say(f"GPUs: {len(inventory.devices)} simulated ({names}). Sessions run on the CPU.")
     elif inventory.devices:
         say(f"GPUs: {len(inventory.devices)} ({names}), driver {inventory.driver}")
+        for device in inventory.devices:
+            if device.cordoned:
+                say(f"GPU {device.uuid} is out of service: {device.cordoned}")
     else:
         say(f"GPUs: none: {inventory.note}. Sessions without a GPU work.")
         say("To try timeshare with simulated GPUs: timeshare up --simulate a100-40gb:2,t4:1")

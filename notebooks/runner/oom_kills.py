@@ -30,7 +30,7 @@ def oom_kills(root: Path = Path("/")) -> OomKills:
         except OSError:
             continue
         for row in rows:
-            if row[:1] == ["oom_kill"]:
+            if row[:1] == ["oom_kill"] and len(row) > 1 and row[1].isdigit():
                 return OomKills(name, int(row[1]))
     return OomKills("", 0)
 
@@ -43,7 +43,10 @@ def _cgroups(root: Path) -> Iterator[str]:
     except OSError:
         return
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, _, rest = line.partition(":")
+        controllers, sign, path = rest.partition(":")
+        if not sign:
+            continue
         if "memory" in controllers.split(","):
             yield f"sys/fs/cgroup/memory{path}/memory.oom_control"
         elif not controllers:

@@ -84,8 +84,9 @@ def oom_kills(folders: Sequence[str]) -> int:
             f"{os.path.dirname(folder)}/memory.events",  # where the bounds are those of a scope around it
         ):
             for line in _read(path).splitlines():
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
+                name, _, number = line.partition(" ")
+                if name == "oom_kill" and number.strip().isdigit():
+                    return int(number)
     return 0
 
 

@@ -31,7 +31,8 @@ class Events:
         """Those of this boot; numbers of another one mean nothing now."""
         try:
             saved = read_json(self._path) or {}
-            return list(saved["events"]) if saved.get("boot_id") == self._boot_id else []
+            told = list(saved["events"]) if saved.get("boot_id") == self._boot_id else []
+            return [event for event in told if isinstance(event, dict) and type(event.get("seq")) is int]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("earlier events cannot be read: %s", error)
             return []

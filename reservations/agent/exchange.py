@@ -12,7 +12,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 from typing import Any, NoReturn
 
 from ..devices.checkpoint import CheckpointError
-from ..devices.model import DeviceSource, Inventory
+from ..devices.model import DeviceSource, Inventory, seen_on
 from .cgroups import group_name
 from .ending import freeze, group_pids, thaw
 from .isolation import Way
@@ -161,7 +161,8 @@ class Exchange:
             times = None
         doomed = set(times.get("doomed", ())) & pids if times is not None else set()
         send(table, doomed, SIGKILL)
-        users = {process.pid for process in self._source.processes()} & pids - doomed
+        seen = seen_on(record.gate().devices, self._source.processes())
+        users = {process.pid for process in seen} & pids - doomed
         if not users:
             return not doomed
         now = boot_seconds()

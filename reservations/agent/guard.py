@@ -7,10 +7,10 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Mapping
 
-from ..devices.model import DeviceError, DeviceProcess, DeviceSource
+from ..devices.model import DeviceError, DeviceProcess, DeviceSource, unseen_devices
 from .events import Events
 from .processes import Process, names_of, signal_one, start_ticks
-from .records import Record
+from .records import Gate, Record
 from .sessions import Sessions
 from .watchdog import Key, Use, Verdict, judge
 
@@ -36,7 +36,10 @@ class Guard:
         self.holders: dict[tuple[str, int], set[int]] = {}
         """Processes of each session that hold GPU memory, as far as that is known."""
         self._known = False
+        self._blind: frozenset[tuple[str, int]] = frozenset()
+        """Sessions with a device of which the driver does not say who uses it."""
         self._table: Mapping[int, Process] = {}
+        self._gates: Mapping[tuple[str, int], Gate] = {}
 
     def check(self) -> None:
         """Unknown is never over: without an answer of the driver nothing happens."""
@@ -55,6 +58,8 @@ class Guard:
 
     def memory_of(self, key: tuple[str, int]) -> int | None:
         """GPU memory that a session uses, MiB; None: unknown."""
+        if key in self._blind:
+            return None
         if key in self.memory_mib:
             return self.memory_mib[key]
         return 0 if self._known and not self.holders.get(key) else None
@@ -69,6 +74,8 @@ class Guard:
 
     def _uses(self, processes: tuple[DeviceProcess, ...]) -> dict[Key, Use]:
         """Use by session and device. Shares of a whole device or a MIG instance have size 0 here: nothing to watch."""
+        self._gates = self._sessions.members.gates() if processes else {}
+        self._blind = self._blind_to(unseen_devices(processes))
         if not processes:
             self.memory_mib, self.holders = {}, {}
             return {}
@@ -81,7 +88,7 @@ class Guard:
             if owner is None:
                 continue
             by_key.setdefault((*owner, process.device_uuid), {})[process.pid] = process.memory_mib
-            if process.memory_mib is not None:  # what is not known is not nothing
+            if process.memory_mib is not None and owner not in self._blind:  # what is not known is not nothing
                 total[owner] = total.get(owner, 0) + process.memory_mib
         self.memory_mib = total
         holders: dict[tuple[str, int], set[int]] = {}
@@ -90,11 +97,14 @@ class Guard:
         self.holders = holders
         return {key: Use(self._fraction(key), by_pid, names_of(by_pid)) for key, by_pid in by_key.items()}
 
+    def _blind_to(self, unseen: frozenset[str]) -> frozenset[tuple[str, int]]:
+        return frozenset(key for key, gate in self._gates.items() if not unseen.isdisjoint(gate.devices))
+
     def _fraction(self, key: Key) -> int:
-        record = self._sessions.records.find(key[0], key[1])
-        if record is None:
+        gate = self._gates.get((key[0], key[1]))
+        if gate is None:
             return 0
-        parts = [part for part in record.gate().share if part.device_uuid == key[2]]
+        parts = [part for part in gate.share if part.device_uuid == key[2]]
         return sum(part.memory_mib for part in parts if not part.whole and not part.instance_uuid)
 
     def _carry_out(self, verdict: Verdict) -> None:

@@ -40,7 +40,10 @@ class HostMemory:
         """Of every cgroup that counts the memory of ``pid``. Raises OSError when it has ended."""
         found: list[Limit] = []
         for line in (self.root / f"proc/{pid}/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
+            _, sign, rest = line.partition(":")
+            controllers, sign, path = rest.partition(":")
+            if not sign:
+                continue
             if not controllers:
                 found += self._of("cgroup2", "", path, ("memory.max", "memory.current", "inactive_file"))
             elif "memory" in controllers.split(","):
@@ -62,9 +65,9 @@ class HostMemory:
 
     def _mount(self, kind: str, option: str) -> Path | None:
         for line in (self.root / "proc/mounts").read_text().splitlines():
-            _, place, found, options, *_ = line.split()
-            if found == kind and (not option or option in options.split(",")):
-                return self.root / place.lstrip("/")
+            row = line.split()
+            if len(row) > 3 and row[2] == kind and (not option or option in row[3].split(",")):
+                return self.root / row[1].lstrip("/")
         return None
 
 

@@ -9,7 +9,7 @@ from . import ending
 from .isolation import filtered_pids
 from .ownership import Claim, Key, Owned, Reader, assign
 from .processes import account_of, mark_of, read_processes, start_ticks
-from .records import Order, Record
+from .records import Gate, Order, Record
 
 log = logging.getLogger("timeshare.agent")
 READER = Reader(account_of, mark_of)
@@ -83,6 +83,16 @@ class Members:
                 yield record, self._order(record)
             except UNREADABLE as error:
                 log.warning("the record of %s cannot be read: %s", record.path.name, error)
+
+    def gates(self) -> dict[Key, Gate]:
+        """Return what each start that is not known to have ended holds; one that cannot be read is not among them."""
+        found = {}
+        for record in self._live():
+            try:
+                found[record.key] = record.gate()
+            except UNREADABLE as error:
+                log.warning("the record of %s cannot be read: %s", record.path.name, error)
+        return found
 
     def _order(self, record: Record) -> Order:
         """It never changes."""

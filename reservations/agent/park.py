@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 
 from ..devices.checkpoint import Checkpointer, CheckpointError
-from ..devices.model import DeviceError, DeviceSource
+from ..devices.model import DeviceError, DeviceSource, seen_on
 from .events import Events
 from .hostmemory import HostMemory, Limit
+from .members import UNREADABLE
 from .parkplan import (
     PARKED,
     PARKING,
@@ -80,6 +81,16 @@ class Parker:
         parked = self.parked(record)
         return 0 if parked is None else parked.mib
 
+    def kept_by_session(self) -> dict[tuple[str, int], int]:
+        """The same of each; of one whose record cannot be read nobody knows it."""
+        found = {}
+        for record in self._sessions.live():
+            try:
+                found[record.key] = self.kept_mib(record)
+            except UNREADABLE as error:
+                log.warning("the record of %s cannot be read: %s", record.path.name, error)
+        return found
+
     def _write(self, record: Record, parked: Parked) -> None:
         durable_write(record.path / "parked.json", asdict(parked))
 
@@ -104,7 +115,7 @@ class Parker:
     def holders(self, record: Record) -> tuple[Holder, ...]:
         """Its processes that hold GPU memory now. Raises Impossible, DeviceError."""
         pids = self._sessions.members.of(record)
-        return holders(self._source.processes(), pids, start_ticks)
+        return holders(seen_on(record.gate().devices, self._source.processes()), pids, start_ticks)
 
     def keep(self, record: Record, pool_mib: int) -> Parked | None:
         """Checkpoints every process of it that holds GPU memory, and those with which that was begun before. None:
@@ -132,7 +143,7 @@ class Parker:
             self._step(process, "running", lambda pid: self._checkpointer.lock(pid, LOCK_S))
         for process in processes:
             self._step(process, "locked", self._checkpointer.checkpoint)
-        self._await_gone({process.pid for process in processes})
+        self._await_gone({process.pid for process in processes}, {uuid for p in processes for uuid in p.memory})
 
     def _where_they_are(self, processes: Iterable[Holder], sight: Sight) -> tuple[Holder, ...]:
         """Those that are not checkpointed are on the devices that their session has now."""
@@ -150,9 +161,9 @@ class Parker:
         if lost:
             raise Impossible(f"the driver has lost the GPU state of {_named(lost)}: restart its kernel")
         to_come = [p for p in (*known, *new) if states.get(p.pid) != "checkpointed"]
-        others = (r for r in self._sessions.live() if r.key != record.key)
+        others = (mib for key, mib in self.kept_by_session().items() if key != record.key)
         done = sum(p.mib for p in known if p not in to_come)
-        taken = done + sum(self.kept_mib(other) for other in others)
+        taken = done + sum(others)
         needed = sum(p.mib for p in to_come)
         why = shortage(needed, Room(pool_mib, taken, self._host.available_mib(), self._limits(to_come)))
         if to_come and why:
@@ -276,9 +287,9 @@ class Parker:
             if _lives(process):
                 raise
 
-    def _await_gone(self, pids: Collection[int]) -> None:
+    def _await_gone(self, pids: Collection[int], devices: Collection[str]) -> None:
         until = time.monotonic() + GONE_S
-        while left := {p.pid for p in self._source.processes()} & set(pids):
+        while left := {p.pid for p in seen_on(devices, self._source.processes())} & set(pids):
             if time.monotonic() > until:
                 raise CheckpointError(f"the driver still shows {_named(left)} on a GPU")
             time.sleep(0.05)

@@ -64,11 +64,17 @@ class Order:
 @dataclass(frozen=True)
 class Gate:
     """What a session holds now, and the filter that it runs behind. ``turn``: how often that was changed since its
-    start."""
+    start. ``left``: UUIDs of the devices that it held before, and may still be using."""
 
     share: tuple[SharePart, ...]
     filter: dict[str, Any]
     turn: int
+    left: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """UUIDs of all devices that it may be using."""
+        return tuple(dict.fromkeys((*(part.device_uuid for part in self.share), *self.left)))
 
 
 @dataclass(frozen=True)
@@ -117,11 +123,13 @@ class Record:
         if changed is None:
             order = self.order()
             return Gate(order.share, order.filter, 0)
-        return Gate(tuple(SharePart(**part) for part in changed["share"]), changed["filter"], changed["turn"])
+        share = tuple(SharePart(**part) for part in changed["share"])
+        return Gate(share, changed["filter"], changed["turn"], tuple(changed.get("left", ())))
 
     def write_gate(self, share: tuple[SharePart, ...], filter_: dict[str, Any], turn: int) -> None:
-        parts = [asdict(part) for part in share]
-        durable_write(self.path / "gate.json", {"share": parts, "filter": filter_, "turn": turn})
+        before = self.gate()
+        left = tuple(part.device_uuid for part in before.share) or before.left
+        durable_write(self.path / "gate.json", asdict(Gate(share, filter_, turn, left)))
 
     def order_with(self, share: tuple[SharePart, ...]) -> Order:
         """Its order as if it had asked for ``share``."""

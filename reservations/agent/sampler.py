@@ -49,7 +49,7 @@ class Sampler:
         except DeviceError:
             uses = None
         now = time.monotonic()
-        shares = {record.key: record.gate().share for record in self._sessions.live()}
+        shares = {key: gate.share for key, gate in self._sessions.members.gates().items()}
         new = {key: self._one(now, shares[key], uses, own) for key, own in pids.items() if key in shares}
         with self._lock:
             self._looks = {key: self._with(key, look) for key, look in new.items()}

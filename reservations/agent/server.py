@@ -163,7 +163,7 @@ class Agent:
         window = float(params["window_s"])
         if not 1 <= window <= KEPT_S:
             raise Refused("invalid", f"window_s is {window}: it must be from 1 to {KEPT_S:g} seconds")
-        kept: dict[tuple[object, object], int] = {r.key: self.parker.kept_mib(r) for r in self._sessions.live()}
+        kept: dict[Any, int] = {**self.parker.kept_by_session()}
         rows = self.sampler.readings(window)
         return [{**row, "kept_mib": kept.get((row["reservation_id"], row["generation"]), 0)} for row in rows]
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..devices.model import Device, Inventory
 from ..devices.nodes import gpu_nodes, wanted_paths
 from ..enforcement import COOPERATIVE, HARDWARE, NONE_NEEDED, SIMULATED, WATCHDOG
+from ..mig import shares_memory
 from .isolation import FilterError, Rule, Way, gpu_majors
 from .records import Order
 from .refusals import Refused
@@ -45,6 +46,8 @@ class Sight:
         # A device without a file of its own (minor unknown) cannot be told from others by a filter. With nothing
         # left to hide the session holds every device there is.
         gated = all(device.minor is not None for device in self.held)
+        chosen = {part.instance_uuid for part in self.order.share}
+        gated &= not any(shares_memory(i.profile) for d in self.held for i in d.instances if i.uuid in chosen)
         return HARDWARE if way is not None and gated else COOPERATIVE
 
 

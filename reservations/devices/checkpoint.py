@@ -55,9 +55,11 @@ class CudaCheckpointer:
             module = importlib.import_module("cuda.core.checkpoint")
         except ImportError as error:
             return f"the package cuda-core is not installed ({error.name or error}): {PACKAGES}"
+        except Exception as error:  # whatever it makes of a driver that is broken: the node has other things to do
+            return f"the package cuda-core cannot be used: {_one_line(error)}"
         try:
             code, version = driver.cuDriverGetVersion()
-        except RuntimeError:
+        except Exception:
             return "no NVIDIA driver was found"
         if code != driver.CUresult.CUDA_SUCCESS:
             return f"the NVIDIA driver does not say its version ({code.name})"

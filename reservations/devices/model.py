@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +14,7 @@ class MigInstance:
     """One hardware partition (MIG) of a device.
 
     ``profile`` is the vendor's name without the product part, such as ``1g.10gb``; ``memory_mib`` is in MiB.
+    ``cordoned`` says why nothing new may be placed on it; None means healthy.
     """
 
     uuid: str
@@ -21,15 +22,18 @@ class MigInstance:
     memory_mib: int
     gpu_instance_id: int = 0
     compute_instance_id: int = 0
+    cordoned: str | None = None
 
 
 @dataclass(frozen=True)
 class Device:
     """One physical GPU, known by its UUID.
 
-    ``memory_mib`` is what sessions can get: total memory less what the driver keeps for itself, in MiB.
+    ``memory_mib`` is what sessions can get: total memory less what the driver keeps for itself, in MiB; 0: unknown, and
+    nothing can be placed on it. ``mig``: MIG mode is on.
     ``order`` is the fixed place of the device on its node; placement breaks ties by it.
-    A device with ``instances`` is MIG-partitioned: it is handed out by instance, never whole or by fraction.
+    A device with ``instances``, or with ``mig``, is handed out by instance, never whole or by fraction. ``note``: what
+    an administrator should know of it beside that.
     ``cordoned`` says why no new share may be placed here; None means healthy. ``engine``: the one that places work on
     it, empty: this machine's own node agent.
     """
@@ -45,20 +49,42 @@ class Device:
     cordoned: str | None = None
     simulated: bool = False
     engine: str = ""
+    mig: bool = False
+    note: str = ""
 
     @property
     def partitioned(self) -> bool:
-        return bool(self.instances)
+        return self.mig or bool(self.instances)
 
 
 @dataclass(frozen=True)
 class DeviceProcess:
-    """A process that holds GPU memory. ``memory_mib`` is None where the driver does not say."""
+    """A process that holds GPU memory. ``memory_mib`` is None where the driver does not say. One of pid ``UNSEEN``
+    stands for all that may use a device of which the driver does not say who does."""
 
     pid: int
     device_uuid: str
     memory_mib: int | None
     instance_uuid: str | None = None
+
+
+UNSEEN = 0
+"""A pid that no process has."""
+
+
+def unseen_devices(seen: Iterable[DeviceProcess]) -> frozenset[str]:
+    """Return UUIDs of the devices of which nobody can say who uses them."""
+    return frozenset(process.device_uuid for process in seen if process.pid == UNSEEN)
+
+
+def seen_on(devices: Collection[str], seen: Iterable[DeviceProcess]) -> tuple[DeviceProcess, ...]:
+    """Return ``seen`` for a question about ``devices`` (UUIDs). Raises DeviceError when one of them is not seen: who
+    uses it is unknown, not gone."""
+    seen = tuple(seen)
+    unseen = sorted(unseen_devices(seen).intersection(devices))
+    if unseen:
+        raise DeviceError(f"the driver does not say who uses {', '.join(unseen)}")
+    return seen
 
 
 @dataclass(frozen=True)
@@ -107,18 +133,20 @@ class DeviceSource(Protocol):
     """The one interface behind which NVML and the simulated inventory stand."""
 
     def inventory(self) -> Inventory:
-        """The devices as they are now. Raises DeviceError when the driver does not answer (unknown, not gone)."""
+        """The devices as they are now; one that does not answer is among them, cordoned. Raises DeviceError when the
+        driver does not answer at all (unknown, not gone)."""
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        """Who holds GPU memory now. Raises DeviceError when that cannot be known."""
+        """Who holds GPU memory now, with ``UNSEEN`` for devices of which that is not known. Raises DeviceError when it
+        is not known of any."""
 
     def free_mib(self) -> Mapping[str, int]:
-        """Memory of each device that nobody has taken now, in MiB by UUID. Raises DeviceError when that cannot be
-        known."""
+        """Memory of each device that nobody has taken now, in MiB by UUID; without those of which it is not known.
+        Raises DeviceError when the driver does not answer at all."""
 
     def use(self) -> tuple[DeviceUse, ...]:
-        """How busy each device and each MIG instance was since the last call. Raises DeviceError when that cannot be
-        known of any."""
+        """How busy each device and each MIG instance was since the last call, None where that is not known. Raises
+        DeviceError when the driver does not answer at all."""
 
     def health_events(self) -> tuple[HealthEvent, ...]:
         """Events since the last call, without waiting."""

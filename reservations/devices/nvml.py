@@ -4,199 +4,249 @@ is a normal case: an inventory without devices and a note that says why."""
 from __future__ import annotations
 
 import contextlib
-import re
+import importlib
+import logging
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .gauge import Gauge, mig_handles
+from .asking import NOT_THERE, Asking, is_one_of, said
+from .gauge import Gauge
 from .health import XID, event_of
-from .model import Device, DeviceError, DeviceProcess, DeviceUse, HealthEvent, Inventory, MigInstance
+from .model import UNSEEN, Device, DeviceError, DeviceProcess, DeviceUse, HealthEvent, Inventory
+from .reading import MIB, Found, find_device, is_mig, mig_instances, mig_profile, model_name, read_device
 
-MIB = 1024 * 1024
-_PRODUCT = re.compile(r"^(nvidia|tesla|quadro|geforce)\s+", re.IGNORECASE)
-_MEMORY = re.compile(r"(\d+)\s?gb", re.IGNORECASE)
+__all__ = ["NvmlSource", "mig_profile", "model_name"]
 
-
-def model_name(product: str, memory_mib: int) -> str:
-    """A short name such as ``a100-40gb`` for a product name such as ``NVIDIA A100-SXM4-40GB``.
-
-    Form factors are left out. Where the product comes in several sizes, its name says so and the size stays.
-    """
-    text = product.strip()
-    while _PRODUCT.match(text):
-        text = _PRODUCT.sub("", text)
-    size = _MEMORY.search(text)
-    words = re.findall(r"[a-z0-9][a-z0-9.]*", text.lower())
-    form = re.compile(r"(sxm\d?|pcie|pcie\d+|hbm\d?e?|nvl|graphics|device|\d+gb|gb)")
-    kept = [word for word in words if not form.fullmatch(word)] or ["gpu"]
-    if not size and kept[0] in ("a100", "h100", "v100"):
-        size = re.match(r"(\d+)", str(round(memory_mib / 1024)))
-    name = "-".join(kept[:3]) + (f"-{size[1]}gb" if size else "")
-    return name[:63]
+log = logging.getLogger("timeshare.devices")
+REOPEN_S = 60.0
+"""NVML counts the GPUs when it is opened. One that does not answer may be another one, or well again, after that."""
+WHO_COMPUTES, WHO_DRAWS = "nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"
+"""Every GPU computes; not all draw."""
+SILENT_S = 5.0
+"""A call about a broken GPU may never return; others then do not wait for it longer than this."""
+MOST_EVENTS = 100
+"""Of one device in one look."""
 
 
 class NvmlSource:
-    """A ``DeviceSource`` for real GPUs. Opened at the first call; after an error it is opened anew."""
+    """A ``DeviceSource`` for real GPUs. Opened at the first call. Each device is asked by itself, and what it does not
+    answer is about that device alone. ``nvml``: what stands for the module ``pynvml``."""
 
-    def __init__(self) -> None:
+    def __init__(self, nvml: Any = None) -> None:
+        self._module = nvml
         self._nvml: Any = None
-        self._events: Any = None
         self._absent = ""
         self._gauge = Gauge()
+        self._events: dict[str, Any] = {}
+        """By UUID: the set of events of each device. One for all would fail as a whole with one lost GPU; None of those
+        that report nothing."""
+        self._known: dict[str, Device] = {}
+        self._places: dict[int, str] = {}
+        """What was last known of devices, by UUID, and which was where in NVML's list."""
+        self._said: dict[str, str] = {}
+        self._unheard: list[HealthEvent] = []
+        self._reopen_at = 0.0
+        self._lock = threading.RLock()
+        """Another thread must not close it in the middle of a call."""
 
     def inventory(self) -> Inventory:
         with self._asking() as nvml:
             if nvml is None:
                 return Inventory(note=self._absent)
-            version = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
-            count = nvml.nvmlDeviceGetCount()
-            devices = tuple(_device(nvml, nvml.nvmlDeviceGetHandleByIndex(index), index) for index in range(count))
+            every = self._find(nvml)
+            devices = tuple(self._read(nvml, found) for found in every)
+            asking = Asking(nvml)
+            version = asking.number("its CUDA version", "nvmlSystemGetCudaDriverVersion_v2")
+            cuda = "" if version is None else f"{version // 1000}.{version % 1000 // 10}"
+            driver = asking.may("its version", "nvmlSystemGetDriverVersion")
+            self._tell(devices)
+            self._reopen_at_times(nvml, any(found.fault for found in every))
             note = "" if devices else "the NVIDIA driver runs, and reports no GPU"
-            cuda = f"{version // 1000}.{version % 1000 // 10}"
-            return Inventory(devices, nvml.nvmlSystemGetDriverVersion(), cuda, note=note)
+            return Inventory(devices, str(driver or ""), cuda, note=note)
 
     def processes(self) -> tuple[DeviceProcess, ...]:
         with self._asking() as nvml:
             if nvml is None:
                 return ()
-            found: list[DeviceProcess] = []
-            for index in range(nvml.nvmlDeviceGetCount()):
-                found += _processes(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
-            return tuple(found)
+            return tuple(process for found in self._find(nvml) for process in self._processes(nvml, found))
 
     def free_mib(self) -> Mapping[str, int]:
         with self._asking() as nvml:
             if nvml is None:
                 return {}
-            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-            return {nvml.nvmlDeviceGetUUID(h): int(nvml.nvmlDeviceGetMemoryInfo(h).free) // MIB for h in handles}
+            told = {
+                found.uuid: Asking(nvml).may("its free memory", "nvmlDeviceGetMemoryInfo", found.handle)
+                for found in self._find(nvml)
+                if found.fault is None
+            }
+            return {uuid: int(memory.free) // MIB for uuid, memory in told.items() if memory is not None}
 
     def use(self) -> tuple[DeviceUse, ...]:
         with self._asking() as nvml:
             if nvml is None:
                 return ()
-            found: list[DeviceUse] = []
-            for index in range(nvml.nvmlDeviceGetCount()):
-                found += self._gauge.read(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
-            return tuple(found)
+            uses: list[DeviceUse] = []
+            for found in self._find(nvml):
+                if found.fault is None:
+                    uses += self._gauge.read(nvml, found.handle, found.uuid)
+                else:
+                    uses.append(DeviceUse(self._uuid(found), "", None))
+            return tuple(uses)
 
     def health_events(self) -> tuple[HealthEvent, ...]:
         with self._asking() as nvml:
             if nvml is None:
                 return ()
-            if self._events is None:
-                self._events = _register(nvml)
-            found: list[HealthEvent] = []
-            while len(found) < 100:
-                try:
-                    event = nvml.nvmlEventSetWait_v2(self._events, 0)
-                except nvml.NVMLError_Timeout:
-                    break
-                uuid = nvml.nvmlDeviceGetUUID(event.device)
-                xid = event.eventType == nvml.nvmlEventTypeXidCriticalError
-                found.append(event_of(uuid, XID if xid else "ecc", int(event.eventData)))
-            return tuple(found)
+            unheard, self._unheard = self._unheard, []
+            return (*unheard, *self._hear(nvml))
 
     def close(self) -> None:
-        nvml, self._nvml, self._events, self._gauge = self._nvml, None, None, Gauge()
-        if nvml is not None:
-            with contextlib.suppress(nvml.NVMLError):
-                nvml.nvmlShutdown()
+        if not self._lock.acquire(timeout=SILENT_S):
+            return  # whoever waits for the driver for ever keeps it open
+        try:
+            nvml, self._nvml, self._events, self._gauge = self._nvml, None, {}, Gauge()
+            if nvml is not None:
+                with contextlib.suppress(Exception):
+                    nvml.nvmlShutdown()
+        finally:
+            self._lock.release()
+
+    # --- one device
+
+    def _find(self, nvml: Any) -> list[Found]:
+        """All that NVML counts."""
+        found = [find_device(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+        told = {one.uuid for one in found}
+        self._places = {
+            one.index: uuid
+            for one in found
+            if (uuid := one.uuid or self._places.get(one.index, "")) and (one.uuid or uuid not in told)
+        }
+        return found
+
+    def _uuid(self, found: Found) -> str:
+        """Its own, else that of what was at its place before."""
+        return found.uuid or self._places.get(found.index, f"GPU-unknown-{found.index}")
+
+    def _read(self, nvml: Any, found: Found) -> Device:
+        device = read_device(nvml, found, self._known.get(self._uuid(found)))
+        if found.uuid:
+            self._known[found.uuid] = device
+        return device
+
+    def _tell(self, devices: tuple[Device, ...]) -> None:
+        """What is wrong, in the log once."""
+        now = {device.uuid: "; ".join(filter(None, (device.cordoned, device.note))) for device in devices}
+        for uuid, text in now.items():
+            if text and self._said.get(uuid) != text:
+                log.warning("%s: %s", uuid, text)
+        self._said = now
+
+    def _reopen_at_times(self, nvml: Any, any_silent: bool) -> None:
+        """Looks anew, now and then, at devices that do not answer; what was reported until then is kept."""
+        if not any_silent:
+            self._reopen_at = 0.0
+        elif not self._reopen_at:
+            self._reopen_at = time.monotonic() + REOPEN_S
+        elif time.monotonic() >= self._reopen_at:
+            self._reopen_at = 0.0
+            self._unheard += self._hear(nvml)
+            self.close()
+
+    def _hear(self, nvml: Any) -> list[HealthEvent]:
+        return [e for found in self._find(nvml) if found.fault is None for e in self._heard(nvml, found)]
+
+    def _processes(self, nvml: Any, found: Found) -> list[DeviceProcess]:
+        uuid = self._uuid(found)
+        unseen = DeviceProcess(UNSEEN, uuid, None)
+        if found.fault is not None:
+            return [unseen]
+        asking = Asking(nvml)
+        mode = asking.may("its MIG mode", "nvmlDeviceGetMigMode", found.handle)
+        places = mig_instances(asking, asking, found.handle) if is_mig(nvml, mode) else [("", found.handle)]
+        seen: dict[tuple[int, str], DeviceProcess] = {}
+        for instance, place in places:
+            for name in (WHO_COMPUTES, WHO_DRAWS):
+                ask = asking.must if name == WHO_COMPUTES else asking.may
+                for process in ask("who uses it", name, place) or ():
+                    used = None if process.usedGpuMemory is None else int(process.usedGpuMemory) // MIB
+                    seen[process.pid, instance] = DeviceProcess(int(process.pid), uuid, used, instance or None)
+        return [*seen.values(), *([unseen] if asking.faults else [])]
+
+    def _heard(self, nvml: Any, found: Found) -> list[HealthEvent]:
+        """What a device reported of late."""
+        if found.uuid not in self._events:
+            self._register(nvml, found)
+        events = self._events.get(found.uuid)
+        heard: list[HealthEvent] = []
+        while events is not None and len(heard) < MOST_EVENTS:
+            try:
+                event = nvml.nvmlEventSetWait_v2(events, 0)
+            except Exception as error:
+                if not is_one_of(nvml, error, ("NVML_ERROR_TIMEOUT",)):
+                    del self._events[found.uuid]  # registered anew with the next look
+                    Asking(nvml).may("", "nvmlEventSetFree", events)
+                break
+            device = getattr(event, "device", found.handle)
+            uuid = Asking(nvml).may("its UUID", "nvmlDeviceGetUUID", device) or found.uuid
+            xid = event.eventType == nvml.nvmlEventTypeXidCriticalError
+            heard.append(event_of(str(uuid), XID if xid else "ecc", int(event.eventData)))
+        return heard
+
+    def _register(self, nvml: Any, found: Found) -> None:
+        asking = Asking(nvml)
+        events = asking.must("its health", "nvmlEventSetCreate")
+        if events is None:
+            return
+        wanted = nvml.nvmlEventTypeXidCriticalError | nvml.nvmlEventTypeDoubleBitEccError
+        supported = asking.may("its health", "nvmlDeviceGetSupportedEventTypes", found.handle)
+        if supported is not None:
+            try:
+                nvml.nvmlDeviceRegisterEvents(found.handle, wanted & supported, events)
+                self._events[found.uuid] = events
+                return
+            except Exception as error:
+                if not is_one_of(nvml, error, NOT_THERE):
+                    asking.faults.append(said(error))
+        if not asking.faults:
+            self._events[found.uuid] = None
+        asking.may("", "nvmlEventSetFree", events)
+
+    # --- the library
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Any]:
-        """The open library, or None on a machine without a driver. Its errors become DeviceError: nothing is known."""
-        nvml = self._open()
+        """The open library, or None on a machine without a driver. What goes wrong with it as a whole becomes
+        DeviceError: nothing is known."""
+        if not self._lock.acquire(timeout=SILENT_S):
+            raise DeviceError(f"the NVIDIA driver does not answer: a call to it has not returned for {SILENT_S:g} s")
         try:
-            yield nvml
-        except Exception as error:
-            if nvml is None or not isinstance(error, nvml.NVMLError):
-                raise
-            self.close()
-            raise DeviceError(f"the NVIDIA driver does not answer: {error}") from None
+            nvml = self._open()
+            try:
+                yield nvml
+            except Exception as error:
+                if nvml is None or not isinstance(error, nvml.NVMLError):
+                    raise
+                self.close()
+                raise DeviceError(f"the NVIDIA driver does not answer: {said(error)}") from None
+        finally:
+            self._lock.release()
 
     def _open(self) -> Any:
         if self._nvml is not None:
             return self._nvml
-        import pynvml
-
         try:
-            pynvml.nvmlInit()
-        except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+            nvml = self._module or importlib.import_module("pynvml")
+        except ImportError as error:
+            raise DeviceError(f"the package nvidia-ml-py cannot be used: {said(error)}") from None
+        try:
+            nvml.nvmlInit()
+        except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
             self._absent = "no NVIDIA driver is installed on this machine, so there are no GPUs to give out"
             return None
-        except pynvml.NVMLError as error:
-            raise DeviceError(f"the NVIDIA driver does not answer: {error}") from None
-        self._nvml = pynvml
-        return pynvml
-
-
-def _device(nvml: Any, handle: Any, index: int) -> Device:
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
-    usable_mib = int(memory.total - memory.reserved) // MIB
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    return Device(
-        uuid=nvml.nvmlDeviceGetUUID(handle),
-        model=model_name(nvml.nvmlDeviceGetName(handle), int(memory.total) // MIB),
-        memory_mib=usable_mib,
-        order=index,
-        minor=int(nvml.nvmlDeviceGetMinorNumber(handle)),
-        compute_capability=f"{major}.{minor}",
-        instances=tuple(_instance(nvml, mig) for mig in mig_handles(nvml, handle)),
-        cordoned=_broken(nvml, handle),
-    )
-
-
-def _instance(nvml: Any, mig: Any) -> MigInstance:
-    memory_mib = int(nvml.nvmlDeviceGetMemoryInfo(mig).total) // MIB
-    slices = int(nvml.nvmlDeviceGetAttributes_v2(mig).gpuInstanceSliceCount)
-    return MigInstance(
-        uuid=nvml.nvmlDeviceGetUUID(mig),
-        profile=mig_profile(nvml.nvmlDeviceGetName(mig), slices, memory_mib),
-        memory_mib=memory_mib,
-        gpu_instance_id=int(nvml.nvmlDeviceGetGpuInstanceId(mig)),
-        compute_instance_id=int(nvml.nvmlDeviceGetComputeInstanceId(mig)),
-    )
-
-
-def mig_profile(name: str, slices: int, memory_mib: int) -> str:
-    """``1g.10gb`` out of an instance's name such as ``NVIDIA A100-SXM4-80GB MIG 1g.10gb``; else put together."""
-    match = re.search(r"MIG\s+(?:\d+c\.)?(\S+)", name)
-    return match[1].lower() if match else f"{slices}g.{round(memory_mib / 1024)}gb"
-
-
-def _broken(nvml: Any, handle: Any) -> str | None:
-    """Why the driver itself asks for a repair of this device; None when it does not."""
-    try:
-        _, _, pending, failure = nvml.nvmlDeviceGetRemappedRows(handle)
-    except nvml.NVMLError:
-        return None  # devices without row remapping
-    if failure:
-        return "its memory is failing: a row could not be remapped; replace the GPU"
-    return "bad memory rows wait to be remapped: reset the GPU when it is free" if pending else None
-
-
-def _processes(nvml: Any, handle: Any) -> list[DeviceProcess]:
-    uuid = nvml.nvmlDeviceGetUUID(handle)
-    migs = mig_handles(nvml, handle)
-    found: dict[tuple[int, str], DeviceProcess] = {}
-    for place, instance in [(mig, nvml.nvmlDeviceGetUUID(mig)) for mig in migs] or [(handle, "")]:
-        for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
-            try:
-                running = ask(place)
-            except nvml.NVMLError_NotSupported:
-                continue
-            for process in running:
-                used = None if process.usedGpuMemory is None else int(process.usedGpuMemory) // MIB
-                found[process.pid, instance] = DeviceProcess(int(process.pid), uuid, used, instance or None)
-    return list(found.values())
-
-
-def _register(nvml: Any) -> Any:
-    events = nvml.nvmlEventSetCreate()
-    wanted = nvml.nvmlEventTypeXidCriticalError | nvml.nvmlEventTypeDoubleBitEccError
-    for index in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        with contextlib.suppress(nvml.NVMLError_NotSupported):
-            nvml.nvmlDeviceRegisterEvents(handle, wanted & nvml.nvmlDeviceGetSupportedEventTypes(handle), events)
-    return events
+        except Exception as error:  # also a library that can be found and not loaded
+            raise DeviceError(f"the NVIDIA driver does not answer: {said(error)}") from None
+        self._nvml = nvml
+        return nvml

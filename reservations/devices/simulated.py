@@ -10,13 +10,24 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import PublicError
-from ..shares import MODEL_PATTERN, PROFILE_PATTERN
-from .model import MIB_PER_GIB, Device, DeviceError, DeviceProcess, DeviceUse, HealthEvent, Inventory, MigInstance
+from ..mig import parse_profile, split_layout
+from ..shares import MODEL_PATTERN
+from .model import (
+    MIB_PER_GIB,
+    UNSEEN,
+    Device,
+    DeviceError,
+    DeviceProcess,
+    DeviceUse,
+    HealthEvent,
+    Inventory,
+    MigInstance,
+)
 
 FAULTS_VARIABLE = "TIMESHARE_SIMULATED_FAULTS"
 """Names a JSON file with what the driver would report: see ``Faults``."""
@@ -79,10 +90,11 @@ def _memory_gib(part: str, model: str) -> int:
 
 def _instances(part: str, layout: str, order: int, memory_mib: int) -> tuple[MigInstance, ...]:
     instances: list[MigInstance] = []
-    for profile in layout.split("+"):
-        if not PROFILE_PATTERN.fullmatch(profile):
+    for profile in split_layout(layout):
+        found = parse_profile(profile)
+        if found is None:
             raise _wrong(part, f"{profile[:20]!r} is no MIG profile such as 2g.10gb")
-        size = int(profile.split(".")[1].removesuffix("gb")) * MIB_PER_GIB
+        size = found.memory_gb * MIB_PER_GIB
         instances.append(MigInstance(f"MIG-simulated-{order:04d}-{len(instances)}", profile, size, len(instances)))
     if sum(instance.memory_mib for instance in instances) > memory_mib:
         raise _wrong(part, f"its MIG instances need more than the {memory_mib // MIB_PER_GIB} GiB of the device")
@@ -93,15 +105,17 @@ def _instances(part: str, layout: str, order: int, memory_mib: int) -> tuple[Mig
 class Faults:
     """What the file of ``TIMESHARE_SIMULATED_FAULTS`` says: ``processes`` with ``pid``, ``device`` and ``memory_mib``;
     ``use`` with ``device``, ``percent`` (null: the driver does not say) and, if it is that of one, ``instance`` or
-    ``pid``; ``health`` with ``device``, ``code``, ``detail``, ``cordon``; ``missing`` UUIDs; ``unknown``: no answer at
-    all. A device that ``use`` does not name is at 0 %. ``checkpoint``: ``unavailable`` (why), pids of which ``lock``,
-    ``checkpoint`` or ``restore`` is refused, pids that are ``failed``, ``delay_s`` before each step."""
+    ``pid``; ``health`` with ``device``, ``code``, ``detail``, ``cordon``; ``missing`` UUIDs; ``lost``: why, by UUID of
+    each device that does not answer; ``unknown``: no answer at all. A device that ``use`` does not name is at 0 %.
+    ``checkpoint``: ``unavailable`` (why), pids of which ``lock``, ``checkpoint`` or ``restore`` is refused, pids that
+    are ``failed``, ``delay_s`` before each step."""
 
     processes: tuple[dict[str, Any], ...] = ()
     use: tuple[dict[str, Any], ...] = ()
     health: tuple[dict[str, Any], ...] = ()
     missing: tuple[str, ...] = ()
     unknown: bool = False
+    lost: Mapping[str, str] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -116,6 +130,7 @@ def read_faults(path: Path | None) -> Faults:
             tuple(data.get("health", ())),
             tuple(data.get("missing", ())),
             bool(data.get("unknown", False)),
+            dict(data.get("lost", {})),
             dict(data.get("checkpoint", {})),
         )
     except (OSError, ValueError, AttributeError) as error:
@@ -149,15 +164,19 @@ class SimulatedSource:
         return faults
 
     def inventory(self) -> Inventory:
-        missing = self._now().missing
-        devices = tuple(device for device in self._devices if device.uuid not in missing)
+        faults = self._now()
+        there = (device for device in self._devices if device.uuid not in faults.missing)
+        devices = tuple(replace(device, cordoned=faults.lost.get(device.uuid)) for device in there)
         return Inventory(devices, driver="simulated", cuda="", simulated=True, note=NOTE)
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        return tuple(
+        faults = self._now()
+        seen = [
             DeviceProcess(int(entry["pid"]), str(entry["device"]), entry.get("memory_mib"), entry.get("instance"))
-            for entry in self._present(self._now().processes)
-        )
+            for entry in self._present(faults.processes)
+        ]
+        seen = [process for process in seen if process.device_uuid not in faults.lost]
+        return (*seen, *(DeviceProcess(UNSEEN, uuid, None) for uuid in faults.lost))
 
     def _present(self, entries: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         """``entries`` without the processes that are checkpointed, and of the others where they are now."""
@@ -173,7 +192,8 @@ class SimulatedSource:
         taken: dict[str, int] = {}
         for process in self.processes():
             taken[process.device_uuid] = taken.get(process.device_uuid, 0) + (process.memory_mib or 0)
-        return {d.uuid: max(0, d.memory_mib - taken.get(d.uuid, 0)) for d in self.inventory().devices}
+        healthy = (device for device in self.inventory().devices if not device.cordoned)
+        return {d.uuid: max(0, d.memory_mib - taken.get(d.uuid, 0)) for d in healthy}
 
     def checkpoint_faults(self) -> Mapping[str, Any]:
         """Of ``Faults``, for the simulated checkpoints. Raises DeviceError."""
@@ -189,7 +209,8 @@ class SimulatedSource:
         return found
 
     def use(self) -> tuple[DeviceUse, ...]:
-        entries = self._present(self._now().use)
+        faults = self._now()
+        entries = self._present(faults.use) + tuple({"device": uuid, "percent": None} for uuid in faults.lost)
         places = [(d.uuid, i.uuid) for d in self._devices for i in d.instances]
         places += [(d.uuid, "") for d in self._devices if not d.partitioned]
         return tuple(_use(*place, entries) for place in places)

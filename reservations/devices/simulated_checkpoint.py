@@ -23,7 +23,10 @@ class SimulatedCheckpointer:
         self._source = source
 
     def available(self) -> str:
-        return str(self._told().get("unavailable", ""))
+        try:
+            return str(self._told().get("unavailable", ""))
+        except CheckpointError as error:
+            return str(error)
 
     def state(self, pid: int) -> State:
         if not Path(f"/proc/{pid}").exists():

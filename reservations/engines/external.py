@@ -77,10 +77,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Looked:
-    """``jobs`` by id, as they were when the engine was asked, ``age_s`` before this is told."""
+    """``jobs`` by id, as they were when the engine was asked, ``age_s`` before this is told. ``partial``: some may be
+    missing that the engine told in words which are not understood."""
 
     jobs: Mapping[str, ExternalJob]
     age_s: float = 0.0
+    partial: bool = False
 
 
 class ExternalEngine(Elsewhere, Protocol):

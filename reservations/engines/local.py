@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..agent.client import AgentClient, AgentError, AgentUnreachable
-from ..devices.model import Device, Inventory, MigInstance
+from ..devices.model import Inventory
 from ..limits.schema import Stop
+from .agent_json import read_events, read_inventory, read_readings, read_sessions
 from .base import (
     EngineEvent,
     EngineReading,
@@ -32,12 +33,7 @@ class LocalEngine:
         return facts
 
     async def inventory(self) -> Inventory:
-        told = await self._ask("inventory")
-        devices = tuple(
-            Device(**{**fields, "instances": tuple(MigInstance(**i) for i in fields["instances"])})
-            for fields in told["devices"]
-        )
-        return Inventory(devices, told["driver"], told["cuda"], told["simulated"], told["note"])
+        return read_inventory(await self._ask("inventory"))
 
     async def submit(self, order: dict[str, Any]) -> str:
         return str((await self._do("launch", **order))["enforcement"])
@@ -47,18 +43,7 @@ class LocalEngine:
         return told
 
     async def sessions(self) -> list[EngineSession]:
-        return [
-            EngineSession(
-                s["reservation_id"],
-                s["generation"],
-                SessionState(s["state"]),
-                s["exit_code"],
-                s["message"],
-                s.get("owner", ""),
-                tuple(s.get("devices", ())),
-            )
-            for s in await self._ask("sessions")
-        ]
+        return read_sessions(await self._ask("sessions"))
 
     async def stop(
         self, reservation_id: str, rules: Stop, interrupt: bool, generation: int | None = None
@@ -75,7 +60,7 @@ class LocalEngine:
         return SessionState(told["state"])
 
     async def activity(self, window_s: float) -> list[EngineReading]:
-        return [EngineReading(**told) for told in await self._ask("activity", window_s=window_s)]
+        return read_readings(await self._ask("activity", window_s=window_s))
 
     async def release(
         self, reservation_id: str, generation: int, rules: Stop, park_memory_mib: int | None = None
@@ -99,10 +84,7 @@ class LocalEngine:
         await self._ask("forget", reservation_id=reservation_id, generation=generation)
 
     async def events(self, after: int) -> list[EngineEvent]:
-        return [
-            EngineEvent(e["seq"], e["kind"], e["message"], e["device_uuid"], e["reservation_id"], bool(e["cordon"]))
-            for e in await self._ask("events", after=after)
-        ]
+        return read_events(await self._ask("events", after=after))
 
     async def _do(self, method: str, **params: Any) -> Any:
         """As ``_ask``, but here a refusal is an answer, unless it says that nobody knows."""

@@ -15,7 +15,7 @@ from signal import SIGKILL, SIGTERM
 from ..agent.looks import TICKS_A_SECOND, Look, gpu_of, mean
 from ..agent.processes import Process, cpu_ticks, names_of, send
 from ..agent.watchdog import Key, Use, Verdict, judge
-from ..devices.model import DeviceError, DeviceProcess, DeviceSource, DeviceUse
+from ..devices.model import DeviceError, DeviceProcess, DeviceSource, DeviceUse, unseen_devices
 from .seat import Seat
 from .talk import Reading
 from .tree import processes_below
@@ -110,11 +110,14 @@ class Meter:
         if self._source is None or not self._seat.measured:
             return None
         try:
-            own = [process for process in self._source.processes() if process.pid in table]
+            seen = self._source.processes()
         except DeviceError as error:
             log.warning("nothing is known about GPU memory now: %s", error)
             return None
+        own = [process for process in seen if process.pid in table]
         self._judge(own, table)
+        if not unseen_devices(seen).isdisjoint(part.device_uuid for part in self._seat.share):
+            return None
         known = [process.memory_mib for process in own if process.memory_mib is not None]
         return sum(known) if len(known) == len(own) else None
 

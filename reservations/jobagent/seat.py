@@ -13,6 +13,7 @@ from ..agent.records import SharePart
 from ..devices.model import Device, DeviceError, DeviceSource, Inventory
 from ..devices.nodes import wanted_paths
 from ..enforcement import COOPERATIVE, HARDWARE, NONE_NEEDED, SIMULATED, WATCHDOG
+from ..mig import shares_memory
 from ..shares import FULL_COMPUTE, Shape
 from .setting import Setting
 
@@ -62,7 +63,9 @@ def _share(setting: Setting, inventory: Inventory) -> tuple[SharePart, ...]:
         return ()
     if setting.share.shape is Shape.MIG:
         return _instances(setting, inventory)
-    by_number = {device.minor if device.minor is not None else device.order: device for device in inventory.devices}
+    # One that does not tell its number may be any: it must not stand for another.
+    told = [device for device in inventory.devices if device.minor is not None or not device.cordoned]
+    by_number = {device.order if device.minor is None else device.minor: device for device in told}
     return tuple(_part(setting, number, by_number.get(number)) for number in setting.gpus)
 
 
@@ -95,6 +98,9 @@ def _level(setting: Setting, share: tuple[SharePart, ...], inventory: Inventory,
     if shape is Shape.WHOLE:
         own = {f"nvidia{number}" for number in setting.gpus}
     else:
+        chosen = {part.instance_uuid for part in share}
+        if any(shares_memory(i.profile) for device in held for i in device.instances if i.uuid in chosen):
+            return COOPERATIVE
         wanted = wanted_paths(held, [part.instance_uuid for part in share], places.devices)
         own = {Path(path).name for path in wanted}
     return HARDWARE if nothing_else_opens(own, places) else COOPERATIVE

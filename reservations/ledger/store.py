@@ -7,6 +7,7 @@ that the number is still its own. A second service on the same ledger thus ends 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,12 +20,15 @@ from alembic import command
 from alembic.config import Config
 
 from ..clock import ClockAnchor
+from ..errors import PublicError
 from ..kind import Kind
 from ..queue import Promise
 from ..reservation import Reservation, State
 from ..usage import Charge
 from . import policy, promises, tables
 from .rows import from_row, holding_rows, to_row
+
+log = logging.getLogger("timeshare.service")
 
 
 class LedgerLost(Exception):
@@ -229,7 +233,19 @@ class Ledger:
 
     def _select(self, query: sa.Select[Any]) -> list[Reservation]:
         with self._connection.begin():
-            return [from_row(dict(row)) for row in self._connection.execute(query).mappings()]
+            return list(_read(self._connection.execute(query).mappings()))
+
+
+def _read(rows: Iterable[sa.RowMapping]) -> Iterator[Reservation]:
+    """Yield the reservation of each row. Of what has ended, one that is not understood takes no other along; without
+    one that lives nobody could tell what is free."""
+    for row in rows:
+        try:
+            yield from_row(dict(row))
+        except (KeyError, TypeError, ValueError, PublicError) as error:
+            if row["state"] != State.ENDED.value:
+                raise
+            log.warning("the row of reservation %s is not understood, and left out: %r", row["id"], error)
 
 
 def _event(reservation: Reservation, now: float) -> dict[str, Any]:

@@ -227,7 +227,9 @@ class ExternalLoop:
         known, asked_at = looked.jobs, self._runtime.pool.clock() - looked.age_s
         mine = await self._runtime.call(self._mine)
         jobs = by_reservation(mine, known, self._tag, self._engine.account_of)
-        acts = [(one, jobs.get(one.id), self._acts(one, jobs.get(one.id), asked_at)) for one in mine]
+        # What may be among those that were not understood is not known to be absent.
+        told = [one for one in mine if one.id in jobs or not looked.partial]
+        acts = [(one, jobs.get(one.id), self._acts(one, jobs.get(one.id), asked_at)) for one in told]
         await asyncio.gather(*(self._carry_out(*act) for act in acts))
         for name, text in self._agents.news():
             await self._runtime.call(self._runtime.pool.notice, name, "danger", text)

@@ -192,15 +192,13 @@ class Health(Base):
 
     async def get(self) -> None:
         LANE.set(PUBLIC)
-        live, warnings = await self.runtime.call(self._counts)
-        fresh = self.runtime.fresh
-        status = "ok" if fresh else "degraded"
-        told = {"status": status, "agent": fresh, "ledger": True, "live": live, "limits_warnings": warnings}
-        self.answer(told)
+        warnings = await self.runtime.call(self._limits_warnings)
+        told = await self.runtime.call(views.health_view, self.runtime.pool, self.runtime.fresh)
+        self.answer({**told, "limits_warnings": warnings})
 
-    def _counts(self) -> tuple[int, int]:
+    def _limits_warnings(self) -> int:
         office = self.runtime.administration
-        return len(self.runtime.pool.live()), len(office.review.in_force(office.text).warnings)
+        return len(office.review.in_force(office.text).warnings)
 
 
 class OpenApi(Base):

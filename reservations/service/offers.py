@@ -12,12 +12,14 @@ from ..errors import PublicError
 from ..kind import Kind
 from ..limits.schema import CalendarEntry, Event, Maintenance
 from ..limits.values import UNLIMITED, gpus_text
+from ..placement import slots_of
 from ..pool import Pool
 from ..queue import Forecast
-from ..shares import Shape, ShareRequest
+from ..shares import Shape, ShareRequest, parse_share
 from ..standing import AHEAD_S
 from ..submission import Submission
 from .host_views import host_limits
+from .views import gpus_unknown_text
 
 STALE_S = 45.0
 """What an engine told so long ago is said to be old."""
@@ -25,8 +27,17 @@ STALE_S = 45.0
 
 def offered_shares(pool: Pool, engine: str = "") -> list[ShareRequest]:
     """The shares that a form shows for ``engine``: per model whole devices, parts of one, MIG slices; and CPU only."""
-    shares = [replace(share, engine=engine) for share in _shares(pool, engine)]
+    named = [replace(share, engine=engine) for share in _shares(pool, engine)]
+    shares = [share for share in named if _can_be_asked_for(share)]
     return shares if not engine else [share for share in shares if _starts_ever(pool, share)]
+
+
+def _can_be_asked_for(share: ShareRequest) -> bool:
+    """Whether the parser of requests takes it back: a device may be larger than a part may be, or have an odd name."""
+    try:
+        return parse_share(share.as_options()) == share
+    except PublicError:
+        return False
 
 
 def _starts_ever(pool: Pool, share: ShareRequest) -> bool:
@@ -43,7 +54,7 @@ def _shares(pool: Pool, engine: str) -> list[ShareRequest]:
     for device in (device for device in pool.devices if device.engine == engine):
         by_model.setdefault(device.model, []).append(device)
     for model, devices in sorted(by_model.items()):
-        plain = [device for device in devices if not device.partitioned]
+        plain = [device for device in devices if not device.partitioned and device.memory_mib]
         if plain:
             smallest = min(device.memory_mib for device in plain)
             for fraction in sorted(pool.limits.fractions):
@@ -51,7 +62,7 @@ def _shares(pool: Pool, engine: str) -> list[ShareRequest]:
             most = max(_per_node(plain).values())
             counts = sorted({1, *(n for n in (2, 4, 8) if n < most), most})
             shares += [ShareRequest(Shape.WHOLE, count=count, model=model) for count in counts]
-        profiles = {i.profile: i.memory_mib for device in devices for i in device.instances}
+        profiles = {slot.profile: slot.memory_mib for slot in slots_of(devices, include_cordoned=True) if slot.profile}
         for profile in sorted(profiles, key=lambda name: (profiles[name], name)):
             shares.append(ShareRequest(Shape.MIG, profile=profile, model=model))
     shares.append(ShareRequest(Shape.CPU))
@@ -79,11 +90,12 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
     for share, prospect in zip(shares, world.prospects([Submission(owner, s, default) for s in shares]), strict=True):
         forecast = prospect.told
         error = pool.intake.refusal(Submission(owner, share, default))
-        possible = error is None and (forecast.latest_start is not None or bool(forecast.why)) and fresh
+        unseen = _unseen(pool, share, fresh)
+        possible = error is None and (forecast.latest_start is not None or bool(forecast.why)) and not unseen
         until = prospect.for_s - world.stop_s
         free_for = int(until) if prospect.free and until < longest else None
-        free = prospect.free if fresh else 0
-        why = _why_not(error, forecast, fresh)
+        free = 0 if unseen else prospect.free
+        why = unseen or _why_not(error, forecast)
         offers.append(
             {
                 "id": _offer_id(share),
@@ -120,10 +132,19 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
     }
 
 
+def _unseen(pool: Pool, share: ShareRequest, fresh: bool) -> str:
+    """Why nobody can say whether ``share`` could start now; empty: somebody can. What needs no GPU asks for none."""
+    if not fresh:
+        return "the node that holds these GPUs has not answered for a while"
+    return "" if share.shape is Shape.CPU else pool.gpus_unknown
+
+
 def _note(pool: Pool) -> str:
     """About the devices of this machine."""
     if not pool.local:
         return ""
+    if pool.gpus_unknown:
+        return gpus_unknown_text(pool)
     return pool.inventory.note if pool.inventory else "the GPUs of this node have not been seen yet"
 
 
@@ -224,7 +245,9 @@ def offer_text(pool: Pool, share: ShareRequest) -> str:
         return "No GPU (CPU only)"
     model_of = (share.engine, share.model)
     if share.shape is Shape.FRACTION:
-        sizes = [d.memory_mib for d in pool.devices if (d.engine, d.model) == model_of and not d.partitioned]
+        sizes = [
+            d.memory_mib for d in pool.devices if (d.engine, d.model) == model_of and not d.partitioned and d.memory_mib
+        ]
         for fraction in pool.limits.fractions:
             if int(min(sizes, default=0) * fraction) == share.memory_mib:
                 return f"{_part(fraction)} of one {share.model} ({share.memory_mib / MIB_PER_GIB:.1f} GiB)"
@@ -238,9 +261,7 @@ def _part(fraction: float) -> str:
     return f"{fraction * 100:g} %"
 
 
-def _why_not(error: PublicError | None, told: Forecast, fresh: bool) -> str:
-    if not fresh:
-        return "the node that holds these GPUs has not answered for a while"
+def _why_not(error: PublicError | None, told: Forecast) -> str:
     if error is not None:
         return error.message
     if told.latest_start is None and not told.why:

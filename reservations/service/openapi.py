@@ -7,9 +7,10 @@ from typing import Any
 from ..devices.model import MIB_PER_GIB
 from ..enforcement import MEANING
 from ..kind import Kind
+from ..mig import PROFILE_PATTERN
 from ..numeric import LARGEST
 from ..reservation import Reason, State
-from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MAX_NODES, MODEL_PATTERN, PROFILE_PATTERN
+from ..shares import ENGINE_PATTERN, MAX_COUNT, MAX_MEMORY_GIB, MAX_NODES, MODEL_PATTERN
 from ..submission import SHORTEST_S
 from ..text import MAX_DETAIL
 from . import json_bodies, openapi_activity, openapi_host, openapi_jobagent, openapi_jobs, openapi_limits
@@ -183,7 +184,8 @@ def offers_schema() -> Schema:
 
 
 def devices_schema() -> Schema:
-    instance = record({"uuid": TEXT, "profile": TEXT, "memory_mib": COUNT})
+    cordoned = {"type": ["string", "null"], "description": "why nothing new is placed here"}
+    instance = record({"uuid": TEXT, "profile": TEXT, "memory_mib": COUNT, "cordoned": cordoned})
     device = record(
         {
             "uuid": TEXT,
@@ -193,7 +195,8 @@ def devices_schema() -> Schema:
             "free_mib": COUNT,
             "compute_capability": TEXT,
             "instances": {"type": "array", "items": instance},
-            "cordoned": {"type": ["string", "null"], "description": "why nothing new is placed here"},
+            "cordoned": cordoned,
+            "detail": {**TEXT, "description": "what else an administrator should know of it"},
             "simulated": FLAG,
             "holders": {"type": "array", "items": TEXT, "description": "for administrators everybody, else yourself"},
         }
@@ -349,7 +352,8 @@ ERRORS = {
 def describe(base: str) -> dict[str, Any]:
     """The whole description; ``base`` is the address of the API, such as ``/services/timeshare/api/v1``."""
     error_content = {"application/json": {"schema": ref("Error")}}
-    health = {"status": {"enum": ["ok", "degraded"]}, "agent": FLAG, "ledger": FLAG, "live": COUNT}
+    texts = {"type": "array", "items": TEXT, "description": "what does not work, in words"}
+    health = {"status": {"enum": ["ok", "degraded"]}, "agent": FLAG, "ledger": FLAG, "live": COUNT, "warnings": texts}
     health["limits_warnings"] = {
         **COUNT,
         "description": "what in the limits in force is probably not intended; GET limits/file",

@@ -19,7 +19,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..administration import Administration
 from ..clock import SteadyClock
-from ..devices.model import Inventory
 from ..engines import reconcile as plan
 from ..engines.base import Engine, EngineEvent, EngineSession, EngineSilent, EngineUnknown, SessionState
 from ..engines.slurm.meeting import Meeting
@@ -81,6 +80,7 @@ class Runtime:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._seen_at: float | None = None
+        self._gpus_at: float | None = None
         self._stopping = False
         self._wishes: dict[str, deque[_Wish]] = {}
         """By owner, in the order in which it is their turn."""
@@ -237,7 +237,10 @@ class Runtime:
     @property
     def fresh(self) -> bool:
         """True while the engine was heard of lately."""
-        return self._seen_at is not None and time.monotonic() - self._seen_at < self.settings.stale_after_s
+        return self._lately(self._seen_at)
+
+    def _lately(self, at: float | None) -> bool:
+        return at is not None and time.monotonic() - at < self.settings.stale_after_s
 
     async def _every(self, step: Callable[[], Awaitable[None]], period: float) -> None:
         while not self._stopping:
@@ -271,13 +274,16 @@ class Runtime:
 
     async def _engine_step(self) -> None:
         hello = await self.engine.hello()
+        await self.call(self._take_node, hello)
+        was_fresh = self.fresh
+        if self.pool.inventory is not None or self.pool.gpus_unknown:
+            self._seen_at = time.monotonic()  # it answers; its GPUs may take their time
         # Before the devices: none is given out on which something runs that nobody knew of.
         asked_at = self.pool.clock()
         sessions = await self.engine.sessions()
         known = await self.call(self._take_sessions, sessions)
-        inventory = await self.engine.inventory()
-        await self.call(self._take_inventory, hello, inventory)
-        was_fresh, self._seen_at = self.fresh, time.monotonic()
+        await self._look_at_gpus()
+        self._seen_at = time.monotonic()
         if not was_fresh:
             await self._time_step()  # who waited for the devices to be seen again need not wait for the next tick
         await self._hear(str(hello.get("boot_id", "")))
@@ -321,12 +327,23 @@ class Runtime:
             raise PublicError("engine-silent", f"its node does not answer ({error}): try again", 503) from None
         self.hurry()
 
-    def _take_inventory(self, hello: dict[str, Any], inventory: Inventory) -> None:
+    async def _look_at_gpus(self) -> None:
+        """What nobody can say of the GPUs is unknown; the node has other work, which does not depend on it."""
+        try:
+            inventory = await self.engine.inventory()
+        except EngineUnknown as error:
+            log.warning("nothing is known about the GPUs now: %s", error)
+            if not self._lately(self._gpus_at):
+                await self.call(self.pool.lose_sight, escaped(str(error))[:MOST_TOLD])
+            return
+        self._gpus_at = time.monotonic()
+        await self.call(self.pool.set_inventory, inventory)
+
+    def _take_node(self, hello: dict[str, Any]) -> None:
         self.pool.device_filter = hello.get("device_filter")
         self.pool.session_bounds = tuple(hello.get("session_bounds") or ())
         self.pool.can_give_back = bool(hello.get("can_exchange", False))
         self.pool.node_cannot_park = str(hello.get("cannot_park", ""))
-        self.pool.set_inventory(inventory)
 
     def _take_event(self, event: EngineEvent) -> None:
         if event.cordon and event.device_uuid:

@@ -164,9 +164,11 @@ def devices_view(pool: Pool, owner: str | None) -> dict[str, Any]:
                 "free_mib": max(0, _capacity(device) - taken.get(device.uuid, 0)),
                 "compute_capability": device.compute_capability,
                 "instances": [
-                    {"uuid": i.uuid, "profile": i.profile, "memory_mib": i.memory_mib} for i in device.instances
+                    {"uuid": i.uuid, "profile": i.profile, "memory_mib": i.memory_mib, "cordoned": i.cordoned}
+                    for i in device.instances
                 ],
-                "cordoned": device.cordoned,
+                "cordoned": device.cordoned or (pool.gpus_unknown if not device.engine else "") or None,
+                "detail": device.note,
                 "simulated": device.simulated,
                 "holders": holders,
             }
@@ -183,8 +185,33 @@ def devices_view(pool: Pool, owner: str | None) -> dict[str, Any]:
         "driver": inventory.driver if inventory else "",
         "cuda": inventory.cuda if inventory else "",
         "simulated": bool(inventory and inventory.simulated),
-        "note": inventory.note if inventory else "the GPUs of this node have not been seen yet",
+        "note": _devices_note(pool),
     }
+
+
+def _devices_note(pool: Pool) -> str:
+    if pool.gpus_unknown:
+        return gpus_unknown_text(pool)
+    return pool.inventory.note if pool.inventory else "the GPUs of this node have not been seen yet"
+
+
+def gpus_unknown_text(pool: Pool) -> str:
+    """Why nobody knows how this machine's GPUs are, and what goes on all the same."""
+    return f"nothing is known about the GPUs of this node: {pool.gpus_unknown}; sessions without a GPU work"
+
+
+def health_view(pool: Pool, fresh: bool) -> dict[str, Any]:
+    """Whether it is serving. Anybody may read it: so it counts what is out of service, and tells no reasons, which may
+    be an administrator's own words. ``fresh``: the node's agent answered lately."""
+    warnings = [gpus_unknown_text(pool)] if pool.gpus_unknown else []
+    out = sum(1 for d in pool.devices if d.cordoned or d.note or any(i.cordoned for i in d.instances))
+    if out:
+        warnings.append(f"{out} of {len(pool.devices)} GPUs are out of service, or a part of them: see the devices")
+    for engine in pool.engines.values():
+        warnings += engine.troubles()
+    status = "ok" if fresh and not pool.gpus_unknown else "degraded"
+    live = sum(1 for _ in pool.live())
+    return {"status": status, "agent": fresh, "ledger": True, "live": live, "warnings": warnings}
 
 
 def _capacity(device: Device) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from .errors import Unreadable
 from .fields import hosts, moment, table, text, tres, whole
+from .odd import Odd, each
 from .states import Life, life
 
 # The last must be one that nobody can write text into: rows end there.
@@ -15,7 +16,8 @@ _FIELDS = (
     *("JobID", "JobIDRaw", "JobName", "User", "State", "ExitCode", "Reason", "Submit", "Start", "End", "NodeList"),
     "AllocTRES",
 )
-_JOB = re.compile(r"(\d+)(?:_(?:(\d+)|\[[^\]]*\]))?")
+_JOB = re.compile(r"(\d+)(?:_(?:(\d+)|\[[^\]]*\])|\+\d+)?")
+"""A job, a task of an array, the tasks of one that wait, or a part of a heterogeneous job."""
 _EXIT = re.compile(r"(\d+):(\d+)")
 
 
@@ -60,10 +62,10 @@ def accounting_argv(separator: str, jobs: Iterable[int], since: str = "") -> lis
     return [*argv, which, *([f"--starttime={since}"] if since else [])]
 
 
-def parse_accounting(out: str, separator: str = "|") -> list[SlurmEnd]:
-    """All attempts, those that run too. None of a job: the accounting has not heard of it, which says nothing."""
-    rows = [_attempt(row) for row in table(out, "sacct", separator, _FIELDS)]
-    return _numbered(rows)
+def parse_accounting(out: str, separator: str = "|", odd: Odd | None = None) -> list[SlurmEnd]:
+    """All attempts, those that run too. None of a job: the accounting has not heard of it, or what it says is in
+    ``odd``, which says nothing."""
+    return _numbered(each("sacct", table(out, "sacct", separator, _FIELDS, odd), _attempt, odd))
 
 
 def _attempt(row: Mapping[str, str]) -> SlurmEnd:

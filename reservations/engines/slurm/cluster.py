@@ -189,5 +189,7 @@ def away_of(node: SlurmNode) -> str:
     """Why nothing new starts on the node, in words; empty: it takes work."""
     if node.open:
         return ""
+    if node.unread:
+        return f"what Slurm says of it is not understood ({', '.join(node.unread)})"
     states = ", ".join(sorted(state.lower().replace("_", " ") for state in node.states & OUT)) or "no state is told"
     return f"{states} ({node.reason})" if node.reason else states

@@ -28,7 +28,7 @@ from .config import SlurmPool
 from .errors import SchedulerRefused, SchedulerSilent
 from .jobs import ended, external_jobs
 from .log_folders import below, status_argv, unsafe
-from .outlook import Ask, announced, outlook_of
+from .outlook import OLD_S, Ask, announced, outlook_of
 from .queue import SlurmJob
 from .request import sbatch_options
 from .script import parse_submitted, sbatch_argv, script
@@ -109,6 +109,13 @@ class SlurmEngine:
         seconds = time.time() - self._answered_at
         return f"{self.title} has not answered for {duration_text(round(seconds))}" if seconds > SILENT_S else ""
 
+    def troubles(self) -> list[str]:
+        seen, silence = self._seen, self.silence()
+        age = time.time() - seen.seen_at
+        old = f"{self.title}: what it has free was told {duration_text(round(age))} ago" if seen.seen_at else ""
+        found = [silence, old if age > OLD_S else ""]
+        return [*filter(None, found), *(f"{self.title}: {text}" for text in self._source.troubles())]
+
     def cannot_extend(self) -> str:
         if self._pool.extend:
             return ""
@@ -172,10 +179,12 @@ class SlurmEngine:
         self._had_jobs, self._jobs = told.number, told.value
         self._answered_at = time.time() - told.age_s
         mine = [job for job in self._jobs if self._is_ours(job)]
+        mine.sort(key=lambda job: job.array_tasks is not None)  # what is told apart wins over what may be any task
         listed = {one.job_id: one for job in mine for one in external_jobs(job, job_ids, self._why)}
         live = {name: job for name, job in listed.items() if job.life is not Life.ENDED}
         ends = await self._ends([name for name in job_ids if name not in live], listed)
-        return Looked(live | ends, told.age_s)  # accounting may have taken its time
+        partial = self._source.is_partial(told) or self._source.ends_are_partial
+        return Looked(live | ends, told.age_s, partial)  # accounting may have taken its time
 
     async def interrupt(self, job: ExternalJob) -> None:
         await self._ended_quietly(["scancel", "--signal=INT", "--batch", job.job_id], job)

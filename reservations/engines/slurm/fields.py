@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .errors import Unreadable
+from .odd import Odd
 
 NOTHING = frozenset({"", "(null)", "N/A", "n/a", "None", "Unknown", "None assigned", "NONE"})
 """How Slurm says that there is no value."""
@@ -29,20 +30,26 @@ _DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?(?:\.\d+)?")
 
 
 def document(text: str, what: str, key: str) -> list[Any]:
-    """The list under ``key`` of what ``what --json`` printed. Slurm answers with an empty list, and success, when its
-    controller cannot be reached: then the list of errors is not empty."""
+    """The list under ``key`` of what ``what --json`` printed, whatever a library prints before or after it. Slurm
+    answers with an empty list, and success, when its controller cannot be reached: then the list of errors is not
+    empty."""
     try:
-        told = json.loads(text)
-    except ValueError:
+        told, _ = json.JSONDecoder().raw_decode(text, text.index("{"))
+    except (ValueError, RecursionError):
         raise Unreadable(what, text, "no JSON") from None
     if not isinstance(told, dict) or not isinstance(told.get(key), list):
         raise Unreadable(what, text, f"no list of {key}")
     if told.get("errors"):
         raise Unreadable(what, json.dumps(told["errors"]), "it reports errors")
     found: list[Any] = told[key]
-    if not all(isinstance(entry, dict) for entry in found):
-        raise Unreadable(what, text, f"{key} are no objects")
     return found
+
+
+def entry_of(value: object, what: str) -> dict[str, Any]:
+    """One of a ``document``. Raises Unreadable for what is no object."""
+    if not isinstance(value, dict):
+        raise Unreadable(what, repr(value), "no object")
+    return value
 
 
 def number(value: object) -> int | None:
@@ -209,7 +216,8 @@ def gres(value: str) -> tuple[Gres, ...]:
 
 
 def _one_gres(part: str, value: str) -> Gres:
-    found = _GRES.fullmatch(part)
+    # A GPU without a type is ``gpu:(null):2``.
+    found = _GRES.fullmatch(part.replace(":(null)", ""))
     if not found:
         raise Unreadable("resources", value)
     kinds = [kind for kind in found[2].split(":")[1:] if kind != "no_consume"]
@@ -246,26 +254,29 @@ def pairs(line: str, what: str, first: str) -> dict[str, str]:
     return found
 
 
-def table(value: str, what: str, separator: str, needed: tuple[str, ...]) -> list[Mapping[str, str]]:
+def table(value: str, what: str, separator: str, needed: tuple[str, ...], odd: Odd | None) -> list[Mapping[str, str]]:
     """Rows below a line of names, as ``sacct -P`` and ``sacctmgr -P`` print them. A value may have line breaks, but not
-    the last of a row; none has the separator."""
-    header, _, rest = value.partition("\n")
-    names = header.split(separator)
-    if len(names) < 2 or any(name not in names for name in needed) or not value.endswith("\n"):
+    the first and the last of a row; none has the separator. Lines that make no row are added to ``odd``."""
+    lines = value.split("\n")
+    at = next((at for at, line in enumerate(lines) if set(needed) <= set(line.split(separator))), None)
+    if at is None or at + 1 == len(lines):
         raise Unreadable(what, value)
-    # The last cell of a row and the first of the next are not separated but by a line break.
-    first, *cells = rest.split(separator)
-    width = len(names) - 1
-    if len(cells) % width:
-        raise Unreadable(what, value, "a row is not whole")
+    names = lines[at].split(separator)
+    strange = [*lines[:at], lines.pop()]  # the last has no end: it was cut off, or is empty
+    pieces: list[str] = []
     rows: list[Mapping[str, str]] = []
-    for place in range(0, len(cells), width):
-        *middle, joined = cells[place : place + width]
-        last, sign, following = joined.rpartition("\n")
-        if place + width == len(cells):
-            last, following = joined.removesuffix("\n"), ""
-        elif not sign:
-            raise Unreadable(what, value, "a row is not whole")
-        rows.append(dict(zip(names, [first, *middle, last], strict=True)))
-        first = following
+    for line in lines[at + 1 :]:
+        pieces.append(line)
+        while sum(piece.count(separator) for piece in pieces) >= len(names):
+            strange.append(pieces.pop(0))  # of a row that was not whole
+        if sum(piece.count(separator) for piece in pieces) == len(names) - 1:
+            first, *cells = "\n".join(pieces).split(separator)
+            *foreign, first = first.split("\n")
+            strange, pieces = [*strange, *foreign], []
+            rows.append(dict(zip(names, [first, *cells], strict=True)))
+    for line in filter(str.strip, [*strange, *pieces]):
+        if odd is None and not rows:
+            raise Unreadable(what, line, "a row is not whole")
+        if odd is not None:
+            odd.add(what, Unreadable(what, line, "a row is not whole"))
     return rows

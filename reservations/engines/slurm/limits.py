@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from .errors import Unreadable
 from .fields import duration, hosts, moment, table, text, tres, whole
+from .odd import Odd, each
 
 _ASSOCIATION = (
     *("Cluster", "Account", "User", "Partition", "GrpTRES", "GrpJobs", "GrpSubmit", "GrpWall"),
@@ -64,9 +65,9 @@ def qos_argv() -> list[str]:
     return ["sacctmgr", "-P", "show", "qos", f"format={','.join(_QOS)}"]
 
 
-def parse_associations(out: str) -> list[Limits]:
-    """None of a user: she may not submit, where the cluster asks for associations."""
-    return [_association(row) for row in table(out, "sacctmgr", "|", _ASSOCIATION)]
+def parse_associations(out: str, odd: Odd | None = None) -> list[Limits]:
+    """None of a user: they may not submit, where the cluster asks for associations; or theirs is in ``odd``."""
+    return each("sacctmgr", table(out, "sacctmgr", "|", _ASSOCIATION, odd), _association, odd)
 
 
 def _association(row: Mapping[str, str]) -> Limits:
@@ -88,9 +89,9 @@ def _association(row: Mapping[str, str]) -> Limits:
     )
 
 
-def parse_qos(out: str) -> list[Limits]:
+def parse_qos(out: str, odd: Odd | None = None) -> list[Limits]:
     """A cluster with accounting has at least one."""
-    found = [_qos(row) for row in table(out, "sacctmgr", "|", _QOS)]
+    found = each("sacctmgr", table(out, "sacctmgr", "|", _QOS, odd), _qos, odd)
     if not found:
         raise Unreadable("sacctmgr", out, "no QOS")
     return found

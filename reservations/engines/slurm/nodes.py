@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import Unreadable
-from .fields import NOTHING, Gres, document, duration, gres, hosts, moment, number, pairs, quantity, text, tres, words
+from .fields import (
+    NOTHING,
+    Gres,
+    document,
+    duration,
+    entry_of,
+    gres,
+    hosts,
+    moment,
+    number,
+    pairs,
+    quantity,
+    text,
+    tres,
+    words,
+)
+from .odd import Odd, each
+
+T = TypeVar("T")
 
 OUT = frozenset(
     {
@@ -68,11 +86,13 @@ class SlurmNode:
     memory_used_mib: int = 0
     partitions: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    """What Slurm says of it and is not understood, by Slurm's names: nobody can say what of it is free."""
 
     @property
     def open(self) -> bool:
         """Whether Slurm starts new jobs there, as far as its states tell."""
-        return bool(self.states) and not self.states & OUT
+        return bool(self.states) and not self.states & OUT and not self.unread
 
     def configured(self, name: str = "gpu") -> dict[str, int]:
         """How many of each type it has; ``name``: ``gpu``, ``shard`` or ``mps``."""
@@ -108,35 +128,78 @@ PARTITIONS_ARGV = ("scontrol", "show", "partition", "-o")
 RESERVATIONS_ARGV = ("scontrol", "show", "reservation", "-o")
 
 
-def parse_nodes(out: str) -> list[SlurmNode]:
-    """From the text of ``NODES_ARGV``. A cluster has nodes: none is not understood."""
-    found = [_node(pairs(line, "scontrol show node", "NodeName")) for line in out.split("\n") if line.strip()]
+def parse_nodes(out: str, odd: Odd | None = None) -> list[SlurmNode]:
+    """From the text of ``NODES_ARGV``. A cluster has nodes: none is not understood. A node of which something is not
+    understood takes no work: see ``unread``."""
+    what = "scontrol show node"
+    found = each(what, _lines(out), lambda line: _node(pairs(line, what, "NodeName")), odd)
     if not found:
-        raise Unreadable("scontrol show node", out, "no nodes")
+        raise Unreadable(what, out, "no nodes")
+    if odd is not None:
+        for node in found:
+            if node.unread:
+                odd.notes.append(f"of the node {node.name} is not understood: {', '.join(node.unread)}")
     return found
+
+
+def untyped(nodes: Iterable[SlurmNode]) -> list[str]:
+    """Which nodes have GPUs without a type, in words: nobody can ask for these by their model."""
+    names = [node.name for node in nodes if node.configured().get("")]
+    if not names:
+        return []
+    few = ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+    return [
+        f"GPUs of {few} have no type in Slurm, so they are not offered: set Type= in gres.conf, and the Gres of nodes"
+    ]
+
+
+FEW = 4
+"""Nodes that are named one by one."""
+
+
+def _lines(out: str) -> list[str]:
+    return [line for line in out.split("\n") if line.strip()]
 
 
 def _node(told: dict[str, str]) -> SlurmNode:
     if not told["NodeName"] or not {"State", "CPUTot", "RealMemory", "Gres"} <= told.keys():
         raise Unreadable("scontrol show node", repr(told), "a node without state, CPUs, memory or resources")
-    held = tres(told.get("AllocTRES", ""))
+    one = _Fields(told)
+    nothing: dict[str, int] = {}
+    held = one.read("AllocTRES", tres, nothing)
     remark = text(told.get("Reason"))
     by_whom = _REASON.fullmatch(remark)
     return SlurmNode(
         name=told["NodeName"],
         address=text(told.get("NodeAddr")) or told["NodeName"],
-        states=_states(told["State"]),
-        cpus=quantity(told["CPUTot"]),
-        memory_mib=quantity(told["RealMemory"]),
+        states=one.read("State", _states, frozenset({"UNKNOWN"})),
+        cpus=one.read("CPUTot", quantity, 0),
+        memory_mib=one.read("RealMemory", quantity, 0),
         reason=by_whom[1] if by_whom else remark,
-        gres=gres(told["Gres"]),
-        used=gres(told.get("GresUsed", "")),
+        gres=one.read("Gres", gres, ()),
+        used=one.read("GresUsed", gres, ()),
         shards_used=held.get("gres/shard", 0),
         cpus_used=held.get("cpu", 0),
         memory_used_mib=held.get("mem", 0),
         partitions=_list(told.get("Partitions", "")),
         features=_list(told.get("ActiveFeatures", "")),
+        unread=tuple(one.unread),
     )
+
+
+class _Fields:
+    """Of one entry, each read by itself. ``unread``: names of those that are not understood."""
+
+    def __init__(self, told: Mapping[str, str]) -> None:
+        self._told = told
+        self.unread: list[str] = []
+
+    def read(self, name: str, read: Callable[[str], T], otherwise: T) -> T:
+        try:
+            return read(self._told.get(name, ""))
+        except Unreadable:
+            self.unread.append(name)
+            return otherwise
 
 
 def _states(value: str) -> frozenset[str]:
@@ -154,10 +217,10 @@ def _list(value: str) -> tuple[str, ...]:
     return () if value in NOTHING else tuple(value.split(","))
 
 
-def parse_nodes_json(out: str) -> list[SlurmNode]:
+def parse_nodes_json(out: str, odd: Odd | None = None) -> list[SlurmNode]:
     """From ``sinfo --json`` of Slurm 22.05, or ``scontrol show nodes --json`` of later releases, whose ``sinfo --json``
     is a summary of several nodes each and is not understood."""
-    found = [_node_of(entry) for entry in document(out, "sinfo", "nodes")]
+    found = each("sinfo", document(out, "sinfo", "nodes"), lambda entry: _node_of(entry_of(entry, "sinfo")), odd)
     if not found:
         raise Unreadable("sinfo", out, "no nodes")
     return found
@@ -207,10 +270,10 @@ class SlurmPartition:
     own_qos: str = ""
 
 
-def parse_partitions(out: str) -> list[SlurmPartition]:
+def parse_partitions(out: str, odd: Odd | None = None) -> list[SlurmPartition]:
     """From the text of ``PARTITIONS_ARGV``."""
     what = "scontrol show partition"
-    found = [_partition(pairs(line, what, "PartitionName")) for line in out.split("\n") if line.strip()]
+    found = each(what, _lines(out), lambda line: _partition(pairs(line, what, "PartitionName")), odd)
     if not found:
         raise Unreadable(what, out, "no partitions")
     return found
@@ -259,12 +322,13 @@ class SlurmReservation:
         return "MAINT" in self.flags
 
 
-def parse_reservations(out: str) -> list[SlurmReservation]:
+def parse_reservations(out: str, odd: Odd | None = None) -> list[SlurmReservation]:
     """From the text of ``RESERVATIONS_ARGV``, which says in words that there are none."""
     what = "scontrol show reservation"
-    if out.strip() == "No reservations in the system":
+    lines = [line for line in _lines(out) if line.strip() != "No reservations in the system"]
+    if not lines and out.strip():
         return []
-    found = [_reservation(pairs(line, what, "ReservationName")) for line in out.split("\n") if line.strip()]
+    found = each(what, lines, lambda line: _reservation(pairs(line, what, "ReservationName")), odd)
     if not found:
         raise Unreadable(what, out)
     return found

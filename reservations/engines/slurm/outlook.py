@@ -19,6 +19,8 @@ from .request import GpuType, MigType, SlurmSite
 
 SHORTEST_S = 60
 """Of a session: Slurm counts in minutes."""
+OLD_S = 300.0
+"""Facts that are older say nothing about what is free."""
 FEW = 4
 """Nodes that are named one by one."""
 
@@ -70,6 +72,9 @@ def outlook_of(snapshot: Snapshot, jobs: Sequence[SlurmJob], ask: Ask, now: floa
     if not places:
         away = sorted(f"{node.name}: {away_of(node)}" for node in fitting)
         return Outlook(0, "; ".join(away) or "no node of the cluster could give it", age_s=age, closed=True)
+    if age > OLD_S:
+        said = f"what is free was told {duration_text(round(age))} ago, which is too long"
+        return Outlook(0, said, age_s=age)
     return _free_now(places, ask, now, age) or _later(places, jobs, ask, now, age)
 
 
@@ -159,7 +164,8 @@ def _free(site: SlurmSite, node: SlurmNode, ask: Ask) -> int:
     shared = -(-node.shards_used // each) if each else 0
     found = 0
     for gres in _types(site, node, ask.request):
-        free = node.configured()[gres] - node.taken().get(gres, 0)
+        # What is held of GPUs without a type may be of this one.
+        free = node.configured()[gres] - node.taken().get(gres, 0) - node.taken().get("", 0)
         whole = max(0, free - shared)
         if shape is Shape.MIG:
             found += max(0, free)

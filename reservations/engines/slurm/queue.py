@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import Unreadable
-from .fields import Gres, document, duration, gres, hosts, indices, moment, number, text, tres, whole, words
+from .fields import (
+    NOTHING,
+    Gres,
+    document,
+    duration,
+    entry_of,
+    gres,
+    hosts,
+    indices,
+    moment,
+    number,
+    text,
+    tres,
+    whole,
+    words,
+)
+from .odd import Odd
 from .states import Life, life
 
 _PART = re.compile(r"(.*?)(?:%\d+)?")
@@ -31,6 +48,11 @@ _COLUMNS = {
     "NodeList": 2048,
     "tres-alloc": 512,
 }
+NAMELESS = "squeue, of jobs without number or name,"
+"""What is counted of those that may be any job."""
+_FIRST = re.compile(r"(?:.*\n)?\d+ *", re.DOTALL)
+_FOLLOWING = re.compile(r".*\n\d+ *", re.DOTALL)
+"""The first column of a row, and of one after another."""
 _FREE = ("Name", "Comment", "Reason")
 """What is for people; if it is cut off, nothing is wrong."""
 
@@ -82,9 +104,40 @@ def queue_argv(*, user: str = "") -> list[str]:
     return ["squeue", "--json", *([f"--user={user}"] if user else [])]
 
 
-def parse_queue(out: str) -> list[SlurmJob]:
-    """From ``squeue --json`` of Slurm 22.05 to 25."""
-    return [_job(entry) for entry in document(out, "squeue", "jobs")]
+def parse_queue(out: str, odd: Odd | None = None) -> list[SlurmJob]:
+    """From ``squeue --json`` of Slurm 22.05 to 25. What is not understood of a job makes its state unknown; one that
+    cannot be told from others is in ``odd``."""
+    jobs = (_job_or_unknown(entry, odd) for entry in document(out, "squeue", "jobs"))
+    return [job for job in jobs if job is not None]
+
+
+UNREAD = "UNREAD"
+"""The state, which Slurm does not have, of a job that it tells in words that are not understood."""
+
+
+def _job_or_unknown(entry: object, odd: Odd | None) -> SlurmJob | None:
+    try:
+        return _job(entry_of(entry, "squeue"))
+    except Unreadable as error:
+        return _unknown(entry, error, odd)
+
+
+def _unknown(entry: object, error: Unreadable, odd: Odd | None) -> SlurmJob | None:
+    """A job in an unknown state. None: not even whose it is can be said."""
+    told = entry if isinstance(entry, dict) else {}
+    try:
+        job_id, array = number(told.get("job_id")), number(told.get("array_job_id"))
+        name, user = told.get("name"), text(told.get("user_name"))
+        if not job_id or not isinstance(name, str):
+            raise error
+    except Unreadable:
+        if odd is not None:
+            odd.add(NAMELESS, error)
+        return None
+    if odd is not None:
+        odd.add("squeue", error)
+    # Which task of an array it is may be what is not understood: then it may be any.
+    return SlurmJob(job_id, name, user, UNREAD, array_job_id=array or None, array_tasks=None if array else ())
 
 
 def _job(entry: dict[str, Any]) -> SlurmJob:
@@ -161,20 +214,65 @@ def queue_text_argv(separator: str, *, user: str = "") -> list[str]:
     return ["squeue", *options, "-O", columns]
 
 
-def parse_queue_text(out: str, separator: str) -> list[SlurmJob]:
-    """Which GPUs a job has is not told this way."""
+def parse_queue_text(out: str, separator: str, odd: Odd | None = None) -> list[SlurmJob]:
+    """Which GPUs a job has is not told this way. Rows are found by their columns: a name may have line breaks."""
     cells = out.split(separator)
-    if cells.pop().strip() or len(cells) % len(_COLUMNS):
-        raise Unreadable("squeue", out, "a row is not whole")
-    rows = [cells[place : place + len(_COLUMNS)] for place in range(0, len(cells), len(_COLUMNS))]
-    return [_row(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+    jobs: list[SlurmJob] = []
+    place, width = 0, len(_COLUMNS)
+    rest = cells.pop().strip() and not len(cells) % width  # else it belongs to a row that was cut off
+    errors = [Unreadable("squeue", out, "a row is not whole")] if rest else []
+    while place < len(cells):
+        try:
+            if place + width > len(cells):
+                raise Unreadable("squeue", repr(cells[place:]), "a row is not whole")
+            jobs.append(_row(dict(zip(_COLUMNS, cells[place : place + width], strict=True))))
+            place += width
+        except Unreadable as error:
+            unread = _unread_row(cells, place)
+            if unread is None:
+                errors.append(error)
+                place = _next_row(cells, place + 1)
+                continue
+            jobs.append(unread)
+            place += width
+            if odd is not None:
+                odd.add("squeue", error)
+    if errors and not jobs:
+        raise errors[0]
+    if odd is not None:
+        for wrong in errors:
+            odd.add(NAMELESS, wrong)
+    return jobs
+
+
+def _unread_row(cells: list[str], place: int) -> SlurmJob | None:
+    """The job of a row that is whole, and of which something is not understood. None: it may be no row."""
+    row, after = dict(zip(_COLUMNS, cells[place:], strict=False)), place + len(_COLUMNS)
+    if len(row) < len(_COLUMNS) or not (after == len(cells) or _FOLLOWING.fullmatch(cells[after])):
+        return None
+    first, array, task = (row[name].strip() for name in ("JobID", "ArrayJobID", "ArrayTaskID"))
+    if not _FIRST.fullmatch(first) or not row["Name"].strip():
+        return None
+    in_array = int(array) if array.isdigit() and task not in NOTHING else None
+    at = int(task) if in_array and task.isdigit() else None
+    name, user = row["Name"].rstrip(" "), row["UserName"].rstrip(" ")
+    job_id = int(first.rpartition("\n")[2])
+    return SlurmJob(job_id, name, user, UNREAD, "", in_array, at, None if in_array and at is None else ())
+
+
+def _next_row(cells: list[str], place: int) -> int:
+    """Where a row begins that is understood, from ``place`` on."""
+    for at in range(place, len(cells) - len(_COLUMNS) + 1):
+        if _FOLLOWING.fullmatch(cells[at]):
+            with contextlib.suppress(Unreadable):
+                _row(dict(zip(_COLUMNS, cells[at : at + len(_COLUMNS)], strict=True)))
+                return at
+    return len(cells)
 
 
 def _row(padded: dict[str, str]) -> SlurmJob:
-    row = {
-        name: cell.removeprefix("\n").rstrip(" ") if name == "JobID" else cell.rstrip(" ")
-        for name, cell in padded.items()
-    }
+    row = {name: cell.rstrip(" ") for name, cell in padded.items()}
+    row["JobID"] = row["JobID"].rpartition("\n")[2]  # before it: a line that is no row
     cut = [name for name, width in _COLUMNS.items() if name not in _FREE and len(row[name].encode()) >= width]
     job_id, task = whole(row["JobID"]), whole(row["ArrayTaskID"])
     if cut or not job_id or not row["State"]:

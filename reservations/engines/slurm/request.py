@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from ...devices.model import MIB_PER_GIB
 from ...errors import PublicError
-from ...shares import FULL_COMPUTE, MODEL_PATTERN, PROFILE_PATTERN, Shape, ShareRequest
+from ...mig import parse_profile
+from ...shares import FULL_COMPUTE, MODEL_PATTERN, Shape, ShareRequest
 
 FRACTIONS = ("", "shard", "mps")
 MPS_PERCENT = 100
@@ -109,7 +110,7 @@ def _checked_gpu(gpu: GpuType) -> None:
 
 def _checked_mig(mig: MigType) -> None:
     _valued("gres", mig.gres)
-    if not PROFILE_PATTERN.fullmatch(mig.profile):
+    if parse_profile(mig.profile) is None:
         raise ValueError(f"profile is {mig.profile!r}: must be a MIG profile such as 1g.10gb")
 
 
@@ -193,7 +194,9 @@ MIG_SLICES = 7
 
 
 def _slices(profile: str) -> int:
-    return min(MIG_SLICES, int(profile.partition("g")[0]))
+    found = parse_profile(profile)
+    assert found is not None  # checked when the site was read
+    return min(MIG_SLICES, found.compute_slices or found.gpu_slices)
 
 
 def _fraction(request: ShareRequest, site: SlurmSite) -> list[str]:
