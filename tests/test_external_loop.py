@@ -222,3 +222,24 @@ def test_a_job_that_just_began_may_be_short_and_an_end_is_waited_for() -> None:
     assert pause_s([JOB_RUNS], 113.0) == LEAST_S
     assert pause_s([JOB_RUNS], 112.0 + 3600) == LONGEST_S
     assert pause_s([RUNS.ending(Reason.CANCELLED, "", 5000.0)], 5001.0) == LEAST_S
+
+
+@dataclass
+class Partly(Silent):
+    """Knows of no job, or tells some in words that nobody understands."""
+
+    partial: bool = False
+
+    async def look(self, job_ids: Sequence[str], within_s: float) -> Looked:
+        return Looked({}, 0.0, self.partial)
+
+
+async def test_a_job_that_may_be_among_those_not_understood_is_not_taken_for_gone(place: Deployment) -> None:
+    async with silent_cluster(place) as near:
+        name = await asked(near)
+        for partial in (True, False):
+            engine = Partly(partial=partial)
+            agents = MeetingAgents(near.runtime.meeting, near.runtime.pool, engine.holdings, is_gentle)
+            loop = ExternalLoop(near.runtime, engine, agents, "tag")
+            await loop.step()
+            assert (name in loop._absent) is not partial

@@ -155,7 +155,11 @@ def test_at_a_fresh_start_with_a_broken_driver_sessions_without_a_gpu_are_offere
         eventually(lambda: service.ask("GET", "devices")["note"].startswith("nothing is known about the GPUs"), 60)
         (offer,) = service.ask("GET", "offers")["offers"]
         assert (offer["share"], offer["possible"], offer["when"]) == ({"cpu_only": True}, True, "Starts now")
-        assert service.create(share={"cpu_only": True})["state"] == "granted"
+        held = service.create(share={"cpu_only": True}, server_name="cpu")
+        assert held["state"] == "granted"
+        begun = service.ask("POST", f"reservations/{held['id']}/starting", json={})
+        service.node.launch("sleep", "300", reservation_id=held["id"], generation=begun["generation"], share=[])
+        assert service.node.state(held["id"]) == "running"
         assert service.health() == "degraded"
         service.node.driver_tells()
         eventually(lambda: offer_of(service, gpus=1, model="a100-40gb")["free_now"] == 2, 60)
