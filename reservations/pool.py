@@ -372,10 +372,6 @@ class Pool:
         """Those of ``names`` that the ledger has a reservation of, ended or not."""
         return frozenset(name for name in names if name in self._live or self._ledger.get(name) is not None)
 
-    def knows_job(self, name: str) -> bool:
-        """Whether the ledger has a reservation, or an array of jobs, of that name, ended or not."""
-        return name in self._live or self._ledger.knows(name)
-
     def lose_sight(self, why: str) -> None:
         """Nobody knows how this machine's GPUs are, for ``why``, until they are seen again."""
         if self.gpus_unknown != why:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from timeshare.reservations.devices.model import Inventory
 from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
 from timeshare.reservations.ledger import Change, Ledger, LedgerLost, tables
+from timeshare.reservations.ledger.reader import Reader
 from timeshare.reservations.limits.load import LimitsFile
 from timeshare.reservations.limits.schema import Limits
 from timeshare.reservations.opening import open_pool
@@ -65,7 +67,14 @@ def test_what_a_job_is_called_after_is_known_as_long_as_any_of_it_is(ledger_url:
     ledger = Ledger.open(ledger_url)
     job = JobSpec("work", "/python", "/job", "0" * 64, array="a_1%")
     ledger.commit([Change(replace(reservation("one"), job=job, kind=Kind.BATCH), None)], 0.0)
-    assert [ledger.knows(name) for name in ("one", "a_1%", "a", "a_12", "aX1%")] == [True, True, False, False, False]
+    with contextlib.closing(Reader(ledger_url)) as reader:
+        assert [reader.knows(name) for name in ("one", "a_1%", "a", "a_12", "aX1%")] == [
+            True,
+            True,
+            False,
+            False,
+            False,
+        ]
     ledger.close()
 
 
@@ -138,11 +147,13 @@ def test_a_client_key_makes_one_reservation_however_often_it_is_sent(ledger_url:
 
 
 WRITER = """
+import contextlib
 import os
 import sys
 from pools import pool as devices_of
 from timeshare.reservations.devices.model import Inventory
 from timeshare.reservations.ledger import Ledger
+from timeshare.reservations.ledger.reader import Reader
 from timeshare.reservations.limits.load import LimitsFile
 from timeshare.reservations.limits.schema import Limits
 from timeshare.reservations.opening import open_pool

@@ -134,7 +134,7 @@ def test_nobody_goes_on_into_what_is_announced(tmp_path: Path) -> None:
     lab.run(session)
     with pytest.raises(PublicError) as caught:
         lab.pool.extend(session.id, 2 * HOUR)
-    assert "2026-11-23T12:00:00Z" in caught.value.message
+    assert "2026-11-23 12:00 (UTC)" in caught.value.message
     assert "driver" in caught.value.message
     assert lab.pool.extend(session.id, HOUR).extensions == 1
 

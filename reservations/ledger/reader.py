@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,14 @@ class Reader:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def knows(self, name: str) -> bool:
+        """Whether there ever was a reservation of that id, or one in an array of that name. The latter is looked for in
+        all jobs."""
+        in_array = R.job.contains(json.dumps(name), autoescape=True)
+        parts = sa.select(sa.literal(1)).where(R.id == name), sa.select(sa.literal(1)).where(in_array)
+        with self._engine.connect() as connection:
+            return any(connection.scalar(part.limit(1)) is not None for part in parts)
 
     def recent(self, span: Span, by: Sequence[str], owner: str | None) -> list[Used]:
         """The same as ``usage`` for a span that goes on until now. What it came to is kept, so that whoever asks again

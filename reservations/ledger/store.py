@@ -165,14 +165,6 @@ class Ledger:
         found = self._select(sa.select(_T).where(_T.c.id == reservation_id))
         return found[0] if found else None
 
-    def knows(self, name: str) -> bool:
-        """Whether there ever was a reservation of that id, or one in an array of that name. The latter is looked for in
-        all jobs."""
-        in_array = _T.c.job.contains(json.dumps(name), autoescape=True)
-        query = sa.select(sa.literal(1)).where(_T.c.id == name), sa.select(sa.literal(1)).where(in_array)
-        with self._connection.begin():
-            return any(self._connection.scalar(part.limit(1)) is not None for part in query)
-
     def by_client_key(self, owner: str, client_key: str) -> Reservation | None:
         found = self._select(sa.select(_T).where(_T.c.owner == owner, _T.c.client_key == client_key))
         return found[0] if found else None

@@ -69,6 +69,10 @@ class Agents(Protocol):
         """Drops what is known of those of this engine that are not among ``keep``."""
 
 
+LEFTOVERS_AT_ONCE = 5
+"""Names of leftover jobs that are looked for in the ledger with one question to the engine."""
+
+
 class ExternalLoop:
     """``run`` until it is cancelled. ``tag``: of this deployment, in the names of its jobs."""
 
@@ -238,14 +242,16 @@ class ExternalLoop:
     async def _end_leftovers(self, found: Sequence[ExternalJob]) -> None:
         """Ends jobs of what has ended. One that the ledger never knew stays, and is told once: an older ledger may have
         been restored."""
-        for job in found:
-            name = named_after(job.name, self._tag)
-            if name not in self._known:
-                self._known[name] = await self._runtime.call(self._runtime.pool.knows_job, name)
-                if not self._known[name]:
-                    told = "%s: job %s (%s) of %s is of this deployment, and the ledger does not know it: it stays"
-                    log.warning(told, self._engine.name, job.job_id, job.name, job.owner or "somebody")
-        await asyncio.gather(*(self._cancel(job) for job in found if self._known[named_after(job.name, self._tag)]))
+        names = {named_after(job.name, self._tag) for job in found}
+        self._known = {name: known for name, known in self._known.items() if name in names}
+        # Everybody can give a job such a name: no more than a few are looked for at a time.
+        for name in sorted(names - set(self._known))[:LEFTOVERS_AT_ONCE]:
+            self._known[name] = await self._runtime.read(self._runtime.reader.knows, name)
+            if not self._known[name]:
+                told = "%s: a job called after %r is of this deployment, and the ledger does not know it: it stays"
+                log.warning(told, self._engine.name, name)
+        leftovers = [job for job in found if self._known.get(named_after(job.name, self._tag))]
+        await asyncio.gather(*(self._cancel(job) for job in leftovers))
 
     def _mine(self) -> list[Reservation]:
         return [
