@@ -24,7 +24,7 @@ from timeshare.reservations.devices.model import Inventory
 from timeshare.reservations.fairshare import average_use, decayed_interval
 from timeshare.reservations.job import JobSpec
 from timeshare.reservations.kind import Kind
-from timeshare.reservations.ledger import Ledger, balances
+from timeshare.reservations.ledger import Ledger, balances, tables
 from timeshare.reservations.ledger.reader import GROUPINGS, Reader
 from timeshare.reservations.limits.load import LimitsFile
 from timeshare.reservations.limits.schema import Limits
@@ -38,6 +38,7 @@ from timeshare.reservations.submission import Submission
 from timeshare.reservations.sweeping import Sweeper
 from timeshare.reservations.usage import Charge
 
+NEWEST = max(path.name[:4] for path in (Path(tables.__file__).parent / "migrations/versions").glob("0*.py"))
 NOW = 1_795_000_000.0
 DAY = 86400.0
 EVERY: tuple[Every, ...] = ("day", "week", "month")
@@ -195,7 +196,7 @@ def test_a_kill_anywhere_in_a_migration_leaves_the_old_ledger_or_the_new_one(led
             assert connection.scalar(sa.text("SELECT count(*) FROM charges")) == 50
         engine.dispose()
     assert statement > 12
-    assert seen == {"0006", "0007"}
+    assert seen == {"0006", NEWEST}
     Ledger.open(ledger_url).close()
 
 
