@@ -7,7 +7,7 @@ Philly (Jeon et al., USENIX ATC 2019): half of them up to 56 minutes, a quarter 
 h; most want one GPU. Each states a time limit of 1 to 4 times what it runs. The same jobs go through
 
 - **kept**: the decision, with what it promised;
-- **replanned**: the same decision, whose promises are forgotten after each (as before version 0.2);
+- **replanned**: the same decision, whose promises are forgotten after each (the rule before promises were kept);
 - **EASY**: only the head of the queue has a place that others may not delay (written here, shares nothing with us);
 - **FIFO**: nobody overtakes.
 

@@ -75,7 +75,7 @@ def accept(desk: Desk, wish: Submission) -> Reservation:
             weight=standing.weight(wish.request.model),
             requests_waiting=standing.limits.requests_waiting,
             job=wish.job,
-            spoken_for=lambda purse: standing.spoken_for(purse, desk.live.values(), desk.slots, now),
+            spoken_for=lambda purse: standing.spoken_for(purse, desk.live, desk.slots, now),
         )
     )
     return Reservation(

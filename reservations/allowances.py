@@ -18,6 +18,7 @@ from .placement import Holding
 from .policy import TINY, UNLIMITED, Policy, PoolRule, Span
 from .queue import Held, Waiting
 from .tally import Tally, Wait
+from .timeline import cut
 
 Payer = tuple[str, ...]
 """Whose limit it is: ``person``, ``group``, ``pool`` (a person's in it) or ``batch`` (of a pool), and the names."""
@@ -70,8 +71,8 @@ class Level:
 
     def add(self, gpus: float, start: float, end: float) -> None:
         """Adds ``gpus`` from ``start`` to ``end`` (seconds)."""
-        first = self._cut(start)
-        for i in range(first, len(self.times) if end == UNLIMITED else self._cut(end)):
+        first = cut(start, self.times, self.values)
+        for i in range(first, len(self.times) if end == UNLIMITED else cut(end, self.times, self.values)):
             self.values[i] += gpus
 
     def beyond(self, most: float, start: float, end: float) -> _Step | None:
@@ -82,16 +83,6 @@ class Level:
                 return _Step(self.values[i], self.times[i], until)
         return None
 
-    def _cut(self, at: float) -> int:
-        i = bisect_right(self.times, at) - 1
-        if i < 0:
-            return 0
-        if self.times[i] == at:
-            return i
-        self.times.insert(i + 1, at)
-        self.values.insert(i + 1, self.values[i])
-        return i + 1
-
 
 class Allowances:
     """Who holds how much when, against the limits of ``policy``. A level is kept once somebody asks for it."""
@@ -100,7 +91,7 @@ class Allowances:
         self._policy, self._tally, self._now = policy, tally, now
         self._bookings: list[Booking] = []
         self._levels: dict[Payer, Level] = {}
-        self.bounded = bool(policy.pools or policy.accounts or policy.knows_people)
+        self.bounded = policy.bounded
 
     def hold(self, held: Held) -> None:
         """``held`` holds from now on until its devices are free."""

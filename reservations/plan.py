@@ -107,7 +107,8 @@ class Plan:
     def _bounded(self) -> bool:
         return self._allowances.bounded
 
-    def _earliest(self, item: Waiting, domain: Domain, after: float) -> Place | None:
+    def _earliest(self, item: Waiting, domain: Domain, after: float, *, one_pool: bool = False) -> Place | None:
+        """``one_pool``: ``domain`` has no other one to look at where a limit of the pool is met."""
         first: Excess | None = None
         start = after
         while start != FOREVER:
@@ -118,7 +119,7 @@ class Plan:
             excess = self._allowances.excess(item, holdings, start)
             if excess is None:
                 return Place(start, holdings, first)
-            if excess.pool:
+            if excess.pool and not one_pool:
                 return self._in_other_pools(item, domain, start, excess)
             first = first or excess
             start = excess.until
@@ -126,21 +127,10 @@ class Plan:
 
     def _in_other_pools(self, item: Waiting, domain: Domain, start: float, excess: Excess) -> Place | None:
         """The first place from ``start`` on, each pool looked at by itself: where one is closed another may be open."""
-        places = [place for part in self._parts(domain) if (place := self._in_part(item, part, start)) is not None]
+        looked = (self._earliest(item, part, start, one_pool=True) for part in self._parts(domain))
+        places = [place for place in looked if place is not None]
         best = min(places, key=lambda place: place.start, default=Place(FOREVER, ()))
         return best if best.start <= start else best._replace(excess=excess)
-
-    def _in_part(self, item: Waiting, part: Domain, start: float) -> Place | None:
-        while start != FOREVER:
-            found = self._timeline.earliest(item.request, item.seconds, start, part)
-            if found is None:
-                return None
-            start, holdings = found
-            excess = self._allowances.excess(item, holdings, start)
-            if excess is None:
-                return Place(start, holdings)
-            start = excess.until
-        return None
 
     def _parts(self, domain: Domain) -> Iterator[Domain]:
         pooled = self._policy.pool_of

@@ -69,12 +69,11 @@ class PlannedQueue:
         self.promised[item.id] = promise
         self.plan.book(item, promise)
 
+    def may_promise(self, item: Waiting) -> bool:
+        """Whether anything can be promised to ``item``: nobody may go first later, and no budget may run out."""
+        return not self.policy.ranked and item.kind not in self.policy.person(item.owner).may_run_out
+
     def promisable(self, item: Waiting, found: Place) -> bool:
         """Whether ``found`` can be promised: nothing but a failing device could take it away."""
-        policy = self.policy
-        return (
-            found.excess is None
-            and not policy.ranked
-            and item.kind not in policy.person(item.owner).may_run_out
-            and found.start + item.seconds <= policy.sure_until
-        )
+        sure = found.start + item.seconds <= self.policy.sure_until
+        return found.excess is None and sure and self.may_promise(item)

@@ -233,14 +233,14 @@ class Policy:
         return person.account, person.shares, person.use
 
     @property
-    def plain(self) -> bool:
-        """Whether nothing but first come, first served is asked of a decision."""
-        return not (self.knows_people or self.pools or self.blocks or self.accounts)
+    def bounded(self) -> bool:
+        """Whether limits of people, groups or pools may matter."""
+        return bool(self.pools or self.accounts or isinstance(self.people, People) or self.people)
 
     @property
-    def knows_people(self) -> bool:
-        """Whether limits of anybody may matter."""
-        return isinstance(self.people, People) or bool(self.people)
+    def plain(self) -> bool:
+        """Whether nothing but first come, first served is asked of a decision."""
+        return not (self.bounded or self.blocks)
 
     def person(self, owner: str) -> Person:
         return self.people.get(owner, _NOBODY)

@@ -225,7 +225,7 @@ class Pool:
 
     def spoken_for(self, purse: Purse) -> float:
         """Weighted GPU-hours that what runs and waits will still take from ``purse``."""
-        return self.standing.spoken_for(purse, self._live.values(), self.slots, self.clock())
+        return self.standing.spoken_for(purse, self._live, self.slots, self.clock())
 
     def stop_of(self, reservation: Reservation) -> Stop:
         """How it is to be stopped. What is preempted has the grace of its pool, for a checkpoint."""

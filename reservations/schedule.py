@@ -13,7 +13,7 @@ are told what to expect. Requests beyond the depth start only on slots that nobo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .errors import PublicError
@@ -35,35 +35,34 @@ LEAST_GAIN_S = 1.0
 def schedule(facts: Facts, policy: Policy) -> Decision:
     """Who starts now, who never can, who gives way, and what is promised to those who wait on."""
     decision = Decision()
-    while True:
-        one_pass = _Pass(facts, policy)
-        one_pass.run(only_one=policy.fair is not None)
+    for one_pass in _passes(facts, policy):
         done = one_pass.decision
         decision.grants += done.grants
         decision.refusals += done.refusals
         decision.promises |= done.promises
         decision.broken += done.broken
-        facts = one_pass.facts_after()
-        # What is held counts at once, and the next may be somebody else's; what was brought forward leaves room.
-        again = bool(done.grants) if policy.fair is not None else one_pass.moved
-        if not again or not facts.waiting:
-            break
     gone = {grant.id for grant in decision.grants} | {refusal.id for refusal in decision.refusals}
     decision.promises = {name: told for name, told in decision.promises.items() if name not in gone}
-    decision.preemptions = give_way(facts, policy, one_pass.tally, one_pass.ahead, starts_in)
+    decision.preemptions = give_way(one_pass.after, policy, one_pass.tally, one_pass.ahead, starts_in)
     return decision
 
 
 def starts_in(facts: Facts, policy: Policy, name: str) -> bool:
     """Whether a decision on ``facts`` would start the request ``name``."""
-    while True:
+    return any(grant.id == name for one_pass in _passes(facts, policy) for grant in one_pass.decision.grants)
+
+
+def _passes(facts: Facts, policy: Policy) -> Iterator[_Pass]:
+    """Through the queue until nothing more follows: what is held counts at once, and the next may be somebody else's;
+    what was brought forward leaves room."""
+    again = True
+    while again:
         one_pass = _Pass(facts, policy)
         one_pass.run(only_one=policy.fair is not None)
-        if any(grant.id == name for grant in one_pass.decision.grants):
-            return True
-        if policy.fair is None or not one_pass.decision.grants:
-            return False
-        facts = one_pass.facts_after()
+        facts = one_pass.after = one_pass.facts_after()
+        yield one_pass
+        again = bool(one_pass.decision.grants) if policy.fair is not None else one_pass.moved
+        again = again and bool(facts.waiting)
 
 
 @dataclass
@@ -91,6 +90,8 @@ class _Pass(PlannedQueue):
         self.rooms = {room.slot.key: room for room in rooms_of(facts.slots, _all(facts.held))}
         self.wishes: dict[tuple[ShareRequest, int], _Wish] = {}
         self.decision = Decision()
+        self.after = facts
+        """The facts once this pass is carried out."""
         self.ahead: list[Waiting] = []
         """Those who stay in the queue for lack of room alone, as far as they are planned for."""
         self.moved = False
@@ -170,7 +171,7 @@ class _Pass(PlannedQueue):
             return self._start_apart(item, wish)
         if self.tally.used_up(item) is not None:
             return False
-        if not self._fits_now(item, wish) and not self._may_promise(item):
+        if not self._fits_now(item, wish) and not self.may_promise(item):
             self._waits(item, wish)
             self._unplanned.append(item)
             return False
@@ -205,9 +206,6 @@ class _Pass(PlannedQueue):
     def _strict(self) -> bool:
         """Whether nobody may overtake."""
         return self.policy.backfill_depth == 0
-
-    def _may_promise(self, item: Waiting) -> bool:
-        return not self.policy.ranked and item.kind not in self.policy.person(item.owner).may_run_out
 
     def _fits_now(self, item: Waiting, wish: _Wish) -> bool:
         """Whether there is room now, if nobody else's place in the plan were in the way."""

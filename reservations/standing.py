@@ -19,6 +19,7 @@ from .limits.idle import IdleSettings, idle_settings
 from .limits.pools import belongs, membership
 from .limits.schema import Budget, CalendarEntry, Event, Limits, PoolLimits
 from .limits.values import UNLIMITED, amount_text
+from .live import Live
 from .placement import Slot, SlotKey, least_gpus
 from .policy import Account, Block, FairRules, People, Person, Policy, PoolRule, Preemption, Span
 from .reservation import Reservation
@@ -172,14 +173,14 @@ class Standing:
         rate = sum(charge.rate for charge in mine)
         return Purse(whose, name, budget, budget.gpu_hours + extra, used, rate, refills_at, self.limits.zone)
 
-    def spoken_for(self, purse: Purse, live: Iterable[Reservation], slots: Sequence[Slot], now: float) -> float:
+    def spoken_for(self, purse: Purse, live: Live, slots: Sequence[Slot], now: float) -> float:
         """Weighted GPU-hours that ``live`` will still take from ``purse`` before it refills: what holds devices until
         its time limit, and what waits if it began now."""
         seconds = max(0.0, purse.refills_at - now)
         taken = 0.0
-        for reservation in live:
-            payer = reservation.owner if purse.whose == "user" else reservation.account
-            if payer != purse.name or reservation.kind not in purse.budget.kinds:
+        of_one = purse.whose == "user"
+        for reservation in live.of(purse.name) if of_one else live.values():
+            if not (of_one or reservation.account == purse.name) or reservation.kind not in purse.budget.kinds:
                 continue
             if reservation.holds and reservation.ends_at is not None:
                 taken += reservation.rate * min(seconds, max(0.0, reservation.ends_at - now))

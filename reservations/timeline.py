@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 from .placement import Holding, Room, Slot, need, place
 from .policy import ANYWHERE, Domain
 from .shares import Shape, ShareRequest
 
 FOREVER = float("inf")
+
+
+def cut(at: float, times: list[float], *values: list[Any]) -> int:
+    """The index of the step of a step function that begins at ``at``, made by splitting the one that contains it.
+    ``values``: what it is from each of ``times`` on."""
+    i = bisect_right(times, at) - 1
+    if i < 0:
+        return 0
+    if times[i] == at:
+        return i
+    times.insert(i + 1, at)
+    for steps in values:
+        steps.insert(i + 1, steps[i])
+    return i + 1
 
 
 class SlotTimeline:
@@ -49,16 +64,7 @@ class SlotTimeline:
         return i >= 0 and self.memory[i] >= wanted[0] and self.compute[i] >= wanted[1]
 
     def _cut(self, at: float) -> int:
-        """The index of the step that begins at ``at``, made by splitting the one that contains it."""
-        i = bisect_right(self.times, at) - 1
-        if i < 0:
-            return 0
-        if self.times[i] == at:
-            return i
-        self.times.insert(i + 1, at)
-        self.memory.insert(i + 1, self.memory[i])
-        self.compute.insert(i + 1, self.compute[i])
-        return i + 1
+        return cut(at, self.times, self.memory, self.compute)
 
     def earliest(self, wanted: tuple[int, int], seconds: float, after: float) -> float:
         """The first time from ``after`` on with ``wanted`` free for ``seconds`` on end; FOREVER if there is none."""

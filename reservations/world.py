@@ -22,12 +22,10 @@ from .reservation import Reason, Reservation, State, Terms
 from .schedule import schedule
 from .shares import Shape
 from .standing import Standing
-from .submission import Submission
+from .submission import SHORTEST_S, Submission
 from .tally import Tally
 from .usage import Charge, Charges
 
-SHORTEST_S = 60.0
-"""The shortest time limit there is."""
 TOGETHER_S = 3.0
 """Those of an array are asked for one after the other, in less time than this between two."""
 
@@ -177,11 +175,6 @@ class World:
     def _as_waiting(self, wish: Submission) -> Waiting:
         seconds = wish.time_limit_s or self.standing.effective(wish.owner, self.now).default_time(wish.kind)
         return Waiting("", wish.owner, wish.request, seconds + self._grace, self.now, wish.kind)
-
-    @property
-    def stop_s(self) -> float:
-        """Seconds that a stop may take."""
-        return self._grace
 
     def delayed_by(self, longer: Reservation) -> int:
         """How many waiting requests would start later if ``longer`` replaced the reservation of its id."""

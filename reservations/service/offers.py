@@ -92,7 +92,7 @@ def offers_view(pool: Pool, owner: str, fresh: bool) -> dict[str, Any]:
         error = pool.intake.refusal(Submission(owner, share, default))
         unseen = _unseen(pool, share, fresh)
         possible = error is None and (forecast.latest_start is not None or bool(forecast.why)) and not unseen
-        until = prospect.for_s - world.stop_s
+        until = prospect.for_s - pool.limits.stop.longest_s
         free_for = int(until) if prospect.free and until < longest else None
         free = 0 if unseen else prospect.free
         why = unseen or _why_not(error, forecast)
