@@ -62,9 +62,9 @@ lint: setup
 	for part in $(PARTS); do ln -sfn ../../../$$part build/typed/timeshare/$$part; done
 	$(BIN)/mypy
 
-# Most tests wait for processes: three files at a time keep two cores busy, begun in the order of tests/conftest.py.
+# Most tests wait for processes: four files at a time keep two cores busy, begun in the order of tests/conftest.py.
 test: system-if-root lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # What needs no hub, browser or long histories: a minute or two.
 fast: lint

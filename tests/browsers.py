@@ -19,6 +19,8 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 60_000
+LAB_SCRIPTS = re.compile(r"/(static/lab|lab/extensions)/.+\.js")
+"""JupyterLab's own: eight seconds of a core each time they are read, which only ``open_notebook`` needs."""
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -45,6 +47,7 @@ class Person:
         self.name = name
         self.url = url
         self.context = browser.new_context(viewport={"width": width, "height": 900})
+        self.context.route(LAB_SCRIPTS, lambda route: route.abort())
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
         no_news = self.page.get_by_role("button", name="No", exact=True)  # Lab asks whether it may bring some
@@ -74,6 +77,7 @@ class Person:
     def open_notebook(self) -> Page:
         """A new one in Lab, once it can be typed into and its kernel is there."""
         page = self.page
+        self.context.unroute(LAB_SCRIPTS)
         page.goto(f"{self.url}user/{self.name}/lab?reset")
         page.click(".jp-LauncherCard[data-category=Notebook]")
         # Lab draws the first cell twice, and moves the focus to the second one.

@@ -12,8 +12,10 @@ from hypothesis import settings
 from nodes import kept_from_others, running_node
 from slurm_cluster import Cluster, folder_for_tests, obstacle
 
+from timeshare.notebooks.server.singleuser import import_jsonschema
 from timeshare.reservations.deployment import Deployment
 
+import_jsonschema()  # which each worker imports: two seconds
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 
@@ -23,9 +25,10 @@ FULL_STRESS = os.environ.get("STRESS") == "full"
 
 
 LONGEST = (
+    "test_slurm_sessions",
     "test_api_contract",
     "test_lab_browser",
-    "test_slurm_sessions",
+    "test_slurm_browser",
     "test_hub",
     "test_multi_user",
     "test_idle_culler",

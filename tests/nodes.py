@@ -51,13 +51,13 @@ def deployment(state_dir: Path, **changes: Any) -> Deployment:
 
 
 def eventually(question: Callable[[], T], seconds: float = 15.0) -> T:
-    """The first true answer; fails when there is none in ``seconds``. Asks less and less often, soon ten times a
+    """The first true answer; fails when there is none in ``seconds``. Asks less and less often, soon four times a
     second: the service refuses people who ask more often for minutes, and other tests need the processors."""
     begun = time.monotonic()
     while not (answer := question()):
         waited = time.monotonic() - begun
         assert waited < seconds, f"never became true in {seconds:g} s: {question.__name__}"
-        time.sleep(min(0.1, 0.02 + waited / 20))
+        time.sleep(min(0.25, 0.02 + waited / 20))
     return answer
 
 

@@ -154,7 +154,9 @@ def patterns(hub: Hub) -> list[tuple[str, str, re.Pattern[str]]]:
     ]
 
 
-NAMES = ("user", "admin", "deployment", "session", "culler", "activity", "job agent", "none")
+SHORT = ("user", "deployment", "session", "job agent")
+NAMES = (*SHORT, "admin", "culler", "activity", "none") if FULL_STRESS else SHORT
+"""Whose tokens are tried; `make stress` tries all."""
 
 
 @pytest.mark.hub

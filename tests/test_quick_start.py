@@ -29,6 +29,41 @@ for name in COMMANDS:
 """
 
 
+LAB = """
+import subprocess
+from timeshare.notebooks.server import singleuser
+singleuser.import_jsonschema()
+from jupyterlab import commands
+before = commands._yarn_config
+asked = []
+subprocess.Popen = lambda argv, **more: asked.append(argv)
+singleuser.import_jupyterlab()
+assert not asked, f"JupyterLab ran {asked} while it was imported"
+assert commands._yarn_config is before
+from jupyterlab import labapp
+assert labapp.version == commands.get_app_version()
+"""
+
+
+def test_jupyterlab_is_imported_without_asking_node_for_a_registry() -> None:
+    done = subprocess.run([sys.executable, "-c", LAB], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+SERVICE = """
+import sys
+import timeshare.reservations.service.__main__
+assert not [name for name in sys.modules if ".service.openapi" in name]
+from timeshare.reservations.service.handlers import described
+assert '"openapi"' in described("/x")
+"""
+
+
+def test_the_service_describes_its_api_when_somebody_asks() -> None:
+    done = subprocess.run([sys.executable, "-c", SERVICE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_command_imports_nothing_of_the_others() -> None:
     done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

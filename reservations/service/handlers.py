@@ -19,7 +19,6 @@ from .bells import heard
 from .fair_thread import LANE
 from .feeds import Feed
 from .offers import offers_view
-from .openapi import describe
 
 log = logging.getLogger("timeshare.service")
 HEARTBEAT_S = 15.0
@@ -205,12 +204,17 @@ class OpenApi(Base):
     public = True
 
     async def get(self) -> None:
-        self.finish(described(f"{self.context.settings.prefix}/api/v1"))
+        self.finish(await asyncio.to_thread(described, f"{self.context.settings.prefix}/api/v1"))
 
 
 @cache
 def described(base: str) -> str:
-    """The description as text; worked out once, for anybody may ask for it."""
+    """The description as text; worked out once, for anybody may ask for it.
+
+    Its modules are imported here: they look at all of Unicode, half a second that no start waits for.
+    """
+    from .openapi import describe
+
     return json.dumps(describe(base))
 
 
