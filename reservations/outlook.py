@@ -121,9 +121,7 @@ class _Outlook(PlannedQueue):
         promise = self.promised.get(item.id)
         if promise is not None:
             why = self._why(position, item, promise.start)
-            # Firm is what is written down: a decision will do so with what stands in place of a broken one.
-            firm = item.id not in self.replaced and item.id not in self.overdue
-            found[item.id] = Forecast(position, promise.start, why, firm)
+            found[item.id] = Forecast(position, promise.start, why, self.is_firm(item))
             self._turn = max(self._turn, promise.start)
             return True
         used_up = self.tally.used_up(item)

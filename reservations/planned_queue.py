@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
+from .placement import SlotKey
 from .plan import Place, Plan
 from .policy import Policy
 from .queue import Facts, Promise, Waiting
@@ -73,7 +75,33 @@ class PlannedQueue:
         """Whether anything can be promised to ``item``: nobody may go first later, and no budget may run out."""
         return not self.policy.ranked and item.kind not in self.policy.person(item.owner).may_run_out
 
+    def is_firm(self, item: Waiting) -> bool:
+        """Whether what was promised to ``item`` can be told as firm.
+
+        Firm is what is written down: a decision will do so with what stands in place of a broken one. A budget that
+        was stated after the promise may run out before its start.
+        """
+        moved = item.id in self.replaced or item.id in self.overdue
+        kept = not moved and not self.is_late(self.promised[item.id])
+        return kept and item.kind not in self.policy.person(item.owner).may_run_out
+
     def promisable(self, item: Waiting, found: Place) -> bool:
         """Whether ``found`` can be promised: nothing but a failing device could take it away."""
-        sure = found.start + item.seconds <= self.policy.sure_until
+        sure = found.start + item.seconds <= self.policy.sure_until and not self.is_late(found)
         return found.excess is None and sure and self.may_promise(item)
+
+    def is_late(self, place: Place | Promise) -> bool:
+        """Whether ``place`` is for later and waits for one that is past its end: nobody can say when that goes."""
+        late = self.late
+        return place.start > self.now and bool(late) and any(holding.key in late for holding in place.holdings)
+
+    @cached_property
+    def late(self) -> frozenset[SlotKey]:
+        """Slots whose holder is past its end, and those of whoever was promised one of them and may be late too."""
+        late = {h.key for held in self.facts.held if held.frees_at <= self.now for h in held.holdings}
+        if late:
+            told = [item.promise for item in self.facts.waiting if item.promise is not None]
+            for promise in sorted(told, key=lambda promise: promise.start):
+                keys = {holding.key for holding in promise.holdings}
+                late |= keys if keys & late else set()
+        return frozenset(late)

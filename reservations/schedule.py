@@ -54,14 +54,16 @@ def starts_in(facts: Facts, policy: Policy, name: str) -> bool:
 
 def _passes(facts: Facts, policy: Policy) -> Iterator[_Pass]:
     """Through the queue until nothing more follows: what is held counts at once, and the next may be somebody else's;
-    what was brought forward leaves room."""
+    what was brought forward leaves room. Where pools have limits, a place that a grant took may have hidden another
+    one, in a pool that is still open to somebody ahead."""
     again = True
     while again:
         one_pass = _Pass(facts, policy)
         one_pass.run(only_one=policy.fair is not None)
         facts = one_pass.after = one_pass.facts_after()
         yield one_pass
-        again = bool(one_pass.decision.grants) if policy.fair is not None else one_pass.moved
+        grants = bool(one_pass.decision.grants)
+        again = grants if policy.fair is not None else one_pass.moved or (grants and bool(policy.pools))
         again = again and bool(facts.waiting)
 
 
@@ -193,7 +195,8 @@ class _Pass(PlannedQueue):
         self._plan_ahead()
         self.plan.cancel(item, promise)
         found = self.plan.earliest(item, self._turn if self._strict else None)
-        if found is None or (found.start > self.now and found.start > promise.start - LEAST_GAIN_S):
+        gained = found is not None and (found.start <= self.now or found.start <= promise.start - LEAST_GAIN_S)
+        if found is None or not gained or self.is_late(found):
             self.plan.book(item, promise)
             return promise
         self.moved = True

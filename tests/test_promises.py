@@ -89,8 +89,11 @@ def test_one_who_waits_for_a_limit_of_her_own_holds_back_nobody(tmp_path: Path) 
     lab.ask("ada", seconds=10 * HOUR)
     own = lab.ask("ada", seconds=10 * HOUR)
     assert lab.state(own) == "queued"
-    assert lab.ask("ben", seconds=12 * HOUR).holds
     assert not lab.pool.forecast()[own.id].firm
+    assert lab.ask("ben", seconds=12 * HOUR).holds
+    told = lab.pool.forecast()[own.id]  # for room now, which is hers once her first one ends
+    lab.later(60)
+    assert lab.pool.forecast()[own.id] == told
 
 
 def test_one_at_the_cap_of_a_pool_gets_what_is_free_in_another(tmp_path: Path) -> None:
@@ -148,6 +151,40 @@ def test_what_ends_is_charged_before_the_next_one_is_chosen(tmp_path: Path) -> N
     assert lab.pool.forecast()[again.id].position == 2
     stop(lab, first)
     assert (lab.state(again), lab.state(other)) == ("queued", "granted")
+
+
+def test_a_promise_of_before_a_hard_budget_is_told_as_expected(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {}, "a100")
+    first, second = lab.ask("ada"), lab.ask("ben")
+    lab.run(first)
+    assert lab.pool.forecast()[second.id].firm
+    lab.edit({"defaults": {"budgets": [{"gpu_hours": 20, "every": "month", "beyond": "refuse"}]}})
+    told = lab.pool.forecast()[second.id]
+    assert not told.firm
+    assert told.latest_start is not None
+
+
+def test_nothing_firm_is_told_of_devices_whose_holder_is_past_its_end(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {}, "a100", "a100", "t4")
+    grace = lab.limits.stop.longest_s
+    two = lab.ask("ada", seconds=600, gpus=2, model="a100")
+    lab.ask("ben", seconds=600, model="t4", gpus=1)
+    lab.run(two)
+    lab.pool.end(two.id, Reason.CANCELLED, "stopped")
+    next_one = lab.ask("cleo", seconds=600, gpus=1)
+    last = lab.ask("dora", seconds=600, gpus=2, model="a100")
+    assert [start(lab, waiting) for waiting in (next_one, last)] == [grace, 600 + 2 * grace]
+    lab.later(grace + 10)  # its processes are still there
+    told = lab.pool.forecast()
+    assert [told[name].firm for name in (next_one.id, last.id)] == [False, False]
+    lab.pool.gone(two.id, Reason.CANCELLED, "stopped")
+    assert lab.state(next_one) == "granted", "the promise stands"
+    assert start(lab, last) == 600 + grace
+
+
+def test_less_room_in_a_pool_shows_a_start_to_those_ahead_at_once() -> None:
+    world = Loop(30802).play()  # r11 was offered a start that r5, whom nobody had looked at again, then took
+    assert not world.broken, world.broken
 
 
 def test_a_budget_that_is_used_up_by_what_just_ends_grants_nothing_more(tmp_path: Path) -> None:
