@@ -17,7 +17,7 @@ SYSTEM := python3-venv chromium fonts-dejavu-core bubblewrap postgresql sudo \
 	munge slurm-client slurmctld slurmd slurmdbd mariadb-server-core mariadb-client-core
 PARTS := reservations spawners idle_culler notebooks hub_config
 
-.PHONY: up test fast lint setup lock stress bench screenshots system system-if-root slurm-up slurm-down clean
+.PHONY: up test fast gpu lint setup lock stress bench screenshots system system-if-root slurm-up slurm-down clean
 # `make -j test`: nothing before the packages are there.
 .NOTPARALLEL:
 
@@ -69,6 +69,10 @@ test: system-if-root lint
 # What needs no hub, browser or long histories: a minute or two.
 fast: lint
 	$(BIN)/python -m pytest -m 'not hub and not browser and not stress'
+
+# What only a real GPU can show, one test after the other; without a GPU each says so and is skipped.
+gpu: setup
+	$(BIN)/python -m pytest tests/gpu -v --timeout=120
 
 # The full counts of crashes and histories: an hour and more.
 stress: setup
