@@ -11,12 +11,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+from . import randomness
 from .batch.results import updated
 from .capture import snapshot
 from .capture.snapshot import Header
 from .capture.store import Store
 from .runner.folder import Folder
-from .runner.inside import random_states, set_random_states
 
 T = TypeVar("T")
 EVERY_S = 60.0
@@ -111,7 +111,7 @@ def _main() -> dict[str, Any]:
 
 def _keep(folder: Folder) -> None:
     """All loops so far in one snapshot: they may share their state."""
-    kept = {"loops": [(loop.done, loop.parts) for loop in _loops], "random": random_states()}
+    kept = {"loops": [(loop.done, loop.parts) for loop in _loops], "random": randomness.states()}
     written = snapshot.write(kept, _main(), Store(Path(folder.job().store)))
     folder.write("checkpoint.json", written.header.to_json())
 
@@ -121,6 +121,6 @@ def _kept(folder: Folder) -> list[tuple[int, list[Any]]]:
     if text is None:
         return []
     kept = snapshot.read(Header.from_json(text), Store(Path(folder.job().store)), _main())
-    set_random_states(kept["random"])
+    randomness.set_states(kept["random"])
     found: list[tuple[int, list[Any]]] = kept["loops"]
     return found

@@ -14,6 +14,7 @@ from timeshare.notebooks.capture.snapshot import Header
 from timeshare.notebooks.capture.store import Store
 from timeshare.notebooks.runner.document import outputs
 from timeshare.notebooks.runner.folder import Folder, Job, folder_of
+from timeshare.notebooks.runner.inside import STREAMS
 from timeshare.notebooks.runner.signing import verified
 from timeshare.notebooks.runner.spool import read_lines
 
@@ -73,4 +74,6 @@ class Work:
 
     def results(self) -> tuple[dict[str, Any], dict[str, Any]]:
         told = verified(self.folder.read("results.json"), "job-1", "")
-        return snapshot.read(Header.from_json(json.dumps(told["snapshot"])), self.store, self.main), told["left"]
+        found = snapshot.read(Header.from_json(json.dumps(told["snapshot"])), self.store, self.main)
+        found.pop(STREAMS, None)
+        return found, told["left"]

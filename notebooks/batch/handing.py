@@ -67,8 +67,10 @@ def hand_over(
         make_room(places, estimate)
         sent = write(prepared, places, main, function=call is not None)
     _sent(sent, places, service)
+    sent.streams.move_on(sent.request.id)
     job = Job(sent.request, places, service, main)
-    return Handed(job, f"{pages.offer(options, estimate)}; {_moved(sent.total, sent.new)}", prepared.warnings)
+    own = f"; each {'trial' if options.trials else 'point'} draws random numbers of its own" if job.is_sweep else ""
+    return Handed(job, f"{pages.offer(options, estimate)}; {_moved(sent.total, sent.new)}{own}", prepared.warnings)
 
 
 def submit(work: str | Callable[..., Any], *arguments: Any, options: str | Options = "", **named: Any) -> Job:

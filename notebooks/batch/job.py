@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .. import randomness
 from ..capture.own import Untrusted
 from ..runner.document import outputs
 from ..runner.folder import Folder, folder_of
@@ -232,6 +233,7 @@ class Job:
         if results is None:
             return ["it left no variables"]
         notes = bring(results.values, self._main, in_place=in_place)
+        randomness.go_on(self.id, self.request.streams, results.streams)
         left = [
             f"{name} ({told['kind']}) could not come back: {told['why']}; it was {told['repr']}"
             for name, told in results.left.items()

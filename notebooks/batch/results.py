@@ -15,18 +15,21 @@ from ..capture.snapshot import Header, VersionMismatch
 from ..capture.store import Store
 from ..runner import failure
 from ..runner.folder import Folder
+from ..runner.inside import STREAMS
 from ..runner.signing import verified
 
 
 @dataclass(frozen=True)
 class Results:
     """``values``: by name what the cell wrote or changed. ``left``: what could not travel, and why. ``error``: the
-    exception that ended the cell. ``trial``: of Optuna, a summary."""
+    exception that ended the cell. ``trial``: of Optuna, a summary. ``streams``: where its random streams have come to,
+    if they were the notebook's."""
 
     values: dict[str, Any]
     left: dict[str, dict[str, str]] = field(default_factory=dict)
     error: BaseException | None = None
     trial: dict[str, Any] = field(default_factory=dict)
+    streams: dict[str, Any] = field(default_factory=dict)
 
 
 def read_results(path: Path, job_id: str, key: str, store: Store, main: dict[str, Any]) -> Results | None:
@@ -43,9 +46,10 @@ def read_results(path: Path, job_id: str, key: str, store: Store, main: dict[str
         raise VersionMismatch(f"the results need {', '.join(missing)}, which this Python does not have: install it")
     values = snapshot.read(header, store, main)
     error = values.pop(failure.NAME, None)
+    streams = values.pop(STREAMS, {})
     left = told["left"]
     left.pop(failure.NAME, None)
-    return Results(values, left, None if error is None else failure.unpacked(error), told.get("trial", {}))
+    return Results(values, left, None if error is None else failure.unpacked(error), told.get("trial", {}), streams)
 
 
 def bring(values: Mapping[str, Any], main: dict[str, Any], *, in_place: bool) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from ..capture import modules, snapshot
 from ..capture.preflight import size_text
 from ..capture.store import Store
+from ..randomness import Streams, in_order, recording
 from ..runner.folder import Folder, Job
 from ..runner.inside import EXTRA, extra
 from .options import BadOption, Options
@@ -33,7 +34,8 @@ SUBMITTED = "submitted.json"
 @dataclass(frozen=True)
 class Request:
     """What the service is asked for; kept in the job's folder to ask again. ``tasks``: subfolder and digest of each.
-    ``points``: what each of them sets. ``function``: the job is a call, and its result what that returns."""
+    ``points``: what each of them sets. ``function``: the job is a call, and its result what that returns. ``streams``:
+    digests of the random streams that the notebook goes on with."""
 
     id: str
     name: str
@@ -47,6 +49,7 @@ class Request:
     trials: int = 0
     direction: str = "minimize"
     function: bool = False
+    streams: dict[str, str] = field(default_factory=dict)
 
     def body(self, places: Places, only: tuple[int, ...] = (), key: str = "") -> Json:
         """For the service. ``only``: these tasks; empty for all. ``key`` of the request; default: the job's id."""
@@ -79,11 +82,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Sent:
-    """``new`` of ``total`` bytes were not in the store before."""
+    """``new`` of ``total`` bytes were not in the store before. ``streams``: those that went along."""
 
     request: Request
     total: int
     new: int
+    streams: Streams
 
     def text(self) -> str:
         """For people."""
@@ -114,7 +118,9 @@ def _write(job_id: str, prepared: Prepared, places: Places, main: dict[str, Any]
     more = {**extra(prepared.local_modules), "sources": sources(prepared.values)}
     if options.stage:
         more["stage"] = list(options.stage)
-    written = snapshot.write({**prepared.values, EXTRA: more}, main, store)
+    with recording() as generators:
+        written = snapshot.write({**prepared.values, EXTRA: more}, main, store)
+    streams = Streams(more["streams"], tuple(in_order(generators)))
     tasks = []
     for number, point in enumerate(points or ({},)):
         subfolder = f"{number:03d}" if points else ""
@@ -134,6 +140,7 @@ def _write(job_id: str, prepared: Prepared, places: Places, main: dict[str, Any]
             launch=options.launch,
             nodes=options.layout.nodes,
             processes=options.layout.processes,
+            stream=f"point {number}" if points else "",
         )
         tasks.append((subfolder, Folder.make(places.jobs / job_id / subfolder, job).digest()))
     request = Request(
@@ -147,9 +154,10 @@ def _write(job_id: str, prepared: Prepared, places: Places, main: dict[str, Any]
         trials=options.trials,
         direction=options.direction,
         function=function,
+        streams={} if points else streams.left(),
     )
     Folder(places.jobs / job_id).write(REQUEST, request.to_json())
-    return Sent(request, written.total, written.new)
+    return Sent(request, written.total, written.new, streams)
 
 
 def send(request: Request, places: Places, service: Service, only: tuple[int, ...] = (), key: str = "") -> Json:

@@ -22,6 +22,7 @@ from typing import Any
 
 import cloudpickle
 
+from ..randomness import reduced
 from .rules import Refused, rule_for
 from .store import Blob, Store
 from .tensors import Tensors
@@ -163,7 +164,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         tensor = self._tensors.reduced(item)
         if tensor is not None:
             return tensor
-        return super().reducer_override(item)
+        return reduced(item) or super().reducer_override(item)
 
     def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:
         """cloudpickle would add the globals that a function reads, and loading it would write them into ours."""

@@ -38,7 +38,8 @@ class Job:
     ``environment``: variables that the cell is to see. ``modules``: local source files, by relative path, as digest
     and size; ``packages``: the versions that the notebook has of what the snapshot imports. ``point``: what a sweep
     sets. ``trials``: which way a trial's value is better; empty when it is none. ``launch``: ``torchrun`` for a cell
-    that runs as ``processes`` on each of ``nodes``; empty: as one."""
+    that runs as ``processes`` on each of ``nodes``; empty: as one. ``stream``: whose random numbers it draws; empty:
+    the notebook's."""
 
     id: str
     cell: str
@@ -55,6 +56,7 @@ class Job:
     launch: str = ""
     nodes: int = 1
     processes: int = 1
+    stream: str = ""
 
     @property
     def layout(self) -> Layout:
@@ -67,11 +69,13 @@ class Job:
     def from_json(text: str) -> Job:
         """Raises ValueError for anything but a job."""
         data = json.loads(text)
+        if isinstance(data, dict):
+            data.setdefault("stream", "")  # of a job that an earlier version submitted
         if not isinstance(data, dict) or set(data) != set(Job.__dataclass_fields__):
             raise ValueError("this is not a job")
         try:
             return Job(
-                **{name: str(data[name]) for name in ("id", "cell", "store", "cwd", "trials")},
+                **{name: str(data[name]) for name in ("id", "cell", "store", "cwd", "trials", "stream")},
                 launch=_launch(data["launch"]),
                 nodes=max(1, int(data["nodes"])),
                 processes=max(1, int(data["processes"])),

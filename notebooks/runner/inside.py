@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import json
 import os
-import random
 import sys
 import threading
 import types
@@ -18,6 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from .. import randomness
 from ..capture import modules, snapshot
 from ..capture.preflight import judge
 from ..capture.reach import Reached, reach
@@ -30,10 +30,15 @@ EXTRA = "__timeshare_extra__"
 """The name, in a snapshot, of what travels with every cell beside its variables."""
 PATCHED = "functions set in modules"
 """The name, in a snapshot, of what the notebook has set in local modules; no name that a cell could use."""
+STREAMS = "__timeshare_streams__"
+"""The name, in the results of a single job, of where its random streams were at its end."""
 _LEFT_OUT = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open", "trial", "staged"})
 
+_generators: list[Any] = []
+"""Those that the variables of this job hold, in the order of its snapshot."""
 
-def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
+
+def begin(folder: str, main: dict[str, Any], rank: int = 0) -> dict[str, str]:
     """Loads the job's variables into ``main``; what each of them was, to know afterwards what has changed."""
     place = Folder(Path(folder))
     job = place.job()
@@ -47,9 +52,13 @@ def begin(folder: str, main: dict[str, Any]) -> dict[str, str]:
     # The cell's own folder ("") counts only if it did so where the cell comes from: not for a file of the terminal.
     sys.path[:] = [str(sources), *job.path, *(p for p in sys.path if p not in (*job.path, "", "/"))]
     os.chdir(job.cwd if job.cwd and Path(job.cwd).is_dir() else place.path)
-    found = snapshot.read(job.snapshot, store, main)
+    with randomness.recording() as generators:
+        found = snapshot.read(job.snapshot, store, main)
+    _generators[:] = randomness.in_order(generators)
     more = found.pop(EXTRA, {})
-    _set_extra(more)
+    _set_streams(more.get("streams", {}), ", ".join(filter(None, (job.stream, f"rank {rank}" if rank else ""))))
+    _set_in_modules(more.get("modules", {}))
+    failure.remember(more.get("sources", {}))
     _set_in_modules(found.pop(PATCHED, {}))
     if "stage" in more:
         main["staged"] = fetched(more["stage"], place.path / "staged")
@@ -90,39 +99,15 @@ def _flush_sends(stream: Any) -> None:
 
 def extra(tops: list[str]) -> dict[str, Any]:
     """In the notebook: states of random generators, and values that were set in local modules."""
-    return {**random_states(), "modules": modules.values(tops)}
+    return {"streams": randomness.states(), "modules": modules.values(tops)}
 
 
-def random_states() -> dict[str, Any]:
-    """Of every random generator that is a part of the process, as far as its package is in use."""
-    found: dict[str, Any] = {"random": random.getstate()}
-    if "numpy" in sys.modules:
-        found["numpy"] = sys.modules["numpy"].random.get_state()
-    if "torch" in sys.modules:
-        torch = sys.modules["torch"]
-        found["torch"] = torch.get_rng_state()
-        if torch.cuda.is_initialized():
-            found["cuda"] = torch.cuda.get_rng_state_all()
-    return found
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """As ``random_states`` gave them."""
-    if "random" in states:
-        random.setstate(states["random"])
-    if "numpy" in states:
-        importlib.import_module("numpy").random.set_state(states["numpy"])
-    if "torch" in states:
-        torch = importlib.import_module("torch")
-        torch.set_rng_state(states["torch"])
-        for number, state in enumerate(states.get("cuda", ())[: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(state, number)
-
-
-def _set_extra(extra: dict[str, Any]) -> None:
-    set_random_states(extra)
-    _set_in_modules(extra.get("modules", {}))
-    failure.remember(extra.get("sources", {}))
+def _set_streams(streams: dict[str, Any], label: str) -> None:
+    """``label``: whose streams these are to be; empty: the notebook's go on here."""
+    if label:
+        randomness.derive(_generators, label)
+        streams = randomness.derived(streams, label)
+    randomness.set_states(streams)
 
 
 def _set_in_modules(values: dict[str, dict[str, Any]]) -> None:
@@ -144,6 +129,8 @@ def finish(folder: str, main: dict[str, Any], before: dict[str, str], failed: bo
         changed[failure.NAME] = failure.packed(error)
     verdicts = judge({name: Reached(name, value) for name, value in changed.items()}, main)
     going = {verdict.name: changed[verdict.name] for verdict in verdicts if verdict.goes}
+    if not job.stream:
+        going[STREAMS] = randomness.streams_of(_generators)
     header = snapshot.write(going, main, store).header
     left = {
         v.name: {"kind": v.kind, "why": v.problem, "fix": v.fix, "repr": _repr(changed[v.name])}

@@ -110,7 +110,7 @@ class Rank:
             self._tick()
             time.sleep(POLL_S)
         path = str(self._folder.path)
-        begin = f"{preparing.INSIDE}\n__timeshare_inside.begin({path!r}, globals())"
+        begin = f"{preparing.INSIDE}\n__timeshare_inside.begin({path!r}, globals(), {self._rank})"
         begun = kernel.run(begin, self._told_if_wrong, self._tick)
         if not begun.ok:
             return Ending(FAILED, f"its variables could not be loaded: {begun.name}: {begun.value}")
