@@ -330,6 +330,46 @@ def test_progress_bars_of_every_kind_are_text_that_anybody_can_read(notebook: No
     assert "Warning" not in text
 
 
+def test_a_bar_that_the_notebook_imported_is_text_in_the_job(notebook: Notebook) -> None:
+    notebook.run("from tqdm.notebook import tqdm, trange")
+    text = finished(notebook, "for n in tqdm(trange(5), desc='epoch'):\n    pass").tasks[0].text()
+    assert "epoch: 100%" in text
+
+
+def test_how_a_cell_ended_is_what_the_kernel_says_and_not_which_messages_came(notebook: Notebook) -> None:
+    wrong = notebook.hand("x = 1\n%no_such_magic\nx = 2")
+    assert wrong.wait(90)
+    assert wrong.state == "failed"
+    assert "no_such_magic" in wrong.status().why
+    shown = "try:\n    1 / 0\nexcept ZeroDivisionError:\n    get_ipython().showtraceback()\nafter = 1"
+    assert finished(notebook, shown).result(60) == {"after": 1}
+
+
+KEYS = """
+class AttrDict(dict):
+    __getattr__ = dict.__getitem__
+class Slots:
+    __slots__ = ("kept",)
+    def __getattr__(self, name):
+        raise KeyError(name)
+config, slots, holder = AttrDict(lr=0.1), Slots(), [AttrDict(a=1)]
+def step():
+    config["lr"] = config.lr * 2
+"""
+
+
+def test_objects_that_answer_for_missing_attributes_with_other_errors_go_and_come(notebook: Notebook) -> None:
+    notebook.run(KEYS)
+    held = notebook.main["config"]
+    with pytest.raises(CannotGo, match=r"(?s)slots \(Slots\).*cannot be pickled .KeyError"):
+        notebook.hand("slots")
+    job = finished(notebook, "step()\nholder[0]['a'] = 2")
+    job.bring(in_place=True)
+    assert notebook.main["config"]["lr"] == 0.2
+    assert notebook.main["config"] is held
+    assert notebook.main["holder"] == [{"a": 2}]
+
+
 def test_a_removed_job_leaves_nothing_and_listings_know_sizes(notebook: Notebook) -> None:
     from timeshare.notebooks.batch.pages import listing
     from timeshare.notebooks.capture.preflight import size_text

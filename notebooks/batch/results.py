@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..capture import snapshot
+from ..capture.attributes import attribute, own
 from ..capture.modules import differences
 from ..capture.snapshot import Header, VersionMismatch
 from ..capture.store import Store
@@ -86,7 +87,7 @@ def updated(old: Any, new: Any, _under_way: frozenset[int] = frozenset()) -> boo
     elif isinstance(old, set):
         old.clear()
         old |= new
-    elif hasattr(old, "load_state_dict") and hasattr(new, "state_dict"):
+    elif attribute(old, "load_state_dict") is not None and attribute(new, "state_dict") is not None:
         old.load_state_dict(new.state_dict())
     elif type(old).__module__ == "torch" and hasattr(old, "copy_") and old.shape == new.shape:
         old.data.copy_(new.data)
@@ -94,7 +95,7 @@ def updated(old: Any, new: Any, _under_way: frozenset[int] = frozenset()) -> boo
         if old.dtype != new.dtype or not old.flags.writeable:
             return False
         old[...] = new
-    elif type(old).__module__ == "__main__" and hasattr(old, "__dict__"):
+    elif type(old).__module__ == "__main__" and attribute(old, "__dict__") is not None:
         _update_items(vars(old), vars(new), under_way)
     else:
         return False
@@ -126,4 +127,4 @@ def _direct_parts(value: Any) -> list[Any]:
         return list(value.values())
     if isinstance(value, list | tuple | set):
         return list(value)
-    return list(vars(value).values()) if hasattr(value, "__dict__") and not isinstance(value, type) else []
+    return list(own(value).values())

@@ -12,6 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from .attributes import attribute
 from .store import Store
 
 MOST_BYTES = 20 * 1024 * 1024
@@ -85,7 +86,7 @@ def patched(tops: Iterable[str]) -> dict[str, dict[str, Any]]:
     for top in tops:
         for name, module in list(sys.modules.items()):
             if name.partition(".")[0] == top and isinstance(module, types.ModuleType):
-                ours = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == "__main__"}
+                ours = {k: v for k, v in vars(module).items() if attribute(v, "__module__") == "__main__"}
                 if ours:
                     found[name] = ours
     return found

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import snapshot
+from .attributes import attribute, own
 from .reach import Reached
 from .rules import Refused
 from .trial import load_in_a_clean_process
@@ -130,8 +131,8 @@ def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"{name} (used by {path})", value.__globals__[name]) for name in reads)
     elif isinstance(value, types.MethodType):
         yield f"{path}.__self__", value.__self__
-    elif not isinstance(value, type) and hasattr(value, "__dict__"):
-        yield from ((f"{path}.{name}", part) for name, part in vars(value).items())
+    else:
+        yield from ((f"{path}.{name}", part) for name, part in own(value).items())
 
 
 # --- what the stream names
@@ -161,7 +162,7 @@ def _globals_named(stream: bytes) -> tuple[list[str], tuple[str, ...]]:
 def _kind(value: Any) -> str:
     kind = type(value)
     module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
-    shape = getattr(value, "shape", None)
+    shape = attribute(value, "shape")
     dimensions = f" {shape}" if isinstance(shape, tuple) and shape else ""
     return f"{module}{kind.__qualname__}{dimensions}"
 

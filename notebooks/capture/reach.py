@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .attributes import attribute, own
 from .names import names_of_code
 
 MOST_ITEMS = 10_000
@@ -90,7 +91,7 @@ def _parts(item: Any, namespace: Mapping[str, Any]) -> Iterator[Any]:
     kind = type(item)
     if _is_notebooks(kind):
         yield kind
-        yield from vars(item).values() if hasattr(item, "__dict__") else ()
+        yield from own(item).values()
 
 
 def _function(item: types.FunctionType, namespace: Mapping[str, Any]) -> Iterator[Any]:
@@ -99,7 +100,7 @@ def _function(item: types.FunctionType, namespace: Mapping[str, Any]) -> Iterato
     yield from (cell.cell_contents for cell in item.__closure__ or () if not _empty(cell))
     yield from item.__defaults__ or ()
     yield from (item.__kwdefaults__ or {}).values()
-    wrapped = getattr(item, "__wrapped__", None)
+    wrapped = attribute(item, "__wrapped__")
     if wrapped is not None:
         yield wrapped
 
@@ -158,7 +159,7 @@ _LOOKS: tuple[tuple[Any, Callable[..., Iterator[Any]]], ...] = (
 
 
 def _is_notebooks(kind: type) -> bool:
-    return getattr(kind, "__module__", None) == "__main__"
+    return bool(attribute(kind, "__module__") == "__main__")
 
 
 def _empty(cell: types.CellType) -> bool:

@@ -76,8 +76,14 @@ def _bars_as_text() -> None:
         return
     for name in ("tqdm.autonotebook", "tqdm.notebook"):
         stands_in = types.ModuleType(name)
-        vars(stands_in)["__getattr__"] = lambda wanted: getattr(importlib.import_module("tqdm.std"), wanted)
+        vars(stands_in)["__getattr__"] = _text_bar
         sys.modules[name] = stands_in
+
+
+def _text_bar(wanted: str) -> Any:
+    """What a name of ``tqdm.notebook`` stands for; snapshots name its class ``tqdm_notebook``."""
+    names = {"tqdm_notebook": "tqdm", "tnrange": "trange"}
+    return getattr(importlib.import_module("tqdm.std"), names.get(wanted, wanted))
 
 
 def _flush_sends(stream: Any) -> None:

@@ -73,7 +73,6 @@ class Kernel:
     def run(self, code: str, publish: Callable[[str, dict[str, Any]], None], tick: Callable[[], None]) -> Outcome:
         """Runs ``code``; ``publish`` gets kind and content of each message. Raises KernelDied."""
         sent = self._client.execute(code, allow_stdin=False, store_history=False, stop_on_error=True)
-        outcome = Outcome(True)
         while True:
             tick()
             try:
@@ -86,11 +85,23 @@ class Kernel:
             kind, content = message["msg_type"], message["content"]
             if kind == "status" and content["execution_state"] == "idle":
                 self._drain(sent, publish)
-                return outcome
-            if kind == "error":
-                outcome = Outcome(False, content["ename"], content["evalue"])
+                return self._reply(sent)
             if kind in PUBLISHED:
                 publish(kind, content)
+
+    def _reply(self, sent: str) -> Outcome:
+        """How it ended. Messages do not tell: a wrong magic shows no error, and a cell may show one and go on."""
+        while True:
+            try:
+                message = self._client.get_shell_msg(timeout=POLL_S)
+            except queue.Empty:
+                self._check_alive()
+                continue
+            if message["parent_header"].get("msg_id") == sent:
+                content = message["content"]
+                if content["status"] == "ok":
+                    return Outcome(True)
+                return Outcome(False, content.get("ename", content["status"]), content.get("evalue", ""))
 
     def _drain(self, sent: str, publish: Callable[[str, dict[str, Any]], None]) -> None:
         """What child processes and libraries wrote reaches the kernel through pipes, later than its own words. A mark
