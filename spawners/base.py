@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,7 +27,7 @@ from ..reservations.sockets import SCHEME, unix_url
 from .asking import ASK_EVERY_S, LaunchError, started
 from .environment import search_path
 from .options import SessionOptions, options_from_form, parse_options
-from .reach import reached
+from .reach import listens, reached
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 JUPYTER = NOTEBOOKS / "jupyter"
@@ -34,6 +35,10 @@ STARTUP = NOTEBOOKS / "startup.py"
 """Gives every notebook of a session its magic; by path, for nothing here may import the notebooks' room."""
 UNREACHABLE = "the reservations service does not answer, so no GPU can be given out now: try again in a minute"
 
+EARLIER = (
+    "this server was started before this hub had timeshare: it holds no reservation, and is left alone. Shut it down "
+    "in JupyterLab (File, Shut Down); the next start is a session"
+)
 NO_PORT = 8888
 """Jupyter's default, which it takes for none: with any other port it refuses to listen on a socket."""
 
@@ -69,6 +74,8 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         "Default 30; then the start fails, and says which node is not reached. Example: 60.",
     ).tag(config=True)
 
+    _earlier: Mapping[str, Any] = MappingProxyType({})
+    """The state that another spawner left of a server, from before this hub had timeshare."""
     reservation_id = ""
     generation = 0
     enforcement = ""
@@ -194,7 +201,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     async def poll(self) -> int | None:
         """None while it runs, and while nobody can say: only the service's word ends a session."""
         if not self.reservation_id:
-            return 0
+            return None if await self._earlier_runs() else 0
         try:
             reservation = await self.service.get(self.reservation_id)
         except PublicError as error:
@@ -212,6 +219,8 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     async def stop(self, now: bool = False) -> None:
         """Ends the reservation and waits until the engine saw every process gone."""
         if not self.reservation_id:
+            if await self._earlier_runs():
+                raise SpawnException(EARLIER, reason="earlier-server", status_code=409)
             return
         # The hub calls this too when it gives up waiting for the server's first answer.
         given_up = self._start_pending or self._spawn_pending
@@ -235,7 +244,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     # --- state over hub restarts
 
     def get_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().get_state()
+        state: dict[str, Any] = {**super().get_state(), **self._earlier}
         if self.reservation_id:
             kept = ("reservation_id", "generation", "enforcement")
             state.update({name: getattr(self, name) for name in kept})
@@ -246,9 +255,19 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         self.reservation_id = str(state.get("reservation_id", ""))
         self.generation = int(state.get("generation", 0))
         self.enforcement = str(state.get("enforcement", ""))
+        self._earlier = {} if self.reservation_id else dict(state)
+        if self._earlier and self.server is not None:
+            self.log.warning("%s: %s", self._log_name, EARLIER)
+
+    async def _earlier_runs(self) -> bool:
+        """Whether a server runs that another spawner started, before this hub had timeshare. It holds no reservation;
+        it is left alone, and its state is kept for that spawner."""
+        server = self.server if self._earlier else None
+        return server is not None and await listens(server.url)
 
     def clear_state(self) -> None:
         super().clear_state()
+        self._earlier = {}
         self.reservation_id, self.generation, self.enforcement = "", 0, ""
 
     # --- what the person who waits sees

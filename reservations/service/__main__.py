@@ -57,6 +57,7 @@ def settings_of(deployment: Deployment) -> Settings:
         log_dir=Path(deployment.state_dir) / "logs" / "sessions",
         state_dir=Path(deployment.state_dir),
         local=deployment.local,
+        account_prefix=deployment.account_prefix,
     )
 
 

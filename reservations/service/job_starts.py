@@ -106,7 +106,7 @@ class JobStarts:
             "reservation_id": reservation.id,
             "generation": reservation.generation,
             "owner": reservation.owner,
-            "user": reservation.owner if settings.multi_user else None,
+            "user": settings.account(reservation.owner),
             "argv": [job.python, "-m", RUNNER, job.folder, "--digest", job.digest, "--key-stdin"],
             "env": self._environment(reservation),
             "stdin": job.key,
