@@ -11,12 +11,13 @@ hub: ``timeshare up --for-hub``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from jupyterhub.app import JupyterHub
 from traitlets.config import Config
 
 from ..reservations.deployment import FILE_NAME, VARIABLE, Deployment, DeploymentError, load_deployment
@@ -24,6 +25,7 @@ from . import proxy
 from .hub_parts import TEMPLATES, add_timeshare, listed
 from .routes import add_service_route, use_own_proxy
 from .run.folders import default_state_dir
+from .run.hub import connect_safely
 
 __all__ = ["configure", "conflicts"]
 CULLERS = ("jupyterhub_idle_culler", "jupyterhub-idle-culler", "cull_idle_servers")
@@ -47,7 +49,7 @@ class Choice:
 def configure(
     c: Config, *, state: str = "", user_environment: str = "", instead_of: str = "", keep_idle_culler: bool = False
 ) -> None:
-    """Add timeshare to the configuration ``c`` of a hub. Call it last, when all else is set.
+    """Add timeshare to the configuration ``c`` of a hub, once all of it is read.
 
     ``state``: the state folder of timeshare; default: the one that `timeshare up` takes by default.
     ``user_environment``: the Python environment in which people's servers run, if it is not the hub's; it needs
@@ -63,13 +65,38 @@ def configure(
         raise SystemExit(f"timeshare: {str(error).replace('timeshare up', 'timeshare up --for-hub')}") from None
     singleuser = str(Path(user_environment) / "bin" / "timeshare-singleuser") if user_environment else ""
     choice = Choice(instead_of, keep_idle_culler, singleuser)
+    if JupyterHub.initialized():
+        when_read(JupyterHub.instance(), lambda whole: add(whole, deployment, choice))
+    else:  # by a command such as `jupyterhub upgrade-db`, which starts none
+        add(c, deployment, choice)
+
+
+def when_read(app: JupyterHub, act: Callable[[Config], None]) -> None:
+    """Call ``act`` with the whole configuration of ``app``, once all of its files are read and before it is used.
+
+    A file that another one loads (``load_subconfig``, as The Littlest JupyterHub does) sees nothing of what is set
+    outside it, and no file what comes after it. JupyterHub (6.1) has no hook for that: what traitlets
+    (``Application.load_config_file``) has read it hands to ``update_config``.
+    """
+    use = app.update_config
+
+    def update_config(whole: Config) -> None:
+        app.update_config = use
+        act(whole)
+        use(whole)
+
+    app.update_config = update_config
+
+
+def add(c: Config, deployment: Deployment, choice: Choice) -> None:
+    """Add timeshare to the whole configuration ``c``. Raises SystemExit with everything that stands against it."""
     if found := list(conflicts(c, deployment, choice)):
         lines = "\n".join(f"  - {text}" for text in found)
         raise SystemExit(f"timeshare does not go together with this configuration of the hub:\n{lines}")
+    if (earlier := c.JupyterHub.get("spawner_class")) not in (None, *SPAWNERS):
+        c.GpuSpawner.earlier_class = earlier
     _add_proxy(c, deployment)
-    add_timeshare(c, deployment, singleuser)
-    from .run.hub import connect_safely
-
+    add_timeshare(c, deployment, choice.singleuser)
     connect_safely()
 
 

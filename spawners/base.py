@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from jupyterhub.objects import Server
-from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.spawner import LocalProcessSpawner, Spawner, SpawnException
+from jupyterhub.traitlets import EntryPointType
 from jupyterhub.utils import fmt_ip_url
 from traitlets import Bool, Integer, Unicode
 
@@ -27,7 +28,7 @@ from ..reservations.sockets import SCHEME, unix_url
 from .asking import ASK_EVERY_S, LaunchError, started
 from .environment import search_path
 from .options import SessionOptions, options_from_form, parse_options
-from .reach import listens, reached
+from .reach import reached
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 JUPYTER = NOTEBOOKS / "jupyter"
@@ -36,8 +37,8 @@ STARTUP = NOTEBOOKS / "startup.py"
 UNREACHABLE = "the reservations service does not answer, so no GPU can be given out now: try again in a minute"
 
 EARLIER = (
-    "this server was started before this hub had timeshare: it holds no reservation, and is left alone. Shut it down "
-    "in JupyterLab (File, Shut Down); the next start is a session"
+    "this server was started before this hub had timeshare: it holds no reservation, and goes on until it is stopped; "
+    "the next start is a session"
 )
 NO_PORT = 8888
 """Jupyter's default, which it takes for none: with any other port it refuses to listen on a socket."""
@@ -72,6 +73,14 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         min=1,
         help="Longest wait in seconds for the hub to reach a server that listens on a node of another engine (Slurm). "
         "Default 30; then the start fails, and says which node is not reached. Example: 60.",
+    ).tag(config=True)
+
+    earlier_class = EntryPointType(
+        klass=Spawner,
+        default_value=LocalProcessSpawner,
+        entry_point_group="jupyterhub.spawners",
+        help="The spawner of servers from before this hub had timeshare, which says whether they run, and stops them. "
+        "Default: JupyterHub's own default. Example: systemd.",
     ).tag(config=True)
 
     _earlier: Mapping[str, Any] = MappingProxyType({})
@@ -201,7 +210,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     async def poll(self) -> int | None:
         """None while it runs, and while nobody can say: only the service's word ends a session."""
         if not self.reservation_id:
-            return None if await self._earlier_runs() else 0
+            return await self._earlier_spawner.poll() if self._earlier else 0
         try:
             reservation = await self.service.get(self.reservation_id)
         except PublicError as error:
@@ -219,8 +228,8 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     async def stop(self, now: bool = False) -> None:
         """Ends the reservation and waits until the engine saw every process gone."""
         if not self.reservation_id:
-            if await self._earlier_runs():
-                raise SpawnException(EARLIER, reason="earlier-server", status_code=409)
+            if self._earlier:
+                await self._earlier_spawner.stop(now)
             return
         # The hub calls this too when it gives up waiting for the server's first answer.
         given_up = self._start_pending or self._spawn_pending
@@ -259,11 +268,13 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         if self._earlier and self.server is not None:
             self.log.warning("%s: %s", self._log_name, EARLIER)
 
-    async def _earlier_runs(self) -> bool:
-        """Whether a server runs that another spawner started, before this hub had timeshare. It holds no reservation;
-        it is left alone, and its state is kept for that spawner."""
-        server = self.server if self._earlier else None
-        return server is not None and await listens(server.url)
+    @property
+    def _earlier_spawner(self) -> Spawner:
+        """The spawner that started the server which runs, as it would be had this hub not got timeshare since."""
+        about = ("user", "orm_spawner", "hub", "authenticator", "name", "db", "config", "oauth_client_id")
+        spawner = self.earlier_class(**{what: getattr(self, what) for what in about})
+        spawner.load_state(dict(self._earlier))
+        return spawner
 
     def clear_state(self) -> None:
         super().clear_state()

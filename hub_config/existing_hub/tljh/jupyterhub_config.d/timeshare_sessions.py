@@ -1,5 +1,5 @@
 """Sessions of timeshare on The Littlest JupyterHub. Copy this file to /opt/tljh/config/jupyterhub_config.d/: what lies
-there is read last, in the order of names, and nothing may follow this file.
+there is read by the hub at its start.
 
 People keep their accounts (jupyter-NAME), which TLJH made when they first started a server; this goes on as before.
 """
