@@ -79,7 +79,7 @@ class Site:
         self.folder, self.state = folder / "site", folder / "timeshare"
         self.folder.mkdir()
         self.port, self.hub_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}/"
+        self.url = self.their_url = f"http://127.0.0.1:{self.port}/"
         self.hub: subprocess.Popen[bytes] | None = None
         self.beside: subprocess.Popen[bytes] | None = None
         ports = {"port": self.port, "hub_port": self.hub_port, "api_port": free_port(), "service_port": free_port()}
@@ -127,13 +127,18 @@ class Site:
             self.hub.send_signal(signal.SIGTERM)
             self.hub.wait(30)
 
-    def start_timeshare(self) -> None:
+    def start_timeshare(self, *more: str) -> None:
         words = [command(), "up", "--state", self.state, "--for-hub", f"http://127.0.0.1:{self.hub_port}/"]
-        words += ["--address", self.url, "--simulate", "a100-40gb:2", "--admins", ME]
+        words += ["--address", self.their_url, "--simulate", "a100-40gb:2", "--admins", ME, *more]
         log = open(self.state / "up.log", "wb")  # noqa: SIM115
         with log:
             self.beside = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, "HOME": str(self.folder)})
         eventually(lambda: "Ready after" in (self.state / "up.log").read_text(), 60)
+
+    def stop_timeshare(self, how: signal.Signals) -> None:
+        if self.beside is not None and self.beside.poll() is None:
+            self.beside.send_signal(how)
+            self.beside.wait(60)
 
     def said(self) -> str:
         return (self.folder / "hub.log").read_text()
@@ -145,9 +150,7 @@ class Site:
         return requests.get(f"{self.url}services/announce/", timeout=20).text
 
     def close(self) -> None:
-        if self.beside is not None and self.beside.poll() is None:
-            self.beside.send_signal(signal.SIGINT)
-            self.beside.wait(60)
+        self.stop_timeshare(signal.SIGINT)
         self.stop_hub()
         for pid in self.left():
             os.kill(pid, signal.SIGKILL)
@@ -223,23 +226,25 @@ def test_a_hub_gets_timeshare_and_goes_back_and_all_that_is_theirs_stays(site: S
     ).stdout
     assert "ok    hub: http://127.0.0.1:" in told, told
 
-    # --- a restart of the hub, and one of timeshare: the session goes on.
+    # --- hub and timeshare start again, now with timeshare's proxy behind another one: the session goes on.
     pids = marked(session["id"])
     site.stop_hub()
-    site.beside.send_signal(signal.SIGTERM)
-    site.beside.wait(60)
-    site.start_timeshare()
+    site.stop_timeshare(signal.SIGTERM)
+    port = free_port()
+    site.start_timeshare("--port", str(port))
+    site.url = f"http://127.0.0.1:{port}/"
     site.adopt()
     ada = site.login("ada")
     assert ada.active()["id"] == session["id"]
     assert set(pids) <= set(marked(session["id"]))
     assert answers(ada, "user/ada/api/status")
+    assert answers(site.login(ME), f"user/{ME}/api/status")
     ada.stop()
 
     # --- and back.
     site.stop_hub()
-    site.beside.send_signal(signal.SIGINT)
-    site.beside.wait(60)
+    site.stop_timeshare(signal.SIGINT)
+    site.url = site.their_url
     site.start_hub()
     me = site.login(ME)
     assert me.api("GET", "user").json()["scopes"] == scopes_before
