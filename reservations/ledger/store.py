@@ -72,7 +72,7 @@ _CHECK_EPOCH = (
     .where(sa.or_(sa.and_(_M.key == "epoch", _M.value == sa.bindparam("mine")), _M.key == "transaction"))
 )
 PATIENCE = 3.0
-"""A database that did not answer is left alone for so many times as long as it took to find out: others wait as well."""
+"""A database that did not answer is left alone for so many times as long as it took to find out: others wait too."""
 _INSERT = sa.insert(_T)
 _UPDATE = (
     sa.update(_T)
@@ -182,7 +182,7 @@ class Ledger:
                 self._engine.dispose()
                 self._connection = self._engine.connect()
             with self._connection.begin():
-                found = dict(self._connection.execute(sa.select(_M.key, _M.value)).tuples().all())
+                found = {row.key: row.value for row in self._connection.execute(sa.select(_M.key, _M.value))}
         finally:
             self._not_before = time.monotonic() + PATIENCE * (time.monotonic() - began)
         if (found["epoch"], found["transaction"]) != (self._epoch, str(self._number)):
