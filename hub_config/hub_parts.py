@@ -23,6 +23,7 @@ from ..reservations.service.crowd import Crowd
 from ..spawners.desk import Desk
 from ..spawners.pages import ForScripts
 from ..spawners.relay import fill_in_forms, handlers
+from .hub_storage import outlive_full_disk
 from .origins import HEADERS, XSRF_COOKIE, keep_scripts_out
 from .pressure import take_turns
 
@@ -143,6 +144,7 @@ def add_pages(c: Config, deployment: Deployment, bounds: ServiceBounds) -> None:
     cookie = {**settings.get("xsrf_cookie_kwargs", {}), **XSRF_COOKIE}
     c.JupyterHub.tornado_settings = {**settings, "headers": headers, "xsrf_cookie_kwargs": cookie}
     keep_scripts_out(BaseHandler, (APIHandler, PrefixRedirectHandler, ForScripts))
+    outlive_full_disk(BaseHandler)
     take_turns(BaseHandler, Crowd(bounds))
 
 

@@ -196,7 +196,7 @@ def test_a_database_that_is_away_is_waited_for_and_what_is_known_is_told(tmp_pat
         server.stop()
         refused = service.call("POST", "reservations", json={"share": {"cpu_only": True}, "owner": "ben"})
         assert refused.status_code == 503
-        assert "the ledger's database on 127.0.0.1" in error_of(refused)["message"]
+        assert "the server of the ledger on 127.0.0.1" in error_of(refused)["message"]
         assert "It works again by itself" in error_of(refused)["message"]
         assert service.get(live["id"])["state"] == "granted"
         assert [r["id"] for r in service.ask("GET", "reservations?state=granted")["reservations"]] == [live["id"]]

@@ -25,26 +25,36 @@ class LedgerSilent(PublicError):
     """The ledger cannot be written or read for now; what was asked for is not done."""
 
 
-def outage(error: DBAPIError, url: sa.URL) -> LedgerSilent | None:
-    """Return what ``error`` means for whoever asked; None for an error of another kind."""
-    text = str(error.orig)
-    if getattr(error.orig, "sqlstate", None) == _POSTGRES_FULL or any(known in text for known in _FULL_TEXTS):
-        return _full(url)
-    if url.get_backend_name() != "sqlite":
-        if not (error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)):
-            return None
-        place = f"{url.host or 'this machine'}{f':{url.port}' if url.port else ''}"
-        message = f"the ledger's database on {place} does not answer, so nothing can be written down"
-    elif any(known in text for known in _SQLITE_TEXTS):
-        message = f"the ledger in {_folder(url)} cannot be written ({text})"
-    else:
+def outage(error: DBAPIError, url: sa.URL, what: str = "the ledger") -> LedgerSilent | None:
+    """Return what ``error`` means for whoever asked; None for an error of another kind. ``what`` is at ``url``."""
+    if getattr(error.orig, "sqlstate", None) == _POSTGRES_FULL:
+        return _full(url, what)
+    if (found := outage_of(str(error.orig), url, what)) is not None:
+        return found
+    gone = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    if url.get_backend_name() == "sqlite" or not gone:
         return None
+    place = f"{url.host or 'this machine'}{f':{url.port}' if url.port else ''}"
+    return _silent(f"the server of {what} on {place} does not answer, so nothing can be written down")
+
+
+def outage_of(text: str, url: sa.URL, what: str) -> LedgerSilent | None:
+    """The same of an error that quotes the database's, as far as its ``text`` tells."""
+    if any(known in text for known in _FULL_TEXTS):
+        return _full(url, what)
+    told = next((known for known in _SQLITE_TEXTS if known in text), None)
+    if url.get_backend_name() != "sqlite" or told is None:
+        return None
+    return _silent(f"{what} in {_folder(url)} cannot be written ({told})")
+
+
+def _silent(message: str) -> LedgerSilent:
     return LedgerSilent(SILENT, f"{message}: this was not done. {GOES_ON}; try again in a minute", 503)
 
 
-def _full(url: sa.URL) -> LedgerSilent:
+def _full(url: sa.URL, what: str) -> LedgerSilent:
     if url.get_backend_name() != "sqlite":
-        message = f"the disk of the ledger's database on {url.host or 'this machine'} is full: this was not done"
+        message = f"the disk of {what} on {url.host or 'this machine'} is full: this was not done"
         return LedgerSilent(FULL, f"{message}. {GOES_ON} once there is room", 507)
     folder = _folder(url)
     message = f"{full_text(folder)}, so nothing can be written down: this was not done"
