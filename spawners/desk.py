@@ -72,8 +72,8 @@ class Desk:
         return dict(zip(asked, answers, strict=True))
 
     async def sessions(self, owner: str) -> dict[str, Any]:
-        """``live`` and lately ``ended`` sessions of ``owner``, the newest first, and their ``jobs``; ``error``: what of it
-        is missing, and why."""
+        """``live`` and lately ``ended`` sessions of ``owner``, the newest first, and their ``jobs``; ``error``: what of
+        it is missing, and why."""
         try:
             live, working = await asyncio.gather(
                 self.service.list(owner, LIVE, limit=50, kind="session"),
