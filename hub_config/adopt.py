@@ -2,7 +2,7 @@
 
     from timeshare.hub_config import adopt
 
-    adopt.configure(get_config())
+    adopt.configure()
 
 The hub's people, services, database and pages stay its own. Sessions become timeshare's, whose processes run beside the
 hub: ``timeshare up --for-hub``.
@@ -47,9 +47,9 @@ class Choice:
 
 
 def configure(
-    c: Config, *, state: str = "", user_environment: str = "", instead_of: str = "", keep_idle_culler: bool = False
+    *, state: str = "", user_environment: str = "", instead_of: str = "", keep_idle_culler: bool = False
 ) -> None:
-    """Add timeshare to the configuration ``c`` of a hub, once all of it is read.
+    """Add timeshare to the configuration of the hub that calls this, once all of it is read.
 
     ``state``: the state folder of timeshare; default: the one that `timeshare up` takes by default.
     ``user_environment``: the Python environment in which people's servers run, if it is not the hub's; it needs
@@ -65,27 +65,25 @@ def configure(
         raise SystemExit(f"timeshare: {str(error).replace('timeshare up', 'timeshare up --for-hub')}") from None
     singleuser = str(Path(user_environment) / "bin" / "timeshare-singleuser") if user_environment else ""
     choice = Choice(instead_of, keep_idle_culler, singleuser)
-    if JupyterHub.initialized():
-        when_read(JupyterHub.instance(), lambda whole: add(whole, deployment, choice))
-    else:  # by a command such as `jupyterhub upgrade-db`, which starts none
-        add(c, deployment, choice)
+    when_read(lambda whole: add(whole, deployment, choice))
 
 
-def when_read(app: JupyterHub, act: Callable[[Config], None]) -> None:
-    """Call ``act`` with the whole configuration of ``app``, once all of its files are read and before it is used.
+def when_read(act: Callable[[Config], None]) -> None:
+    """Call ``act`` with the whole configuration of the hub that is just reading it, before that is used.
 
     A file that another one loads (``load_subconfig``, as The Littlest JupyterHub does) sees nothing of what is set
-    outside it, and no file what comes after it. JupyterHub (6.1) has no hook for that: what traitlets
-    (``Application.load_config_file``) has read it hands to ``update_config``.
+    outside it, and no file what comes after it. JupyterHub (6.1) has no hook for that: what it has read
+    (traitlets, ``Application.load_config_file``) it hands to ``update_config``. So do its commands, such as
+    ``jupyterhub upgrade-db``.
     """
-    use = app.update_config
+    use = JupyterHub.update_config
 
-    def update_config(whole: Config) -> None:
-        app.update_config = use
+    def update_config(app: JupyterHub, whole: Config) -> None:
+        JupyterHub.update_config = use
         act(whole)
-        use(whole)
+        app.update_config(whole)
 
-    app.update_config = update_config
+    JupyterHub.update_config = update_config
 
 
 def add(c: Config, deployment: Deployment, choice: Choice) -> None:

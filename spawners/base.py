@@ -241,6 +241,8 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             while reservation["state"] != "ended" and asyncio.get_running_loop().time() < until:
                 reservation = await self.service.wait(self.reservation_id, reservation["state"], 10)
         except PublicError as error:
+            if error.status >= 500:  # such as a full disk: it runs on
+                raise SpawnException(error.message, reason=error.reason, status_code=error.status) from None
             self.log.warning("%s: ending its reservation was refused: %s", self._log_name, error)
         except ServiceUnreachable as error:
             raise SpawnException(

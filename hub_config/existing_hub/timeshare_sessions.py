@@ -1,5 +1,5 @@
 """Sessions of timeshare for a hub that is there already. Copy this file beside the hub's own jupyterhub_config.py, and
-make the following its last line, after all that is yours:
+add this line there:
 
     load_subconfig("/etc/jupyterhub/timeshare_sessions.py")
 
@@ -8,4 +8,4 @@ timeshare itself runs beside the hub: timeshare.service in this folder. To go ba
 
 from timeshare.hub_config import adopt
 
-adopt.configure(get_config())  # type: ignore[name-defined]  # noqa: F821
+adopt.configure()

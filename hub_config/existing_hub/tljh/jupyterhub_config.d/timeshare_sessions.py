@@ -25,4 +25,4 @@ def make_account(spawner):  # type: ignore[no-untyped-def]
 
 
 c.Spawner.pre_spawn_hook = make_account
-adopt.configure(c, instead_of="UserCreatingSpawner", user_environment=USER_ENV_PREFIX)
+adopt.configure(instead_of="UserCreatingSpawner", user_environment=USER_ENV_PREFIX)
