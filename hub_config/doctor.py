@@ -24,6 +24,7 @@ from ..reservations.files import from_start
 from . import proxy, slurm_doctor
 from .console import state_folder
 from .findings import FAIL, NOTE, OK, WARN, Finding, show
+from .hub_findings import hub_findings
 from .import_path import import_path_findings, places_of_python
 from .limits_findings import limits_findings
 from .machine_findings import look, machine_findings, state_findings
@@ -199,6 +200,9 @@ def _running(state_dir: Path) -> Iterator[Finding]:
         yield Finding(FAIL, "last start", str(error))
         return
     yield Finding(OK, "last start", last.address)
+    yield from hub_findings(last)
+    if not last.own_hub:
+        return
     port = urlsplit(last.public_url).port or 80
     for name, advice in (
         ("public port", public_port_advice(port, last.multi_user, first_open_port())),

@@ -89,3 +89,9 @@ def command(deployment: Deployment) -> list[str]:
         str(read_bounds(state_dir).open_each),
         *(["host-routing"] if deployment.subdomain_host else []),
     ]
+
+
+def of_hub(deployment: Deployment) -> list[str]:
+    """Return the words with which a hub starts its proxy itself; the hub adds where it listens."""
+    package = script_path(Path(deployment.state_dir)).parent.parent
+    return [str(node_path()), str(HERE / "run" / "hub_proxy.mjs"), str(package)]

@@ -93,12 +93,13 @@ def exclusively(state_dir: Path):  # type: ignore[no-untyped-def]
 def components(deployment: Deployment) -> list[Component]:
     config = str(CONFIG / "jupyterhub_config.py")
     token = {"CONFIGPROXY_AUTH_TOKEN": deployment.proxy_token}
-    agent = [Component("agent", ["timeshare.reservations.agent"], sockets=[AGENT])] if deployment.local else []
+    front = Component("proxy", proxy.command(deployment), token, sockets=[PUBLIC, PROXY_API])
+    hub = Component("hub", ["timeshare.hub_config.run.hub_start", "-f", config], sockets=[HUB])
     return [
-        Component("proxy", proxy.command(deployment), token, sockets=[PUBLIC, PROXY_API]),
-        *agent,
+        *([front] if deployment.own_proxy else []),
+        *([Component("agent", ["timeshare.reservations.agent"], sockets=[AGENT])] if deployment.local else []),
         Component("service", ["timeshare.reservations.service"], sockets=[SERVICE]),
-        Component("hub", ["timeshare.hub_config.run.hub_start", "-f", config], sockets=[HUB]),
+        *([hub] if deployment.own_hub else []),
         Component("culler", ["timeshare.idle_culler"]),
         Component("starter", ["timeshare.spawners.starter"]),
     ]
@@ -137,6 +138,10 @@ async def serve(deployment: Deployment, place: Place) -> int:
 
 def greet(deployment: Deployment, seconds: float) -> None:
     say(f"Ready after {seconds:.1f} s.")
+    if not deployment.own_hub:
+        say(f"It serves the hub at {deployment.hub_url}, whose configuration calls adopt.configure.")
+        say("Ctrl-C stops it, and all sessions.")
+        return
     say("")
     say(f"  Open      {deployment.address}")
     if deployment.multi_user:
@@ -157,7 +162,8 @@ def greet(deployment: Deployment, seconds: float) -> None:
 
 
 async def until_ready(deployment: Deployment) -> bool:
-    hubs = [f"{url}hub/health" for url in (deployment.hub_url, deployment.public_url)]
+    urls = (deployment.hub_url, deployment.public_url) if deployment.own_hub else ()
+    hubs = [f"{url}hub/health" for url in urls]
     addresses = [*hubs, f"{deployment.service_url}/api/v1/health"]
     until = time.monotonic() + READY_WAIT_S
     for address in addresses:

@@ -21,6 +21,12 @@ KEEP_ENV = (
     "MY_CLIENT_SECRET for jupyterhub_site.py; default: none but the usual ones (PATH, HOME, LANG, TZ, proxies, "
     "TIMESHARE_*, OAUTH*, OIDC_*)"
 )
+FOR_HUB = (
+    "serve a JupyterHub that is there already instead of starting one: the address at which its API listens, with its "
+    "base path, such as http://127.0.0.1:8081/. Its configuration calls adopt.configure; with --port a proxy runs too, "
+    "to which the one of that hub passes everything on"
+)
+ADDRESS = "with --for-hub: what people open, such as https://hub.lab.example/; default: http://127.0.0.1:8000/"
 
 
 def add_options(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -60,5 +66,13 @@ def add_options(command: argparse.ArgumentParser, state: Callable[[argparse.Argu
     command.add_argument("--multi-user", action="store_true", help="accounts of this machine log in (needs root)")
     command.add_argument(
         "--no-local", action="store_true", help="nothing runs on this machine itself: all sessions and batch at Slurm"
+    )
+    command.add_argument("--for-hub", default="", metavar="URL", help=FOR_HUB)
+    command.add_argument("--address", default="", metavar="URL", help=ADDRESS)
+    command.add_argument(
+        "--account-prefix",
+        default="",
+        metavar="TEXT",
+        help="what stands before a person's name in that of their account, such as jupyter-; with --multi-user",
     )
     command.add_argument("--admins", default="", metavar="NAMES", help="administrators of timeshare, by commas")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -25,6 +27,7 @@ from .opening import standing_of
 from .pool import Pool
 from .reservation import Reservation
 from .review import Review
+from .storage import full_disk
 from .usage import Charge
 
 LONGEST_OVERRIDE_S = 366 * 86400.0
@@ -103,9 +106,9 @@ class Administration:
             return
         if _stamp(self.path) != stamp:
             return
-        self._seen, self.problem = stamp, ""
         if file.version != self.pool.standing.version:
             self._install(file, "timeshare", "the file was edited")
+        self._seen, self.problem = stamp, ""  # last: what could not be taken over is tried again
 
     def apply(self, text: str, base_version: str, who: str, cut_running: bool = False) -> None:
         """Replaces the file, at once or not at all. ``base_version``: of the limits that ``text`` was made from, so
@@ -123,10 +126,10 @@ class Administration:
         if _stamp(self.path) not in (None, self._seen):
             message = "the file has just been edited in place: read the limits again in a few seconds, and change those"
             raise PublicError("changed-meanwhile", message, 409, {"current": current})
-        _replace(self.path, text)
+        with replacing(self.path, text) as put:
+            self._install(file, who, "applied" + (", running work is cut to it" if cut_running else ""), put)
         self._seen = self._looked_at = _stamp(self.path)
         self.problem = ""
-        self._install(file, who, "applied" + (", running work is cut to it" if cut_running else ""))
         if cut_running:
             self.pool.cut_to_limits()
 
@@ -184,15 +187,17 @@ class Administration:
         live = tuple(r for r in self.pool.live() if r.submitted_at < until)
         return Moment(span, running, live, removed_until if removed_until > since else None)
 
-    def _install(self, file: LimitsFile, who: str, what: str) -> None:
+    def _install(self, file: LimitsFile, who: str, what: str, put: Callable[[], None] = lambda: None) -> None:
+        """Takes ``file`` over. ``put`` is called once all of it that goes into the ledger is there."""
         before = self.pool.standing.version
         groups = self.pool.standing.known_groups()
         standing = standing_of(self._ledger, file, self.pool.clock(), self.pool.standing.books)
         for name, found in groups.items():
             standing.set_groups(name, found)
+        self._note(who, "limits", f"{what}: version {before} gave way to {file.version}")
+        put()
         self.text = file.text
         self.pool.set_standing(standing)
-        self._note(who, "limits", f"{what}: version {before} gave way to {file.version}")
 
     def _note(self, who: str, what: str, detail: str) -> None:
         with self._ledger.transaction() as connection:
@@ -219,19 +224,39 @@ def _stamp(path: Path | None) -> tuple[int, int, int] | None:
     return None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Writes beside and renames: whoever reads sees the old file or the new one, never half of it."""
+@contextmanager
+def replacing(path: Path, text: str) -> Iterator[Callable[[], None]]:
+    """A file beside ``path`` that holds ``text``, on disk; what is yielded puts it in the place of ``path``: whoever
+    reads sees the old file or the new one, never half of it. Not called, nothing is left. Raises PublicError."""
     path = path.resolve()
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    mode = path.stat().st_mode & 0o777
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
+        with _in_words(path):
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, path.stat().st_mode & 0o777)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+
+        def put() -> None:
+            with _in_words(path):
+                draft.replace(path)
+
+        yield put
+    finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = full_disk(error, path.parent)
+        if why is not None:
+            message = (
+                f"{why}, so the limits file cannot be written: the old limits stay. Make room there, and try again"
+            )
+            raise PublicError("storage-full", message, 507, {"folder": str(path.parent)}) from None
         message = f"the limits file cannot be written ({error.strerror}): the old limits stay"
         raise PublicError("not-writable", message, 409) from None

@@ -26,7 +26,7 @@ class Deployment:
     base path. ``hub_url``: the hub behind the proxy, with the base path; ``hub_api_url``: its REST API.
     ``service_url``: the reservations service, with its prefix. ``signing_key``: what keys of sessions, job agents and
     names of jobs are derived from; it is the same for the deployment's whole life, and sent to nobody. All tokens are
-    new at each start. ``admin_token``: may act for any user at the service;
+    new at each start of one with a hub of its own. ``admin_token``: may act for any user at the service;
     ``service_token`` and ``starter_token``: the hub's API tokens of service and starter. ``culler_token``: of the
     idle culler at the service; it may read what sessions do, and judge them, and nothing else. ``simulate``: the
     devices to simulate, such as ``a100-40gb:2,t4:1``; empty for the machine's own. ``multi_user``: sessions run as
@@ -35,6 +35,9 @@ class Deployment:
     administers timeshare. ``local``: whether sessions and batch may run on this machine itself. ``run_dir``: the
     folder of the deployment's sockets, which nobody else may write to (see ``sockets``). ``subdomain_host``: below
     whose host each person's server has one of its own, such as ``https://hub.lab.example``; empty: all share one.
+    ``own_hub``: JupyterHub is a part of it; otherwise it serves one that is somebody else's, at ``hub_url``, and the
+    tokens stay the same over its restarts. ``own_proxy``: so is the proxy. ``account_prefix``: what stands before a
+    person's name in that of their account, such as ``jupyter-``.
     """
 
     state_dir: str
@@ -59,6 +62,9 @@ class Deployment:
     local: bool = True
     run_dir: str = ""
     subdomain_host: str = ""
+    own_hub: bool = True
+    own_proxy: bool = True
+    account_prefix: str = ""
 
     @property
     def path(self) -> Path:

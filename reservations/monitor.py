@@ -151,7 +151,7 @@ class Monitor:
         return idle(self.session(reservation_id).watched, self._pool.clock())
 
     def decisions(self, reservation_id: str, limit: int = 20) -> list[dict[str, object]]:
-        with self._ledger.transaction() as connection:
+        with self._ledger.reading() as connection:
             return rows.decisions(connection, reservation_id, limit)
 
     def watched_sessions(self) -> list[tuple[Reservation, IdleSettings, Session]]:
@@ -184,21 +184,21 @@ class Monitor:
                 f"{duration_text(keeps.used_s)}: {duration_text(left)} are left"
             )
             raise PublicError("keep-budget", message, 409, {"seconds": seconds, "limit": budget, "left": left})
-        session.keeps = keeps
-        if seconds:
-            session.warned = None
-            self._show_warnings()
-        self._write(reservation.id, "keep" if seconds else "keep ended", why or "the protected block has ended")
+        changed = replace(session, keeps=keeps, warned=None if seconds else session.warned)
+        self._write(
+            reservation.id, changed, "keep" if seconds else "keep ended", why or "the protected block has ended"
+        )
+        self._show_warnings()
 
     # --- what the culler decided
 
     def warn(self, reservation: Reservation, warned: Warned, why: str) -> None:
         """A warning that its owner can read from now on. Raises PublicError when the session is not idle any more."""
         session = self._still_idle(reservation, warned.quiet_since)
-        first = session.warned is None
-        session.warned = replace(warned, at=self._pool.clock())
-        if first:
-            self._write(reservation.id, "warn", why)
+        changed = replace(session, warned=replace(warned, at=self._pool.clock()))
+        if session.warned is None:
+            self._write(reservation.id, changed, "warn", why)
+        self._sessions[reservation.id] = changed
         self._show_warnings()
 
     def check_due(self, reservation: Reservation, quiet_since: float) -> None:
@@ -215,15 +215,13 @@ class Monitor:
     def decided(self, reservation_id: str, what: str, why: str) -> None:
         """Writes down what is done to it, before it is. The warning has done its part: whoever asks for the GPU again
         at once does not lose it by the same one."""
-        self._sessions.setdefault(reservation_id, Session()).warned = None
-        self._write(reservation_id, what, why)
+        self._write(reservation_id, replace(self.session(reservation_id), warned=None), what, why)
         self._show_warnings()
 
     def not_parked(self, reservation_id: str, why: str) -> None:
         """It keeps its GPU. The warning has done its part: before the next try there is a new one."""
-        session = self._sessions.setdefault(reservation_id, Session())
-        session.warned, session.refused_at = None, self._pool.clock()
-        self._write(reservation_id, "not parked", why)
+        changed = replace(self.session(reservation_id), warned=None, refused_at=self._pool.clock())
+        self._write(reservation_id, changed, "not parked", why)
         self._show_warnings()
 
     def _still_idle(self, reservation: Reservation, quiet_since: float) -> Session:
@@ -235,14 +233,16 @@ class Monitor:
             raise PublicError("not-idle", f"it is not idle since then any more: {found.why or 'it is protected'}", 409)
         return session
 
-    def _write(self, reservation_id: str, what: str, why: str) -> None:
-        session, now = self.session(reservation_id), self._pool.clock()
+    def _write(self, reservation_id: str, session: Session, what: str, why: str) -> None:
+        """Makes ``session`` the state of that reservation, once it is written."""
+        now = self._pool.clock()
         signals = {} if session.sample is None else vars(session.sample)
         with self._ledger.transaction() as connection:
             rows.add_decision(connection, reservation_id, now, what, why, signals)
             if what in ASKED_FOR:
                 rows.drop_decisions(connection, reservation_id, ASKED_FOR, MOST_ASKED_FOR)
             rows.write(connection, {reservation_id: _as_row(session)})
+        self._sessions[reservation_id] = session
 
 
 def _period(limits: Iterable[float]) -> float:

@@ -6,6 +6,7 @@ No I/O but the ledger's; every call runs in one thread. Whoever calls asks the a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from heapq import nlargest
 
@@ -20,7 +21,7 @@ from .fleet import Fleet
 from .host import HostSize, this_machine
 from .intake import Intake
 from .kind import Kind
-from .ledger import Change, Ledger
+from .ledger import Change, Ledger, LedgerSilent
 from .ledger import policy as policy_tables
 from .limits.checks import check_extension
 from .limits.idle import IdleSettings
@@ -109,6 +110,12 @@ class Pool:
     def inventory(self) -> Inventory | None:
         """What the agent told last; None until it did."""
         return self._fleet.inventory
+
+    @property
+    def ledger_trouble(self) -> str:
+        """Why the ledger could not be written or read when that was tried last; empty: it could."""
+        trouble = self._ledger.trouble
+        return "" if trouble is None else trouble.message
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -455,7 +462,8 @@ class Pool:
         """Devices or limits are others: decides at once, so that what people are told follows from it."""
         decided = self.decide([])
         if decided:
-            self.commit(decided)
+            with suppress(LedgerSilent):  # then the next tick decides it
+                self.commit(decided)
         self.touch()
 
     def decide(self, changes: list[Change]) -> Decided:

@@ -11,11 +11,13 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
 from jupyterhub.objects import Server
-from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.spawner import LocalProcessSpawner, Spawner, SpawnException
+from jupyterhub.traitlets import EntryPointType
 from jupyterhub.utils import fmt_ip_url
 from traitlets import Bool, Integer, Unicode
 
@@ -34,6 +36,10 @@ STARTUP = NOTEBOOKS / "startup.py"
 """Gives every notebook of a session its magic; by path, for nothing here may import the notebooks' room."""
 UNREACHABLE = "the reservations service does not answer, so no GPU can be given out now: try again in a minute"
 
+EARLIER = (
+    "this server was started before this hub had timeshare: it holds no reservation, and goes on until it is stopped; "
+    "the next start is a session"
+)
 NO_PORT = 8888
 """Jupyter's default, which it takes for none: with any other port it refuses to listen on a socket."""
 
@@ -69,6 +75,16 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         "Default 30; then the start fails, and says which node is not reached. Example: 60.",
     ).tag(config=True)
 
+    earlier_class = EntryPointType(
+        klass=Spawner,
+        default_value=LocalProcessSpawner,
+        entry_point_group="jupyterhub.spawners",
+        help="The spawner of servers from before this hub had timeshare, which says whether they run, and stops them. "
+        "Default: JupyterHub's own default. Example: systemd.",
+    ).tag(config=True)
+
+    _earlier: Mapping[str, Any] = MappingProxyType({})
+    """The state that another spawner left of a server, from before this hub had timeshare."""
     reservation_id = ""
     generation = 0
     enforcement = ""
@@ -194,7 +210,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     async def poll(self) -> int | None:
         """None while it runs, and while nobody can say: only the service's word ends a session."""
         if not self.reservation_id:
-            return 0
+            return await self._earlier_spawner.poll() if self._earlier else 0
         try:
             reservation = await self.service.get(self.reservation_id)
         except PublicError as error:
@@ -212,6 +228,8 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     async def stop(self, now: bool = False) -> None:
         """Ends the reservation and waits until the engine saw every process gone."""
         if not self.reservation_id:
+            if self._earlier:
+                await self._earlier_spawner.stop(now)
             return
         # The hub calls this too when it gives up waiting for the server's first answer.
         given_up = self._start_pending or self._spawn_pending
@@ -223,6 +241,8 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             while reservation["state"] != "ended" and asyncio.get_running_loop().time() < until:
                 reservation = await self.service.wait(self.reservation_id, reservation["state"], 10)
         except PublicError as error:
+            if error.status >= 500:  # such as a full disk: it runs on
+                raise SpawnException(error.message, reason=error.reason, status_code=error.status) from None
             self.log.warning("%s: ending its reservation was refused: %s", self._log_name, error)
         except ServiceUnreachable as error:
             raise SpawnException(
@@ -235,7 +255,7 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     # --- state over hub restarts
 
     def get_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().get_state()
+        state: dict[str, Any] = {**super().get_state(), **self._earlier}
         if self.reservation_id:
             kept = ("reservation_id", "generation", "enforcement")
             state.update({name: getattr(self, name) for name in kept})
@@ -246,9 +266,21 @@ class GpuSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         self.reservation_id = str(state.get("reservation_id", ""))
         self.generation = int(state.get("generation", 0))
         self.enforcement = str(state.get("enforcement", ""))
+        self._earlier = {} if self.reservation_id else dict(state)
+        if self._earlier and self.server is not None:
+            self.log.warning("%s: %s", self._log_name, EARLIER)
+
+    @property
+    def _earlier_spawner(self) -> Spawner:
+        """The spawner that started the server which runs, as it would be had this hub not got timeshare since."""
+        about = ("user", "orm_spawner", "hub", "authenticator", "name", "db", "config", "oauth_client_id")
+        spawner = self.earlier_class(**{what: getattr(self, what) for what in about})
+        spawner.load_state(dict(self._earlier))
+        return spawner
 
     def clear_state(self) -> None:
         super().clear_state()
+        self._earlier = {}
         self.reservation_id, self.generation, self.enforcement = "", 0, ""
 
     # --- what the person who waits sees

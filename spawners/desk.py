@@ -72,15 +72,22 @@ class Desk:
         return dict(zip(asked, answers, strict=True))
 
     async def sessions(self, owner: str) -> dict[str, Any]:
-        """``live`` and lately ``ended`` sessions of ``owner``, the newest first, and her ``jobs``."""
+        """``live`` and lately ``ended`` sessions of ``owner``, the newest first, and their ``jobs``; ``error``: what of
+        it is missing, and why."""
         try:
-            live, ended, batch = await asyncio.gather(
+            live, working = await asyncio.gather(
                 self.service.list(owner, LIVE, limit=50, kind="session"),
-                self.service.list(owner, "ended", limit=HISTORY, kind="session"),
-                self.service.list(owner, limit=LISTED, kind="batch"),
+                self.service.list(owner, LIVE, limit=LISTED, kind="batch"),
             )
         except (PublicError, ServiceUnreachable):
             return {"live": [], "ended": [], "jobs": [], "error": SILENT}
+        try:
+            ended, batch = await asyncio.gather(
+                self.service.list(owner, "ended", limit=HISTORY, kind="session"),
+                self.service.list(owner, limit=LISTED, kind="batch"),
+            )
+        except (PublicError, ServiceUnreachable) as error:  # what lives is known without the ledger
+            return {"live": live, "ended": [], "jobs": jobs(working), "error": f"What is over cannot be shown: {error}"}
         together = jobs(batch)
         shown = max(HISTORY, sum(job["live"] for job in together))
         return {"live": live, "ended": ended, "jobs": together[:shown]}

@@ -37,6 +37,11 @@ class LocalGpuSpawner(GpuSpawner):
         "It must belong to the agent's account alone. Example: /run/timeshare/0123456789."
     ).tag(config=True)
 
+    account_prefix = Unicode(
+        help="What stands before a person's name in that of their account, where sessions run as accounts. Default: "
+        "nothing. Example: jupyter-, as The Littlest JupyterHub has it."
+    ).tag(config=True)
+
     async def launch(self, reservation: Json) -> str:
         folder = session_folder(Path(self.run_dir), reservation["id"], reservation["generation"])
         agent, order = AgentClient(Path(self.agent_socket)), self._order(reservation, folder)
@@ -53,7 +58,7 @@ class LocalGpuSpawner(GpuSpawner):
             "reservation_id": reservation["id"],
             "generation": reservation["generation"],
             "owner": self.user.name,
-            "user": self.user.name if self.multi_user else None,
+            "user": f"{self.account_prefix}{self.user.name}" if self.multi_user else None,
             "argv": self.words(str(folder / SERVER_SOCKET), "ipc" if kernels is not None else "tcp"),
             "env": {**env, "JUPYTER_RUNTIME_DIR": str(kernels or folder)},
             "cwd": self.notebook_dir or None,

@@ -121,7 +121,9 @@ class Proxy:
     token: str
 
     async def is_empty(self) -> bool:
-        """True when it answers and knows no route at all."""
+        """True when it answers and knows no route at all. One that is the hub's own (no ``url``) is its business."""
+        if not self.url:
+            return False
         headers = {"Authorization": f"token {self.token}"}
         try:
             answer = await fetch(f"{self.url}/api/routes", headers=headers, request_timeout=5)

@@ -46,9 +46,31 @@ def _exists(name: str) -> bool:
     return True
 
 
+class Postgres:
+    """A running server; ``stop`` and ``start`` it at will. ``url``: SQLAlchemy's."""
+
+    def __init__(self, url: str, control: list[str | Path], start: list[str | Path], home: Path) -> None:
+        self.url = url
+        self._control, self._start, self._home = control, start, home
+
+    def start(self) -> None:
+        subprocess.run([*self._control, *self._start], check=True, cwd=self._home, stdout=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        words = [*self._control, "-m", "immediate", "stop"]
+        subprocess.run(words, check=True, cwd=self._home, stdout=subprocess.DEVNULL)
+
+
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
     """A running server; yields its SQLAlchemy URL."""
+    with postgres_server() as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[Postgres]:
+    """A running server."""
     binaries = postgres_bin()
     assert binaries is not None
     run = _unprivileged()
@@ -66,12 +88,13 @@ def postgres() -> Iterator[str]:
             cwd=home,
         )
         control = [*run, binaries / "pg_ctl", "-D", data, "-w"]
-        subprocess.run(
-            [*control, "-o", options, "-l", home / "log", "start"], check=True, cwd=home, stdout=subprocess.DEVNULL
-        )
+        url = f"postgresql+psycopg://timeshare@127.0.0.1:{port}/postgres"
+        server = Postgres(url, control, ["-o", options, "-l", home / "log", "start"], home)
+        server.start()
         try:
-            yield f"postgresql+psycopg://timeshare@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=home, stdout=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.CalledProcessError):  # the test has stopped it
+                server.stop()
     finally:
         shutil.rmtree(home, ignore_errors=True)

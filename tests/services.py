@@ -38,6 +38,12 @@ class Service:
             )
         eventually(lambda: self.health() in (("ok", "degraded") if not wait_for_agent else ("ok",)), 60)
 
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Starts it as above where that is expected to fail; what it says is on its standard error."""
+        env = {**os.environ, VARIABLE: str(self.deployment.path)}
+        words = [sys.executable, "-m", "timeshare.reservations.service"]
+        return subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
     def health(self) -> str:
         assert self.process is not None
         assert self.process.poll() is None, (Path(self.deployment.state_dir) / "service.log").read_text()[-3000:]

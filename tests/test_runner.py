@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from full_disks import small_disk
 from nodes import eventually
 from works import Work
 
@@ -33,6 +34,46 @@ def test_a_cell_runs_with_its_variables_and_returns_what_it_wrote_and_changed(tm
     values, left = work.results()
     assert values == {"data": [1, 2, 3], "counter": 1, "total": 6}
     assert left == {}
+
+
+def test_output_on_a_full_disk_waits_whole_until_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 1) as disk:
+        path = disk.path / "spool.jsonl"
+        now = [0.0]
+        spool = Spool(path, lambda: now[0])
+        spool.add("stream", {"name": "stdout", "text": "before\n"})
+        disk.fill()
+        for number in range(500):
+            spool.add("stream", {"name": "stdout", "text": f"{number}\n"})
+        shown = list(read_lines(path))
+        assert 1 <= len(shown) < 501, "the disk is full"
+        assert path.read_bytes().endswith(b"\n"), "and no line is half there"
+        disk.room()
+        now[0] = 5.0
+        spool.tick()
+        texts = [line["content"]["text"] for line in read_lines(path)]
+        assert texts == ["before\n", *(f"{number}\n" for number in range(500))]
+        spool.close()
+
+
+def test_how_a_job_ended_that_filled_the_disk_is_known(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 2) as disk:
+        cell = f"""
+kept = 'x' * 1000000
+with open('{disk.path}/filler', 'ab', buffering=0) as file:
+    try:
+        while True: file.write(b'0' * 4096)
+    except OSError:
+        pass
+for number in range(3000): print('line', number)
+"""
+        work = Work(disk.path, cell)
+        process = work.start()
+        assert process.wait(60) == 1
+        status = work.status()
+        assert status["state"] == "failed"
+        assert "No space left on device" in status["why"]
+        assert status["lines"] == len(work.lines())
 
 
 def test_every_kind_of_output_is_kept_in_order_and_the_job_is_a_valid_notebook(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from nodes import deployment
 
-from timeshare.reservations.service.auth import ADMIN_SCOPE, READ_SCOPE, USE_SCOPE
+from timeshare.hub_config import hub_parts
+from timeshare.reservations.deployment import Deployment
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "security.md").read_text()
@@ -68,27 +70,11 @@ def test_no_sentence_waits_for_a_test() -> None:
     assert waiting == []
 
 
-def roles() -> dict[str, set[str]]:
+def roles(where: Deployment) -> dict[str, set[str]]:
     """As the hub's configuration loads them."""
-    tree = ast.parse((ROOT / "hub_config" / "jupyterhub_config.py").read_text())
-    names = {"USE_SCOPE": USE_SCOPE, "READ_SCOPE": READ_SCOPE, "ADMIN_SCOPE": ADMIN_SCOPE}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "c.JupyterHub.load_roles":
-            assert isinstance(node.value, ast.List)
-            found = {}
-            for item in node.value.elts:
-                assert isinstance(item, ast.Dict)
-                fields = {
-                    ast.literal_eval(key): value for key, value in zip(item.keys, item.values, strict=True) if key
-                }
-                scopes = fields["scopes"]
-                assert isinstance(scopes, ast.List)
-                said = {names[ast.unparse(s)] if isinstance(s, ast.Name) else ast.literal_eval(s) for s in scopes.elts}
-                found[ast.literal_eval(fields["name"])] = said
-            return found
-    raise AssertionError("the hub's configuration loads no roles")
+    return {role["name"]: set(role["scopes"]) for role in hub_parts.roles(where)}
 
 
-def test_the_table_of_scopes_is_what_the_hub_loads() -> None:
+def test_the_table_of_scopes_is_what_the_hub_loads(tmp_path: Path) -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([^|]+) \| [^|]+ \|$", part("Least privilege"), re.MULTILINE)
-    assert {name: set(re.findall(r"`([^`]+)`", scopes)) for name, scopes in rows} == roles()
+    assert {name: set(re.findall(r"`([^`]+)`", scopes)) for name, scopes in rows} == roles(deployment(tmp_path))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disks import small_disk
 
 from timeshare.hub_config.run import logfiles
 from timeshare.hub_config.run.environment import for_components
@@ -56,6 +57,30 @@ async def test_a_process_that_is_killed_is_started_again_at_once(tmp_path: Path)
     assert "sleeper was ended by signal SIGKILL; it is started again" in said[0]
     await supervisor.stop()
     assert leftovers(tmp_path) == {}
+
+
+async def test_a_component_whose_log_cannot_be_written_is_started_all_the_same_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(place(tmp_path, said))
+    (tmp_path / "logs" / "sleeper.log").mkdir()
+    supervisor.start(SLEEPER)
+    await until(lambda: leftovers(tmp_path))
+    assert said == [f"sleeper is started without a log: {tmp_path}/logs/sleeper.log: Is a directory"]
+    await supervisor.stop()
+
+
+async def test_a_component_that_dies_on_a_full_disk_is_back_once_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 1) as disk:
+        said: list[str] = []
+        supervisor = Supervisor(place(disk.path, said))
+        supervisor.start(SLEEPER)
+        (first,) = await until(lambda: leftovers(disk.path))
+        disk.fill()
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: len(said) >= 3)  # it ends again and again, as it cannot be recorded
+        disk.room()
+        await until(lambda: [pid for pid in leftovers(disk.path) if pid != first])
+        await supervisor.stop()
 
 
 async def test_what_a_killed_supervisor_left_is_found_by_the_next_and_nothing_else(tmp_path: Path) -> None:

@@ -33,13 +33,13 @@ class HeldSockets:
     def hold(self, name: str, listening: socket.socket) -> None:
         self._sockets[name] = listening
 
-    def listen(self, run_dir: Path, shared: bool) -> None:
-        """Listen on all unix sockets of a deployment, in place of what an earlier start left.
+    def listen(self, run_dir: Path, shared: bool, names: Iterable[str] = tuple(FILES)) -> None:
+        """Listen on the unix sockets of a deployment called ``names``, in place of what an earlier start left.
 
         ``shared``: sessions of other accounts connect to them. Raises SocketError.
         """
-        for name, mode in FILES.items():
-            self._listen(run_dir, name, mode if shared else 0o600)
+        for name in names:
+            self._listen(run_dir, name, FILES[name] if shared else 0o600)
 
     def _listen(self, run_dir: Path, name: str, mode: int) -> None:
         path = socket_file(run_dir, name)

@@ -116,8 +116,13 @@ def keep_within(bounds: ServiceBounds) -> None:
     tornado.httpserver.HTTPServer = make  # type: ignore[assignment, misc]
 
 
-def main() -> None:
+def connect_safely() -> None:
+    """Have JupyterHub ask servers on unix sockets whether they are up without following links."""
     httpclient._HTTPUnixConnector = SafeConnector
+
+
+def main() -> None:
+    connect_safely()
     try:
         keep_within(read_bounds(Path(current_deployment().state_dir)))
     except (DeploymentError, BoundsError) as error:

@@ -46,6 +46,7 @@ def prepare(state_dir: Path, options: Namespace, held: HeldSockets) -> Deploymen
     With ``--prepare-only`` nothing listens: units of systemd hold the sockets.
     """
     check_root(options.multi_user)
+    check_hub(options)
     limits_path = Path(options.limits).absolute() if options.limits else own_limits(state_dir)
     load_limits(limits_path)
     ledger = ledger_url(state_dir, options.ledger, options.ledger_password_file)
@@ -64,8 +65,8 @@ def prepare(state_dir: Path, options: Namespace, held: HeldSockets) -> Deploymen
     if options.prepare_only:
         port = options.port or DEFAULT_PORT
     else:
-        held.listen(run_dir, options.multi_user)
-        port = listen_in_public(options, last, held)
+        held.listen(run_dir, options.multi_user, sockets(options))
+        port = listen_in_public(options, last, held) if own_proxy(options) else 0
     deployment = build(state_dir, options, Settled(str(limits_path), ledger, run_dir, port), last)
     deployment.save()
     if not proxy.script_path(state_dir).exists():
@@ -83,6 +84,35 @@ def check_root(multi_user: bool) -> None:
     for finding in import_path_findings(places_of_python(), frozenset({0})):
         if finding.level == FAIL:
             raise UpError(f"{finding.detail}: {finding.advice}")
+
+
+def check_hub(options: Namespace) -> None:
+    """Raise UpError for what does not go together with a hub that is there already, or only with one."""
+    if not options.for_hub:
+        for name in ("address", "account_prefix"):
+            if getattr(options, name):
+                raise UpError(
+                    f"--{name.replace('_', '-')} is about a hub that is there already: give --for-hub URL too"
+                )
+        return
+    for name, url in (("--for-hub", options.for_hub), ("--address", options.address or options.for_hub)):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            example = "http://127.0.0.1:8081/" if name == "--for-hub" else "https://hub.lab.example/"
+            raise UpError(f"{name} is {url!r}: it must be an address such as {example}")
+    if options.base_url != "/" or options.people:
+        raise UpError("--base-url and --people are about a hub of timeshare's own: leave them out beside --for-hub")
+
+
+def own_proxy(options: Namespace) -> bool:
+    """Whether a proxy is started. A hub that is there already has its own, unless a port is named for another one."""
+    return not options.for_hub or options.port is not None
+
+
+def sockets(options: Namespace) -> list[str]:
+    """Return the names of the unix sockets that something of this deployment listens on."""
+    hub = [] if options.for_hub else [HUB]
+    return [*hub, *([PROXY_API] if own_proxy(options) else []), SERVICE, AGENT]
 
 
 def own_limits(state_dir: Path) -> Path:
@@ -165,17 +195,17 @@ class Settled:
 
 
 def build(state_dir: Path, options: Namespace, settled: Settled, last: Deployment | None) -> Deployment:
-    """The deployment of this start. All tokens are new; what people and running sessions know is kept."""
-    base = "/" + options.base_url.strip("/")
-    base = base if base.endswith("/") else f"{base}/"
+    """The deployment of this start. All tokens are new, unless a hub that goes on knows them; what people and running
+    sessions know is kept."""
+    at = addresses(options, settled)
+    run_dir, base = settled.run_dir, urlsplit(at.public).path
     people = names(options.people) or (getpass.getuser(),)
-    host = f"[{options.ip}]" if ":" in options.ip else options.ip
-    run_dir = settled.run_dir
+    alone = not options.multi_user and not options.for_hub
     made = Deployment(
         state_dir=str(state_dir),
-        public_url=f"http://{host}:{settled.port}{base}",
-        proxy_api_url=unix_url(socket_file(run_dir, PROXY_API)),
-        hub_url=unix_url(socket_file(run_dir, HUB), base),
+        public_url=at.public,
+        proxy_api_url=unix_url(socket_file(run_dir, PROXY_API)) if own_proxy(options) else "",
+        hub_url=at.hub,
         service_url=unix_url(socket_file(run_dir, SERVICE), f"{base}services/timeshare"),
         agent_socket=str(socket_file(run_dir, AGENT)),
         ledger_url=settled.ledger_url,
@@ -189,13 +219,51 @@ def build(state_dir: Path, options: Namespace, settled: Settled, last: Deploymen
         simulate=options.simulate,
         local=not options.no_local,
         run_dir=str(run_dir),
-        subdomain_host=_subdomains(options.subdomains, f"http://{host}:{settled.port}{base}"),
+        subdomain_host=_subdomains(options.subdomains, at.public),
         multi_user=options.multi_user,
-        password="" if options.multi_user else secrets.token_urlsafe(12),
-        people=() if options.multi_user else people,
-        admins=names(options.admins) or (people if not options.multi_user and len(people) == 1 else ()),
+        password=secrets.token_urlsafe(12) if alone else "",
+        people=people if alone else (),
+        admins=names(options.admins) or (people if alone and len(people) == 1 else ()),
+        own_hub=not options.for_hub,
+        own_proxy=own_proxy(options),
+        account_prefix=options.account_prefix,
     )
-    return replace(made, password=last.password) if last and last.password and made.password else made
+    return kept(made, last)
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """``public``: what people open, ``hub``: where the hub listens; both with the base path."""
+
+    public: str
+    hub: str
+
+
+def addresses(options: Namespace, settled: Settled) -> Addresses:
+    """Return them as the options say."""
+    if options.for_hub:
+        base = _whole(urlsplit(options.for_hub).path)
+        public = options.address or f"http://127.0.0.1:{DEFAULT_PORT}"
+        hub = urlsplit(options.for_hub)
+        return Addresses(urlsplit(public)._replace(path=base).geturl(), hub._replace(path=base).geturl())
+    base = _whole(options.base_url)
+    host = f"[{options.ip}]" if ":" in options.ip else options.ip
+    return Addresses(f"http://{host}:{settled.port}{base}", unix_url(socket_file(settled.run_dir, HUB), base))
+
+
+def _whole(path: str) -> str:
+    return f"/{path.strip('/')}/" if path.strip("/") else "/"
+
+
+def kept(made: Deployment, last: Deployment | None) -> Deployment:
+    """Return ``made`` with what must outlive a restart. A hub that is not ours is not started again with us, and keeps
+    the tokens that it was told."""
+    if last is None:
+        return made
+    if not made.own_hub and not last.own_hub:
+        known = ("proxy_token", "service_token", "admin_token", "starter_token")
+        made = replace(made, **{name: getattr(last, name) for name in known})
+    return replace(made, password=last.password) if last.password and made.password else made
 
 
 def _subdomains(named: str, public_url: str) -> str:

@@ -12,9 +12,9 @@ import http from "node:http";
 import net from "node:net";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
+import { OneRequest, viaAgent } from "./one_request.mjs";
 
 const FIRST = 3;
-const O_PATH = 0o10000000; // open(2); node has no name for it
 const BACKLOG = 4096;
 const [folder, routesFile, errorTarget, mostOpen, routing] = process.argv.slice(2);
 
@@ -69,53 +69,12 @@ class KeptRoutes extends MemoryStore {
   }
 }
 
-/**
- * A connection for each request to a unix socket, which this side closes, and only to a socket that is its folder's
- * owner's own (`sockets.way_to` says why and how).
- *
- * Where hub or service close, right after they answered, what node still writes to their socket (of no bytes, after a
- * body) fails, and the proxy says 503 of a request that was carried out: http-proxy-3 asks them to close where it is
- * given no agent.
- */
-class OneRequest extends http.Agent {
-  constructor() {
-    super({ keepAlive: true });
-  }
-
-  addRequest(request, ...more) {
-    if (!request.getHeader("Upgrade")) request.setHeader("Connection", "keep-alive");
-    super.addRequest(request, ...more);
-  }
-
-  keepSocketAlive() {
-    return false;
-  }
-
-  createConnection(options, failed) {
-    const file = options.socketPath;
-    let descriptor;
-    try {
-      descriptor = fs.openSync(file, O_PATH | fs.constants.O_NOFOLLOW);
-      const status = fs.fstatSync(descriptor);
-      if (!status.isSocket() || status.uid !== fs.statSync(path.dirname(file)).uid) {
-        throw Object.assign(new Error(`${file} is no socket of the owner of its folder`), { code: "ECONNREFUSED" });
-      }
-      return net.connect({ path: `/proc/self/fd/${descriptor}` }); // connected, or not, when it returns
-    } catch (error) {
-      return void failed(error);
-    } finally {
-      if (descriptor !== undefined) fs.closeSync(descriptor);
-    }
-  }
-}
-
 /** As it comes with the package, but for unix sockets and for paths that are no text. */
 class Proxy extends ConfigurableProxy {
   agent = new OneRequest();
 
   proxyOptsForTarget(target) {
-    const options = super.proxyOptsForTarget(target);
-    return options.target.socketPath ? { ...options, agent: this.agent } : options;
+    return viaAgent(super.proxyOptsForTarget(target), this.agent);
   }
 
   async targetForReq(request) {

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from ...reservations.deployment import VARIABLE
 from .held import HeldSockets
@@ -104,7 +105,7 @@ class Supervisor:
         place = self._place
         env = {**place.env, **component.env, VARIABLE: str(place.deployment_file)}
         sockets = place.held.descriptors(component.sockets)
-        with open_log(place.log_path(component.name)) as log:
+        with self._log(component.name) as log:
             try:
                 process = await asyncio.create_subprocess_exec(
                     *self._argv(component, sockets),
@@ -126,6 +127,14 @@ class Supervisor:
         if code < 0:
             return True, f"was ended by signal {signal.Signals(-code).name}"
         return False, f"exited with code {code}"
+
+    def _log(self, name: str) -> BinaryIO:
+        """Its log; on a disk that takes nothing more, none: a component that is down helps nobody."""
+        try:
+            return open_log(self._place.log_path(name))
+        except OSError as error:
+            self._place.say(f"{name} is started without a log: {self._place.log_path(name)}: {error.strerror}")
+            return open(os.devnull, "wb")
 
     def _argv(self, component: Component, sockets: Mapping[str, int]) -> list[str]:
         record = str(records(self._place.state_dir) / component.name)

@@ -18,7 +18,11 @@ from .document import as_notebook
 from .ending import REFUSED, Ending
 from .folder import Folder
 from .running import Runner, Settings
-from .spool import read_lines
+from .spool import FULL, read_lines
+
+ROOM, ROOM_BYTES = ".room", 64 * 1024
+"""A file that is removed before the end of the job is written down: so that there is room for that on a disk that the
+job, or somebody else, has filled."""
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -48,16 +52,31 @@ def main(words: list[str]) -> int:
         print(f"the job cannot be run: {error}", file=sys.stderr)
         return 2
     began = time.time()
+    _write(folder, ROOM, " " * ROOM_BYTES)
     try:
         preparing.check(job)
         ending = Runner(folder, job, settings).run()
     except VersionMismatch as error:
         ending = Ending(REFUSED, str(error))
     lines = list(read_lines(folder.at("spool.jsonl")))
-    folder.write("job.ipynb", as_notebook(job.cell, lines))
+    _write(folder, "job.ipynb", as_notebook(job.cell, lines))
+    folder.at(ROOM).unlink(missing_ok=True)
     told = {"state": ending.state, "why": ending.why, "attempt": settings.attempt, "began": began, "ended": time.time()}
-    folder.write("status.json", json.dumps({**told, "lines": len(lines)}))
+    if not _write(folder, "status.json", json.dumps({**told, "lines": len(lines)})):
+        print(f"how the job ended cannot be written: it is {ending.state}: {ending.why}", file=sys.stderr)
     return ending.exit_status
+
+
+def _write(folder: Folder, name: str, text: str) -> bool:
+    """Whether the disk took it. A full one is said in the job's log, and is no reason to lose how the job ended."""
+    try:
+        folder.write(name, text)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"the disk of {folder.path} is full: {name} is not written", file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":

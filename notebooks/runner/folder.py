@@ -138,11 +138,15 @@ class Folder:
         """At once or not at all, and on the disk when this returns."""
         draft = self.at(f".{name}.{secrets.token_hex(4)}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.at(name))
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.at(name))
+        except OSError:  # such as a full disk, which half of it would only make fuller
+            draft.unlink(missing_ok=True)
+            raise
 
     def read(self, name: str) -> str:
         text = self.read_if_there(name)

@@ -3,11 +3,14 @@ number of readers follow it, and a reader that comes late, or comes back, sees t
 
 Progress bars redraw one line some hundred times a second. What they overwrite is never seen by anybody, so of such
 redrawn lines only the newest is written, at most twice a second; the last one always.
+
+On a full disk the job goes on: lines wait in memory, whole, until there is room.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -22,6 +25,10 @@ from ..capture.own import check_own, open_own
 
 REDRAW_S = 0.5
 SYNC_S = 1.0
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+MOST_WAITING = 64 * 1024 * 1024
+"""Bytes of lines that wait for room; later ones are lost, which is said in their place."""
+LOST = "timeshare: the disk of this job's folder was full, and output was lost here\n"
 _BAR = re.compile(r"(?P<what>[^\r\n]*?)\s*(?P<percent>\d+)%\|[^|]*\|\s*(?P<n>[\d.]+\w?)/(?P<total>[\d.]+\w?)")
 Line = dict[str, Any]
 
@@ -36,6 +43,8 @@ class Spool:
     _synced_at: float = 0.0
     _redrawn: dict[str, tuple[str, Line]] = field(default_factory=dict)
     _drawn_at: dict[str, float] = field(default_factory=dict)
+    _waiting: bytearray = field(default_factory=bytearray)
+    _lost: bool = False
 
     def __post_init__(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -61,7 +70,8 @@ class Spool:
         for key in [key for key, at in self._drawn_at.items() if now - at >= REDRAW_S and key in self._redrawn]:
             self._draw(key)
         if now - self._synced_at >= SYNC_S:
-            os.fsync(self._descriptor)
+            self._push()
+            self._sync()
             self._synced_at = now
 
     def flush(self) -> None:
@@ -71,7 +81,8 @@ class Spool:
 
     def close(self) -> None:
         self.flush()
-        os.fsync(self._descriptor)
+        self._push()
+        self._sync()
         os.close(self._descriptor)
 
     def _folded(self, content: Line) -> Line:
@@ -101,12 +112,46 @@ class Spool:
         self._write(kind, content)
 
     def _write(self, kind: str, content: Line) -> None:
-        self._seq += 1
-        line = json.dumps({"seq": self._seq, "at": time.time(), "kind": kind, "content": content}) + "\n"
-        os.write(self._descriptor, line.encode())
+        if len(self._waiting) < MOST_WAITING:
+            self._append(kind, content)
+        elif not self._lost:
+            self._lost = True
+            self._append("stream", {"name": "stderr", "text": LOST})
+        if not self._push():
+            return
+        self._lost = False
         bars = list(_BAR.finditer(content["text"])) if kind == "stream" and "%|" in content["text"] else []
         if bars:
             self._write("progress", {"what": bars[-1]["what"].strip(" :\r"), "percent": int(bars[-1]["percent"])})
+
+    def _append(self, kind: str, content: Line) -> None:
+        self._seq += 1
+        line = json.dumps({"seq": self._seq, "at": time.time(), "kind": kind, "content": content}) + "\n"
+        self._waiting += line.encode()
+
+    def _push(self) -> bool:
+        """Write what waits, whole lines or nothing. False: the disk takes nothing more."""
+        if not self._waiting:
+            return True
+        end = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, self._waiting)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return False
+        whole = self._waiting.rfind(b"\n", 0, written) + 1
+        if whole < written:  # a full disk takes a part; a half line would spoil the next one
+            os.ftruncate(self._descriptor, end + whole)
+        del self._waiting[:whole]
+        return not self._waiting
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:  # some file systems say only now that they are full
+            if error.errno not in FULL:
+                raise
 
 
 def newest(line: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..deployment import DeploymentError, current_deployment
 from ..devices.sources import open_checkpointer, open_source
 from ..errors import PublicError
+from ..storage import full_disk
 from ..text import log_lines
 from .grouptrial import bounds_of, choose_groups
 from .isolation import choose
@@ -75,7 +76,12 @@ def main() -> None:
     run_dir = Path(deployment.run_dir) if deployment.run_dir else None
     way = choose()
     groups = choose_groups(way.name if way else None)
-    sessions = Sessions(root, way, bool(deployment.simulate), run_dir=run_dir, groups=groups)
+    try:
+        sessions = Sessions(root, way, bool(deployment.simulate), run_dir=run_dir, groups=groups)
+    except OSError as error:
+        if (why := full_disk(error, root)) is None:
+            raise
+        sys.exit(f"timeshare agent: {why}: it cannot start until there is room")
     agent = Agent(sessions, source, open_checkpointer(source), deployment.multi_user)
     log.info("device filter: %s", way.name if way else "none")
     log.info("control groups: %s, bounds: %s", groups.name if groups else "none", bounds_of(groups))

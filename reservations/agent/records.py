@@ -253,11 +253,15 @@ def durable_write(path: Path, data: Any) -> None:
     # Two threads may write the same fact at the same time; each needs a draft of its own.
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:  # such as a full disk, which half of it would only make fuller
+        draft.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -21,6 +21,7 @@ from ..devices.checkpoint import Checkpointer
 from ..devices.model import DeviceError, DeviceSource
 from ..listening import BACKLOG, inherited
 from ..sockets import AGENT, account_of_peer, is_foreign
+from ..storage import full_disk
 from .events import Events
 from .exchange import Exchange, Graces, can_exchange, fixed
 from .grouptrial import bounds_of
@@ -89,6 +90,12 @@ class Agent:
             return _error(error.reason, str(error))
         except DeviceError as error:
             return _error("unknown", str(error))
+        except OSError as error:
+            if (why := full_disk(error, self._sessions.records.root)) is None:
+                log.exception("a request failed")
+                return _error("failed", f"the agent failed: {error!r:.200}")
+            log.error("%s: %s", request["method"], why)
+            return _error("failed", f"the node cannot write down what runs there: {why}")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             return _error("invalid", f"the request cannot be understood: {error!r:.200}")
         except Exception as error:

@@ -2,12 +2,16 @@
 
 Who may write is settled by an *epoch*: opening the ledger takes the next number, and every transaction first checks
 that the number is still its own. A second service on the same ledger thus ends the first instead of granting twice.
+
+Each transaction writes its number within the epoch, too. Where a disk or a database failed while one was under way,
+that number says afterwards whether it was written: if it was not, what is known in memory is the truth still.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,6 +30,7 @@ from ..queue import Promise
 from ..reservation import Reservation, State
 from ..usage import Charge
 from . import policy, promises, tables
+from .outage import LedgerSilent, outage
 from .rows import from_row, holding_rows, to_row
 
 log = logging.getLogger("timeshare.service")
@@ -59,11 +64,15 @@ SQLITE = (
 )
 _T = tables.reservations
 _H = tables.holdings
+_M = tables.meta.c
 _CHECK_EPOCH = (
+    # Both rows by their own columns: PostgreSQL looks at them again where another service has just taken the epoch.
     sa.update(tables.meta)
-    .values(value=sa.bindparam("mine"))
-    .where(tables.meta.c.key == "epoch", tables.meta.c.value == sa.bindparam("mine_too"))
+    .values(value=sa.case((_M.key == "epoch", sa.bindparam("mine")), else_=sa.bindparam("number")))
+    .where(sa.or_(sa.and_(_M.key == "epoch", _M.value == sa.bindparam("mine")), _M.key == "transaction"))
 )
+PATIENCE = 3.0
+"""A database that did not answer is left alone for so many times as long as it took to find out: others wait too."""
 _INSERT = sa.insert(_T)
 _UPDATE = (
     sa.update(_T)
@@ -81,23 +90,32 @@ class Ledger:
     def __init__(self, engine: sa.Engine, epoch: str) -> None:
         self._engine = engine
         self._epoch = epoch
+        self._number = 0
         self._connection = engine.connect()
+        self._outage: LedgerSilent | None = None
+        self._not_before = 0.0
 
     @classmethod
     def open(cls, url: str) -> Ledger:
-        """Opens and migrates the ledger at ``url`` and takes its ownership. ``sqlite:///path`` or ``postgresql+…``."""
+        """Opens and migrates the ledger at ``url`` and takes its ownership. ``sqlite:///path`` or ``postgresql+…``.
+        Raises LedgerSilent."""
         engine = open_engine(url)
-        with engine.begin() as connection:
-            command.upgrade(migrations(connection), "head")
-        with engine.begin() as connection:
-            meta = tables.meta
-            epoch = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "epoch").with_for_update())
-            following = str(int(epoch or 0) + 1)
-            if epoch is None:
-                connection.execute(sa.insert(meta).values(key="epoch", value=following))
-            else:
-                connection.execute(sa.update(meta).where(meta.c.key == "epoch").values(value=following))
-        return cls(engine, following)
+        try:
+            with engine.begin() as connection:
+                command.upgrade(migrations(connection), "head")
+            with engine.begin() as connection:
+                epoch = _take(connection)
+            return cls(engine, epoch)
+        except sa.exc.DBAPIError as error:
+            engine.dispose()
+            if (told := outage(error, engine.url)) is None:
+                raise
+            raise told from error
+
+    @property
+    def trouble(self) -> LedgerSilent | None:
+        """Why it could not be written or read when that was tried last; None: it could."""
+        return self._outage
 
     def close(self) -> None:
         self._connection.close()
@@ -108,9 +126,7 @@ class Ledger:
     ) -> None:
         """Writes ``changes`` and what is ``promised`` with them (None: nothing any more) as one transaction, durable on
         return. Raises LedgerLost when no longer the owner."""
-        connection = self._connection
-        with connection.begin():
-            self._check_owner()
+        with self.transaction() as connection:
             # Ends first: a device may be passed on within one transaction.
             for change in sorted(changes, key=lambda c: c.after.holds):
                 self._write(change)
@@ -122,20 +138,60 @@ class Ledger:
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """A connection to read and write with, durable when the block ends. Raises LedgerLost when no longer the
-        owner."""
-        with self._connection.begin():
-            self._check_owner()
+        owner, LedgerSilent when it cannot be written for now: then nothing was."""
+        number = self._number + 1
+        with self._answering(), self._connection.begin():
+            self._check_owner(number)
             yield self._connection
+        self._number = number
+        if self._outage is not None:
+            log.warning("the ledger can be written again")
+            self._outage = None
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A connection to read with, in one moment of the ledger."""
-        with self._connection.begin():
+        """A connection to read with, in one moment of the ledger. Raises LedgerSilent."""
+        with self._answering(), self._connection.begin():
             yield self._connection
 
-    def _check_owner(self) -> None:
-        done = self._connection.execute(_CHECK_EPOCH, {"mine": self._epoch, "mine_too": self._epoch})
-        if done.rowcount != 1:
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turn what a disk or a database fails at within the block into LedgerSilent."""
+        try:
+            if self._outage is not None:
+                self._settle(self._outage)
+            yield
+        except sa.exc.DBAPIError as error:
+            if (told := outage(error, self._engine.url)) is None:
+                raise
+            if self._outage is None:
+                log.error("%s", told)
+            self._outage = told
+            raise told from error
+
+    def _settle(self, earlier: LedgerSilent) -> None:
+        """After an outage: find out whether what was under way then was written. Raises LedgerLost when it was, or when
+        another service has taken over: then what this process knows is old. Raises LedgerSilent while it goes on."""
+        began = time.monotonic()
+        if began < self._not_before:
+            raise LedgerSilent(earlier.reason, earlier.message, earlier.status, earlier.details)
+        try:
+            # One to a SQLite file is never broken, and on a full disk another one could not be opened.
+            if self._engine.dialect.name != "sqlite":
+                self._connection.close()
+                self._engine.dispose()
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                found = {row.key: row.value for row in self._connection.execute(sa.select(_M.key, _M.value))}
+        finally:
+            self._not_before = time.monotonic() + PATIENCE * (time.monotonic() - began)
+        if (found["epoch"], found["transaction"]) != (self._epoch, str(self._number)):
+            raise LedgerLost("what was written while it did not answer is to be read anew")
+        self._not_before = 0.0
+
+    def _check_owner(self, number: int) -> None:
+        done = self._connection.execute(_CHECK_EPOCH, {"mine": self._epoch, "number": str(number)})
+        if done.rowcount != 2:
             raise LedgerLost(f"the ledger is owned by another service process (this one has epoch {self._epoch})")
 
     def _write(self, change: Change) -> None:
@@ -154,8 +210,8 @@ class Ledger:
 
     def promises(self) -> dict[str, Promise]:
         """What is promised to those who wait, by reservation."""
-        with self._connection.begin():
-            return promises.read(self._connection)
+        with self.reading() as connection:
+            return promises.read(connection)
 
     def live(self) -> list[Reservation]:
         """Every reservation that has not ended, in queue order."""
@@ -187,34 +243,33 @@ class Ledger:
         return self._select(query)
 
     def last_seq(self) -> int:
-        with self._connection.begin():
-            return int(self._connection.scalar(sa.select(sa.func.max(_T.c.seq))) or 0)
+        with self.reading() as connection:
+            return int(connection.scalar(sa.select(sa.func.max(_T.c.seq))) or 0)
 
     def holdings(self) -> list[dict[str, Any]]:
         """The holdings table as it stands, for audits and tests."""
-        with self._connection.begin():
-            return [dict(row) for row in self._connection.execute(sa.select(_H)).mappings()]
+        with self.reading() as connection:
+            return [dict(row) for row in connection.execute(sa.select(_H)).mappings()]
 
     def events(self, reservation_id: str) -> list[dict[str, Any]]:
         e = tables.events
         query = sa.select(e.c.at, e.c.state, e.c.detail).where(e.c.reservation_id == reservation_id).order_by(e.c.id)
-        with self._connection.begin():
-            return [dict(row) for row in self._connection.execute(query).mappings()]
+        with self.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     def read_meta(self, key: str) -> Any:
         """The JSON value stored under ``key``; None when there is none."""
         meta = tables.meta
-        with self._connection.begin():
-            text = self._connection.scalar(sa.select(meta.c.value).where(meta.c.key == key))
+        with self.reading() as connection:
+            text = connection.scalar(sa.select(meta.c.value).where(meta.c.key == key))
         return None if text is None else json.loads(text)
 
     def write_meta(self, key: str, value: Any) -> None:
         meta, text = tables.meta, json.dumps(value)
-        with self._connection.begin():
-            self._check_owner()
-            done = self._connection.execute(sa.update(meta).where(meta.c.key == key).values(value=text))
+        with self.transaction() as connection:
+            done = connection.execute(sa.update(meta).where(meta.c.key == key).values(value=text))
             if done.rowcount == 0:
-                self._connection.execute(sa.insert(meta).values(key=key, value=text))
+                connection.execute(sa.insert(meta).values(key=key, value=text))
 
     def clock_anchor(self) -> ClockAnchor | None:
         stored = self.read_meta("clock")
@@ -224,8 +279,20 @@ class Ledger:
         self.write_meta("clock", asdict(anchor))
 
     def _select(self, query: sa.Select[Any]) -> list[Reservation]:
-        with self._connection.begin():
-            return list(_read(self._connection.execute(query).mappings()))
+        with self.reading() as connection:
+            return list(_read(connection.execute(query).mappings()))
+
+
+def _take(connection: sa.Connection) -> str:
+    """Take the next epoch, in which no transaction was written yet; return it."""
+    meta = tables.meta
+    epoch = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "epoch").with_for_update())
+    following = str(int(epoch or 0) + 1)
+    for key, value in (("epoch", following), ("transaction", "0")):
+        done = connection.execute(sa.update(meta).where(meta.c.key == key).values(value=value))
+        if done.rowcount == 0:
+            connection.execute(sa.insert(meta).values(key=key, value=value))
+    return following
 
 
 def _read(rows: Iterable[sa.RowMapping]) -> Iterator[Reservation]:
@@ -253,11 +320,20 @@ def migrations(connection: sa.Connection) -> Config:
     return config
 
 
+def _patience(url: sa.URL) -> dict[str, int]:
+    """Return how long PostgreSQL may stay silent, where ``url`` does not say so: libpq waits for minutes by itself, and
+    all that is asked of the ledger would wait with it. https://www.postgresql.org/docs/current/libpq-connect.html"""
+    if not url.drivername.endswith("psycopg"):
+        return {}
+    known = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
+    return {name: value for name, value in known.items() if name not in url.query}
+
+
 def open_engine(url: str) -> sa.Engine:
     """Connections to the ledger at ``url`` that write: each transaction is all or nothing, and on disk when it ends."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        return sa.create_engine(parsed, pool_pre_ping=True, connect_args=_patience(parsed))
     engine = sa.create_engine(parsed, connect_args={"check_same_thread": False, "timeout": 30})
 
     @sa.event.listens_for(engine, "connect")

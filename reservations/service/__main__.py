@@ -16,6 +16,7 @@ from ..deployment import Deployment, DeploymentError, current_deployment
 from ..engines.local import LocalEngine
 from ..engines.nowhere import NoEngine
 from ..engines.slurm.config import ConfigError
+from ..errors import PublicError
 from ..limits.load import LimitsError
 from ..listening import BACKLOG, inherited
 from ..sockets import SERVICE, socket_path
@@ -57,6 +58,7 @@ def settings_of(deployment: Deployment) -> Settings:
         log_dir=Path(deployment.state_dir) / "logs" / "sessions",
         state_dir=Path(deployment.state_dir),
         local=deployment.local,
+        account_prefix=deployment.account_prefix,
     )
 
 
@@ -107,7 +109,7 @@ def main() -> None:
         settings = settings_of(current_deployment())
         people = HubPeople(settings.hub_api_url, settings.hub_token)
         asyncio.run(serve(settings, HubTokens(settings), people))
-    except (DeploymentError, LimitsError, ConfigError, BoundsError) as error:
+    except (DeploymentError, LimitsError, ConfigError, BoundsError, PublicError) as error:
         sys.exit(f"timeshare service: {error}")
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
+from ..ledger import LedgerSilent
 from ..reservation import State
 from . import views
 from .json_bodies import to_json
@@ -98,6 +99,8 @@ class Feeds:
                 looked_at = now
             try:
                 await self._tell(sorted(due))
+            except LedgerSilent:
+                pass  # it is tried again
             except Exception:
                 log.exception("watchers were not told; they are told at the next change")
             await asyncio.sleep(BURST_S)

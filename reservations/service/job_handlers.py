@@ -63,7 +63,7 @@ class Lines(Base):
     async def get(self, reservation_id: str) -> None:
         offset = job_bodies.parse_offset(self.query())
         reservation = await own(self, reservation_id)
-        user = reservation.owner if self.runtime.settings.multi_user else None
+        user = self.runtime.settings.account(reservation.owner)
         try:
             told = await self.runtime.engine.logs(spec_of(reservation).folder, user, offset)
         except EngineUnknown:

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from ..clock import rfc3339
 from ..engines.base import EngineUnknown, LaunchRefused
 from ..errors import PublicError
+from ..ledger import LedgerSilent
 from ..reservation import Reason, Reservation, State
 from .runtime import Runtime
 
@@ -49,6 +50,8 @@ class JobStarts:
             version = self._runtime.pool.version
             try:
                 await self.step()
+            except LedgerSilent:
+                pass  # it is tried again
             except Exception:
                 log.exception("starting jobs failed; it is tried again")
                 await asyncio.sleep(PERIOD_S)
@@ -76,6 +79,8 @@ class JobStarts:
         async with turns:
             try:
                 await self._start(await self._runtime.call(self._runtime.pool.get, reservation.id))
+            except LedgerSilent:
+                pass  # it is tried again
             except Exception:
                 log.exception("job %s could not be started; it is tried again", reservation.id)
                 await asyncio.sleep(PERIOD_S)
@@ -106,7 +111,7 @@ class JobStarts:
             "reservation_id": reservation.id,
             "generation": reservation.generation,
             "owner": reservation.owner,
-            "user": reservation.owner if settings.multi_user else None,
+            "user": settings.account(reservation.owner),
             "argv": [job.python, "-m", RUNNER, job.folder, "--digest", job.digest, "--key-stdin"],
             "env": self._environment(reservation),
             "stdin": job.key,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..clock import rfc3339
+from ..ledger import LedgerSilent
 from ..ledger.reader import Kept
 from ..sweeping import PIECE_S, Sweeper, charges_kept_s
 from .session_logs import GIB, read_logs, remove_logs, to_remove
@@ -58,6 +59,8 @@ class Retention:
                 if time.monotonic() >= self._next or version != self._version:
                     self._version, self._next = version, time.monotonic() + PERIOD_S
                     await self.sweep()
+            except LedgerSilent:
+                pass  # it is tried again
             except Exception:
                 log.exception("what is over could not be removed; it is tried again")
 

@@ -24,7 +24,8 @@ from ..engines.base import Engine, EngineEvent, EngineSession, EngineSilent, Eng
 from ..engines.slurm.meeting import Meeting
 from ..errors import PublicError
 from ..kind import Kind
-from ..ledger import Ledger, LedgerLost
+from ..ledger import Ledger, LedgerLost, LedgerSilent
+from ..ledger.outage import SILENT
 from ..ledger.reader import Reader
 from ..limits.load import read_limits
 from ..monitor import Monitor
@@ -134,8 +135,9 @@ class Runtime:
     async def call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Runs ``function`` in the pool's thread, when it is the turn of whoever asks (``LANE``).
 
-        Without its ledger the process ends, and is started again by whoever supervises it: nobody can say whether an
-        interrupted transaction was written, so all that is known must be read anew.
+        While the ledger cannot be written, what needs that is refused (LedgerSilent), and all else goes on. When it is
+        another process's, or was written in a way that nobody here knows of, the process ends and is started again by
+        whoever supervises it: all that is known must be read anew.
         """
         return await self._guarded(self._thread.run(lambda: function(*arguments, **options)))
 
@@ -154,7 +156,7 @@ class Runtime:
             return await asyncio.get_running_loop().run_in_executor(self._reports, lambda: function(*arguments))
         except SQLAlchemyError as error:
             log.warning("the ledger cannot be read: %s", error)
-            raise PublicError("ledger-silent", "the ledger does not answer: try again in a minute", 503) from error
+            raise LedgerSilent(SILENT, "the ledger does not answer: try again in a minute", 503) from error
 
     async def know(self, person: str) -> None:
         """Makes sure that her groups are known before limits are applied to her; the last answer stands while the hub
@@ -248,6 +250,8 @@ class Runtime:
                 await step()
             except (EngineUnknown, asyncio.TimeoutError) as error:
                 log.warning("the engine did not answer: %s", error)
+            except LedgerSilent:
+                pass  # said once, when it began; every step of every loop meets it again
             except PublicError as error:
                 log.warning("a step was refused: %s", error)
             except Exception:

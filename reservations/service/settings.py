@@ -21,7 +21,7 @@ class Settings:
     ``engine_period_s``: how often engine and ledger are compared. ``stale_after_s``: devices not seen for this long
     get nothing new. ``multi_user``: jobs run as the account of their owner. ``log_dir``: where the logs of their
     runners go. ``state_dir``: where files of the site say what else there is, such as a Slurm. ``local``: whether
-    anything runs on this machine itself.
+    anything runs on this machine itself. ``account_prefix``: what stands before a person's name in that account's.
     """
 
     url: str
@@ -41,6 +41,11 @@ class Settings:
     log_dir: Path | None = None
     state_dir: Path | None = None
     local: bool = True
+    account_prefix: str = ""
+
+    def account(self, owner: str) -> str | None:
+        """Return the account as which jobs of ``owner`` run; None: this process's own."""
+        return f"{self.account_prefix}{owner}" if self.multi_user else None
 
     @property
     def prefix(self) -> str:

@@ -209,9 +209,11 @@ def health_view(pool: Pool, fresh: bool) -> dict[str, Any]:
         warnings.append(f"{out} of {len(pool.devices)} GPUs are out of service, or a part of them: see the devices")
     for engine in pool.engines.values():
         warnings += engine.troubles()
-    status = "ok" if fresh and not pool.gpus_unknown else "degraded"
+    if pool.ledger_trouble:
+        warnings.append("the ledger cannot be written now: what runs goes on, and nothing new is given out")
+    status = "ok" if fresh and not pool.gpus_unknown and not pool.ledger_trouble else "degraded"
     live = sum(1 for _ in pool.live())
-    return {"status": status, "agent": fresh, "ledger": True, "live": live, "warnings": warnings}
+    return {"status": status, "agent": fresh, "ledger": not pool.ledger_trouble, "live": live, "warnings": warnings}
 
 
 def _capacity(device: Device) -> int:

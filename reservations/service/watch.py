@@ -7,6 +7,7 @@ import logging
 import time
 
 from ..engines.base import EngineUnknown, LaunchRefused, NotYet
+from ..ledger import LedgerSilent
 from ..monitor import FASTEST_S, Monitor
 from ..reservation import PARKING, RESUMING, RETURNING, Reservation
 from ..watching import Reading
@@ -36,6 +37,8 @@ class Watch:
             try:
                 if await self._runtime.call(monitor.due):
                     await self._runtime.call(monitor.take, await self._readings(monitor))
+            except LedgerSilent:
+                pass  # it is tried again
             except Exception:
                 log.exception("a sample could not be taken; the next one follows")
 
@@ -69,6 +72,8 @@ class Watch:
                 due = await self._runtime.call(lambda: [r for r in self._runtime.pool.live() if r.handling])
                 self._not_before = {r.id: self._not_before[r.id] for r in due if r.id in self._not_before}
                 await asyncio.gather(*(self._handle(reservation) for reservation in due))
+            except LedgerSilent:
+                due = []  # it is tried again
             except Exception:
                 log.exception("a GPU could not be exchanged; it is tried again")
                 due = []
