@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import FULL_STRESS
 from slurm_cluster import Cluster, folder_for_tests
+from slurm_cluster.processes import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 WHY_NOT = "what Slurm itself does is waited out for a quarter of a minute: `make stress` does"
@@ -130,6 +132,34 @@ def test_the_controller_started_again_has_lost_nothing(slurm: Cluster, end: str)
     slurm.wait(waiting, "PENDING")
     slurm.wait(ending, "COMPLETED")
     assert slurm.output(ending, "tsalice") == "done\n"
+
+
+def started_by_backfill(slurm: Cluster) -> str:
+    """A job that runs, and of whose start slurmctld writes nothing as long as nothing else happens: it was submitted
+    when that could be written at once, and the backfill scheduler was the first to find its place."""
+    state = slurm.layout.folder / "state" / "job_state"
+    for _ in range(20):
+        slurm.wait_saved()
+        until(
+            lambda: not state.exists() or time.time() - state.stat().st_mtime > 6,
+            "a slurmctld that has nothing to write",
+        )
+        job = slurm.submit("sleep 300", "--gres=gpu:p100:1", user="tsalice")
+        slurm.wait(job, "RUNNING")
+        if slurm.job(job)["Scheduler"] == "Backfill":
+            return job
+        slurm.run("scancel", job)
+    raise AssertionError("20 jobs, and the backfill scheduler started none")
+
+
+def test_a_start_that_slurm_does_not_save_by_itself_is_saved_before_its_controller_is_killed(slurm: Cluster) -> None:
+    job = started_by_backfill(slurm)
+    before = slurm.job(job)
+    slurm.wait_saved()
+    slurm.kill_ctl()
+    slurm.start_ctl()
+    after = slurm.job(job)
+    assert (after["JobState"], after["StartTime"]) == ("RUNNING", before["StartTime"])
 
 
 def test_a_nodes_daemon_killed_and_started_again_loses_nothing(slurm: Cluster) -> None:

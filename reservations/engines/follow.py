@@ -21,6 +21,8 @@ heard meanwhile, so long after that."""
 UNHEARD_S = 15.0
 """Beyond its graces, the time that a session has to end by itself before its job is ended."""
 
+TAKEN_BACK = "its engine took back what it held"
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -186,10 +188,14 @@ def _absent(reservation: Reservation, external: External, seen: Seen) -> list[Ac
 def _pending(reservation: Reservation, job: ExternalJob) -> list[Act]:
     if reservation.state is State.QUEUED:
         return [Note(job.said, job.expected_at)]
-    why = f"its engine took back what it held: {job.said}" if job.said else "its engine took back what it held"
+    why = (
+        TAKEN_BACK if job.restarts else f"{TAKEN_BACK}, or lost sight of its start in a crash, and ends what runs of it"
+    )
+    why += f": {job.said}" if job.said else ""
     if reservation.kind is Kind.BATCH:
         return [WaitsAgain(why)]
-    return [Cancel()]  # the server that ran is gone: what comes now is another session
+    # What comes now is another session. First the reason: accounting would say that its owner cancelled it.
+    return [Gone(Reason.LOST, why), Cancel()]
 
 
 def _running(reservation: Reservation, job: ExternalJob, seen: Seen) -> list[Act]:
