@@ -21,8 +21,6 @@ heard meanwhile, so long after that."""
 UNHEARD_S = 15.0
 """Beyond its graces, the time that a session has to end by itself before its job is ended."""
 
-TAKEN_BACK = "its engine took back what it held"
-
 
 @dataclass(frozen=True)
 class Arrival:
@@ -188,10 +186,11 @@ def _absent(reservation: Reservation, external: External, seen: Seen) -> list[Ac
 def _pending(reservation: Reservation, job: ExternalJob) -> list[Act]:
     if reservation.state is State.QUEUED:
         return [Note(job.said, job.expected_at)]
-    why = (
-        TAKEN_BACK if job.restarts else f"{TAKEN_BACK}, or lost sight of its start in a crash, and ends what runs of it"
-    )
-    why += f": {job.said}" if job.said else ""
+    why = "its engine took back what it held"
+    if not job.restarts:
+        why += ", or lost sight of its start in a crash, and ends what runs of it"
+    if job.said:
+        why += f": {job.said}"
     if reservation.kind is Kind.BATCH:
         return [WaitsAgain(why)]
     # What comes now is another session. First the reason: accounting would say that its owner cancelled it.
