@@ -19,6 +19,7 @@ from .fields import (
     hosts,
     indices,
     moment,
+    natural,
     number,
     text,
     tres,
@@ -100,8 +101,9 @@ class SlurmJob:
 
 
 def queue_argv(*, user: str = "") -> list[str]:
-    """For ``parse_queue``: all jobs that the caller may see, those that ended a moment ago too."""
-    return ["squeue", "--json", *([f"--user={user}"] if user else [])]
+    """For ``parse_queue``: all jobs that the caller may see, those that ended a moment ago and those in hidden
+    partitions too."""
+    return ["squeue", "--json", "--all", *([f"--user={user}"] if user else [])]
 
 
 def parse_queue(out: str, odd: Odd | None = None) -> list[SlurmJob]:
@@ -253,10 +255,13 @@ def _unread_row(cells: list[str], place: int) -> SlurmJob | None:
     first, array, task = (row[name].strip() for name in ("JobID", "ArrayJobID", "ArrayTaskID"))
     if not _FIRST.fullmatch(first) or not row["Name"].strip():
         return None
-    in_array = int(array) if array.isdigit() and task not in NOTHING else None
-    at = int(task) if in_array and task.isdigit() else None
     name, user = row["Name"].rstrip(" "), row["UserName"].rstrip(" ")
-    job_id = int(first.rpartition("\n")[2])
+    try:
+        in_array = natural(array) if array.isdigit() and task not in NOTHING else None
+        at = natural(task) if in_array and task.isdigit() else None
+        job_id = natural(first.rpartition("\n")[2])
+    except Unreadable:
+        return None
     return SlurmJob(job_id, name, user, UNREAD, "", in_array, at, None if in_array and at is None else ())
 
 
