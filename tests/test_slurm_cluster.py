@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,13 @@ from conftest import FULL_STRESS
 from slurm_cluster import Cluster, folder_for_tests
 from slurm_cluster.processes import until
 
+from timeshare.reservations.engines.slurm.nodes import NODES_ARGV, PARTITIONS_ARGV, parse_nodes, parse_partitions
+from timeshare.reservations.engines.slurm.queue import parse_queue, parse_queue_text, queue_argv, queue_text_argv
+
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 WHY_NOT = "what Slurm itself does is waited out for a quarter of a minute: `make stress` does"
 
+SEPARATOR = "<0123456789abcdef>"
 OPEN_ALL = textwrap.dedent("""\
     echo "visible=$CUDA_VISIBLE_DEVICES gpus=$SLURM_JOB_GPUS shards=$SLURM_SHARDS_ON_NODE node=$SLURMD_NODENAME"
     for device in {devices}; do
@@ -132,6 +136,29 @@ def test_the_controller_started_again_has_lost_nothing(slurm: Cluster, end: str)
     slurm.wait(waiting, "PENDING")
     slurm.wait(ending, "COMPLETED")
     assert slurm.output(ending, "tsalice") == "done\n"
+
+
+@pytest.fixture
+def hidden(slurm: Cluster) -> Iterator[None]:
+    slurm.run("scontrol", "update", "partitionname=gpu", "hidden=yes")
+    yield
+    slurm.run("scontrol", "update", "partitionname=gpu", "hidden=no")
+
+
+@pytest.mark.usefixtures("hidden")
+def test_a_job_in_a_hidden_partition_is_not_taken_for_gone(slurm: Cluster) -> None:
+    job = slurm.submit("sleep 60", "--gres=gpu:a100:1", user="tsalice")
+    slurm.wait(job, "RUNNING")
+
+    def answer(argv: Sequence[str]) -> str:
+        return slurm.run(*argv, user="tsalice").stdout
+
+    assert job not in answer(("squeue", "-h", "-o", "%A")).split()
+    text = answer(queue_text_argv(SEPARATOR))
+    for found in (parse_queue(answer(queue_argv())), parse_queue_text(text, SEPARATOR)):
+        assert [one.state for one in found if one.job_id == int(job)] == ["RUNNING"]
+    assert {one.name for one in parse_nodes(answer(NODES_ARGV))} == {one.name for one in slurm.nodes}
+    assert {one.name for one in parse_partitions(answer(PARTITIONS_ARGV))} == set(slurm.partitions)
 
 
 def started_by_backfill(slurm: Cluster) -> str:
