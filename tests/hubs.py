@@ -29,6 +29,7 @@ LOG_LINES, OTHER_LINES = 25, 8
 """Of the service's log and of each other one, beside a failed test: a CI shows some 10,000 characters, and leaves out
 the middle."""
 WIDTH = 300
+NOISE = ("Skipping XSRF check", "alembic.runtime.migration")
 
 
 class Hub:
@@ -104,7 +105,7 @@ class Hub:
                 for r in self.service("GET", "reservations").json()["reservations"][:20]
             ]
         for path in sorted(self.state_dir.glob("logs/*.log"), key=lambda path: (path.stem != "service", path.name)):
-            lines = [line[:WIDTH] for line in path.read_text().splitlines() if "Skipping XSRF check" not in line]
+            lines = [line[:WIDTH] for line in path.read_text().splitlines() if not any(word in line for word in NOISE)]
             told.append(f"== {path.name}")
             told += lines[-(LOG_LINES if path.stem == "service" else OTHER_LINES) :]
         return "\n".join(told)
