@@ -39,7 +39,7 @@ def nothing_left(hub: SlurmHub) -> Iterator[None]:
         if reservation["state"] != "ended":
             hub.service("POST", f"reservations/{reservation['id']}/end", json={})
     eventually(lambda: all(r["state"] == "ended" for r in hub.everybodys()), 90)
-    eventually(lambda: jobs(hub) == [], 30)
+    eventually(lambda: jobs(hub) == [], 60)
     for user in ("tsalice", "tsbob"):
         eventually(hub.account(user).has_no_servers, 60)
 
