@@ -113,6 +113,16 @@ def test_a_job_with_a_number_beyond_sense_leaves_the_other_jobs_as_they_are(key:
     assert [job.life for job in found[: len(found) - len(before) + 1]] in ([], ["unknown"])
 
 
+def test_an_end_in_ten_thousand_years_is_none_that_is_told() -> None:
+    document = json.loads(read("squeue.json"))
+    before = parse_queue(json.dumps(document))[0]
+    document["jobs"][0]["end_time"] = 400_000_000_000
+    after = parse_queue(json.dumps(document))[0]
+    assert (after.end_at, after.state, after.start_at) == (None, before.state, before.start_at)
+    document["jobs"][0]["time_limit"] = 2**63
+    assert parse_queue(json.dumps(document), Odd())[0].life == "unknown"
+
+
 @pytest.mark.parametrize("beyond", BEYOND)
 def test_a_number_beyond_sense_in_accounting_or_in_the_text_of_the_queue_is_odd_alone(beyond: str) -> None:
     header, first, *others = [line for line in read("sacct_duplicates.txt").split("\n") if line]

@@ -20,6 +20,10 @@ from .odd import Odd
 NOTHING = frozenset({"", "(null)", "N/A", "n/a", "None", "Unknown", "None assigned", "NONE"})
 """How Slurm says that there is no value."""
 MAX_HOSTS = 100_000
+LAST_INSTANT = 253402300799
+"""The end of the year 9999; nothing here reckons beyond it."""
+MOST_MINUTES = 2**32
+"""Of a time limit: Slurm keeps it in 32 bits."""
 MOST_DIGITS = 20
 """Of a number: Slurm has none of more than 64 bits, and one without an end is not calculated with."""
 NO_VALUE = (0xFFFFFFFE, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFE, 0xFFFFFFFFFFFFFFFF)
@@ -72,6 +76,12 @@ def number(value: object) -> int | None:
     return None if value in NO_VALUE else int(value)
 
 
+def instant(value: object) -> int | None:
+    """Seconds since the epoch. None: not set, or after the year 9999, as the end of what may run for 8,000 years."""
+    told = number(value)
+    return told if told and told <= LAST_INSTANT else None
+
+
 def words(value: object) -> tuple[str, ...]:
     """States and flags: one text in old releases, a list in new ones."""
     found = [value] if isinstance(value, str) else value
@@ -122,6 +132,8 @@ def duration(value: str) -> int | None:
     if not found:
         raise Unreadable("a duration", value)
     days, first, second, third = (None if part is None else natural(part) for part in found.groups())
+    if max(days or 0, first or 0, second or 0, third or 0) > MOST_MINUTES:
+        raise Unreadable("a duration", value)
     if days is not None:
         return days * 86400 + (first or 0) * 3600 + (second or 0) * 60 + (third or 0)
     if third is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import Unreadable
 from .fields import (
+    MOST_MINUTES,
     NOTHING,
     Gres,
     document,
@@ -18,6 +19,7 @@ from .fields import (
     gres,
     hosts,
     indices,
+    instant,
     moment,
     natural,
     number,
@@ -149,6 +151,8 @@ def _job(entry: dict[str, Any]) -> SlurmJob:
         raise Unreadable("squeue", repr(entry), "a job without number, state or name")
     nodes = hosts(text(entry.get("nodes")))
     minutes = number(entry.get("time_limit"))
+    if minutes is not None and minutes > MOST_MINUTES:
+        raise Unreadable("squeue", str(minutes), "time_limit")
     code, signal = _exit(entry.get("exit_code"))
     state = "+".join(states)
     ended = life(state) == "ended"
@@ -165,9 +169,9 @@ def _job(entry: dict[str, Any]) -> SlurmJob:
         comment=text(entry.get("comment")),
         partition=text(entry.get("partition")),
         nodes=nodes,
-        submit_at=number(entry.get("submit_time")) or None,
-        start_at=number(entry.get("start_time")) or None,
-        end_at=number(entry.get("end_time")) or None,
+        submit_at=instant(entry.get("submit_time")),
+        start_at=instant(entry.get("start_time")),
+        end_at=instant(entry.get("end_time")),
         time_limit_s=None if minutes is None else minutes * 60,
         restarts=number(entry.get("restart_cnt")),
         tres=tres(text(entry.get("tres_alloc_str")) or text(entry.get("tres_req_str"))),
