@@ -25,8 +25,11 @@ from timeshare.reservations.sockets import run_dir_of
 
 ROOT = Path(__file__).parent.parent
 PEOPLE = ("ada", "ben", "cleo", "dora")
-LOG_LINES = 60
-"""Of each log, beside a failed test."""
+LOG_LINES, OTHER_LINES = 25, 8
+"""Of the service's log and of each other one, beside a failed test: a CI shows some 10,000 characters, and leaves out
+the middle."""
+WIDTH = 300
+NOISE = ("Skipping XSRF check", "alembic.runtime.migration")
 
 
 class Hub:
@@ -94,13 +97,17 @@ class Hub:
         return self.output.read_text()
 
     def logs(self) -> str:
-        """The last lines of each, and what became of the reservations."""
+        """What became of the reservations, and the last lines of each log; the most telling first."""
         told = []
-        for path in sorted(self.state_dir.glob("logs/*.log")):
-            lines = [line for line in path.read_text().splitlines() if "Skipping XSRF check" not in line]
-            told.append("\n".join([f"== {path.name}", *lines[-LOG_LINES:]]))
-        with contextlib.suppress(requests.RequestException):
-            told.append(self.service("GET", "reservations").text)
+        with contextlib.suppress(requests.RequestException, ValueError, KeyError):
+            told += [
+                f"{r['id']} {r['owner']} {r['state']} {r['reason'] or ''} {r['detail']}"
+                for r in self.service("GET", "reservations").json()["reservations"][:20]
+            ]
+        for path in sorted(self.state_dir.glob("logs/*.log"), key=lambda path: (path.stem != "service", path.name)):
+            lines = [line[:WIDTH] for line in path.read_text().splitlines() if not any(word in line for word in NOISE)]
+            told.append(f"== {path.name}")
+            told += lines[-(LOG_LINES if path.stem == "service" else OTHER_LINES) :]
         return "\n".join(told)
 
     def end(self, number: signal.Signals = signal.SIGINT) -> None:

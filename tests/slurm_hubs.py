@@ -90,6 +90,11 @@ class SlurmAccount(Account):
     def get(self, reservation: dict[str, Any]) -> dict[str, Any]:
         return dict(self.service("GET", f"reservations/{reservation['id']}").json())
 
+    def told(self, reservation: dict[str, Any]) -> tuple[str, str, str]:
+        """Its state, and why: an assertion that fails shows all of it."""
+        now = self.get(reservation)
+        return now["state"], now["reason"] or "", now["detail"]
+
     def end(self, reservation: dict[str, Any]) -> None:
         self.service("POST", f"reservations/{reservation['id']}/end", json={})
 

@@ -78,13 +78,21 @@ def test_a_job_begins_and_runs_at_once() -> None:
 
 
 def test_a_job_that_was_taken_back_waits_again_and_runs_as_its_next_start() -> None:
-    assert acts(JOB_RUNS, PENDING) == [WaitsAgain("its engine took back what it held: Priority")]
+    taken_back = replace(PENDING, restarts=1)
+    assert acts(JOB_RUNS, taken_back) == [WaitsAgain("its engine took back what it held: Priority")]
     again = replace(RUNNING, restarts=1)
     assert acts(JOB_RUNS, again) == [WaitsAgain("its engine started it again"), Begin(HELD, "a1"), Runs(2)]
 
 
 def test_a_session_whose_allocation_was_taken_back_is_over() -> None:
-    assert acts(ACTIVE, PENDING) == [Cancel()]
+    taken_back = replace(PENDING, restarts=1)
+    assert acts(ACTIVE, taken_back) == [Gone(Reason.LOST, "its engine took back what it held: Priority"), Cancel()]
+
+
+def test_a_start_that_its_engine_forgot_is_told_as_that_and_not_as_a_cancellation_by_its_owner() -> None:
+    forgot = "its engine took back what it held, or lost sight of its start in a crash, and ends what runs of it"
+    assert acts(ACTIVE, replace(PENDING, said="")) == [Gone(Reason.LOST, forgot), Cancel()]
+    assert acts(JOB_RUNS, replace(PENDING, said="")) == [WaitsAgain(forgot)]
 
 
 @pytest.mark.parametrize("reservation", [QUEUED, GRANTED, ACTIVE, JOB_RUNS])

@@ -79,6 +79,62 @@ def test_healthy_lines_are_read_as_before_among_odd_ones(name: str, data: st.Dat
     assert not wanted - have
 
 
+BEYOND = ["1" * 400, "1" * 5000, "-5", "9" * 21]
+
+
+@pytest.mark.parametrize("beyond", BEYOND, ids=["10^400", "10^5000", "negative", "more than 64 bits"])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        *(("nodes", key) for key in ("CPUTot", "RealMemory", "Gres", "CfgTRES")),
+        *(("partitions", key) for key in ("MaxTime", "MaxNodes", "DefMemPerCPU", "TotalCPUs")),
+    ],
+)
+def test_a_number_beyond_sense_costs_its_own_line_at_most(name: str, key: str, beyond: str) -> None:
+    reader, text, _ = LINES[name]
+    first, *others = [line for line in text.split("\n") if line]
+    value = next(word.partition("=")[2] for word in first.split() if word.startswith(f"{key}="))
+    told = {"Gres": f"gpu:p100:{beyond}(S:0)", "CfgTRES": f"cpu={beyond},mem=1G"}.get(key, beyond)
+    wrong = first.replace(f"{key}={value}", f"{key}={told}", 1)
+    assert wrong != first
+    found = reader("\n".join([wrong, *others, ""]), odd=Odd())
+    assert {one.name for one in reader("\n".join([*others, ""]))} <= {one.name for one in found}
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+@pytest.mark.parametrize("key", ["start_time", "end_time", "time_limit", "job_id", "restart_cnt"])
+def test_a_job_with_a_number_beyond_sense_leaves_the_other_jobs_as_they_are(key: str, beyond: str) -> None:
+    document = json.loads(read("squeue.json"))
+    before = parse_queue(json.dumps(document))
+    document["jobs"][0][key] = 424242424242
+    found = parse_queue(json.dumps(document).replace("424242424242", beyond), odd := Odd())
+    assert found[-len(before) + 1 :] == before[1:]
+    assert sum(odd.counts.values()) == 1
+    assert [job.life for job in found[: len(found) - len(before) + 1]] in ([], ["unknown"])
+
+
+def test_an_end_in_ten_thousand_years_is_none_that_is_told() -> None:
+    document = json.loads(read("squeue.json"))
+    before = parse_queue(json.dumps(document))[0]
+    document["jobs"][0]["end_time"] = 400_000_000_000
+    after = parse_queue(json.dumps(document))[0]
+    assert (after.end_at, after.state, after.start_at) == (None, before.state, before.start_at)
+    document["jobs"][0]["time_limit"] = 2**63
+    assert parse_queue(json.dumps(document), Odd())[0].life == "unknown"
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+def test_a_number_beyond_sense_in_accounting_or_in_the_text_of_the_queue_is_odd_alone(beyond: str) -> None:
+    header, first, *others = [line for line in read("sacct_duplicates.txt").split("\n") if line]
+    for column in ("JobID", "JobIDRaw", "ExitCode", "AllocTRES"):
+        cells = first.split("|")
+        cells[header.split("|").index(column)] = {"ExitCode": f"{beyond}:0", "AllocTRES": f"cpu={beyond}"}.get(
+            column, beyond
+        )
+        found = parse_accounting("\n".join([header, "|".join(cells), *others, ""]), odd=Odd())
+        assert len(found) >= len(others)
+
+
 def identity(entry: Any) -> str:
     """An entry but for what depends on the others: which attempt of its job it is."""
     return repr(sorted((name, repr(value)) for name, value in vars(entry).items() if name != "attempt"))

@@ -72,7 +72,7 @@ def test_a_cancelled_job_ends_all_ranks_with_their_last_outputs(slurm: Cluster, 
     assert (work.status()["state"], work.status()["why"]) == ("stopped", "KeyboardInterrupt")
     assert all("last words" in work.text(rank) for rank in range(4))
     assert work.results()[0]["step"] >= 3
-    assert left_of(work) == []
+    eventually(lambda: left_of(work) == [], 60)
 
 
 def test_a_runner_that_is_killed_leaves_nothing_on_any_node(slurm: Cluster, launch: Launch) -> None:
@@ -80,7 +80,7 @@ def test_a_runner_that_is_killed_leaves_nothing_on_any_node(slurm: Cluster, laun
     eventually(lambda: all("here" in work.text(rank) for rank in range(4)), 90)
     slurm.run("scancel", "--signal=KILL", "-b", job)
     slurm.wait(job, "FAILED", "CANCELLED", seconds=60)
-    eventually(lambda: left_of(work) == [], 30)
+    eventually(lambda: left_of(work) == [], 60)
 
 
 def test_a_rank_process_that_is_killed_is_told_in_the_words_of_srun(slurm: Cluster, launch: Launch) -> None:

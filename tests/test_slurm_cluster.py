@@ -7,16 +7,22 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from conftest import FULL_STRESS
 from slurm_cluster import Cluster, folder_for_tests
+from slurm_cluster.processes import until
+
+from timeshare.reservations.engines.slurm.nodes import NODES_ARGV, PARTITIONS_ARGV, parse_nodes, parse_partitions
+from timeshare.reservations.engines.slurm.queue import parse_queue, parse_queue_text, queue_argv, queue_text_argv
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 WHY_NOT = "what Slurm itself does is waited out for a quarter of a minute: `make stress` does"
 
+SEPARATOR = "<0123456789abcdef>"
 OPEN_ALL = textwrap.dedent("""\
     echo "visible=$CUDA_VISIBLE_DEVICES gpus=$SLURM_JOB_GPUS shards=$SLURM_SHARDS_ON_NODE node=$SLURMD_NODENAME"
     for device in {devices}; do
@@ -130,6 +136,62 @@ def test_the_controller_started_again_has_lost_nothing(slurm: Cluster, end: str)
     slurm.wait(waiting, "PENDING")
     slurm.wait(ending, "COMPLETED")
     assert slurm.output(ending, "tsalice") == "done\n"
+
+
+@pytest.fixture
+def hidden(slurm: Cluster) -> Iterator[None]:
+    slurm.run("scontrol", "update", "partitionname=gpu", "hidden=yes")
+    yield
+    slurm.run("scontrol", "update", "partitionname=gpu", "hidden=no")
+
+
+@pytest.mark.usefixtures("hidden")
+def test_a_job_in_a_hidden_partition_is_not_taken_for_gone(slurm: Cluster) -> None:
+    job = slurm.submit("sleep 60", "--gres=gpu:a100:1", user="tsalice")
+    slurm.wait(job, "RUNNING")
+
+    def answer(argv: Sequence[str]) -> str:
+        return slurm.run(*argv, user="tsalice").stdout
+
+    assert job not in answer(("squeue", "-h", "-o", "%A")).split()
+    text = answer(queue_text_argv(SEPARATOR))
+    for found in (parse_queue(answer(queue_argv())), parse_queue_text(text, SEPARATOR)):
+        assert [one.state for one in found if one.job_id == int(job)] == ["RUNNING"]
+    assert {one.name for one in parse_nodes(answer(NODES_ARGV))} == {one.name for one in slurm.nodes}
+    assert {one.name for one in parse_partitions(answer(PARTITIONS_ARGV))} == set(slurm.partitions)
+
+
+def started_by_backfill(slurm: Cluster) -> str:
+    """A job that runs, and of whose start slurmctld writes nothing as long as nothing else happens: it was submitted
+    when that could be written at once, and the backfill scheduler was the first to find its place. (After ten that the
+    main scheduler was faster with, whose starts are written, one of those.)"""
+    state = slurm.layout.folder / "state" / "job_state"
+
+    def long_ago() -> bool:
+        return not state.exists() or time.time() - state.stat().st_mtime > 6
+
+    for attempt in range(10):
+        slurm.wait_saved()
+        until(
+            lambda: not state.exists() or time.time() - state.stat().st_mtime > 6,
+            "a slurmctld that has nothing to write",
+        )
+        job = slurm.submit("sleep 300", "--gres=gpu:p100:1", user="tsalice")
+        slurm.wait(job, "RUNNING")
+        if slurm.job(job)["Scheduler"] == "Backfill" or attempt == 9:
+            break
+        slurm.run("scancel", job)
+    return job
+
+
+def test_a_start_that_slurm_does_not_save_by_itself_is_saved_before_its_controller_is_killed(slurm: Cluster) -> None:
+    job = started_by_backfill(slurm)
+    before = slurm.job(job)
+    slurm.wait_saved()
+    slurm.kill_ctl()
+    slurm.start_ctl()
+    after = slurm.job(job)
+    assert (after["JobState"], after["StartTime"]) == ("RUNNING", before["StartTime"])
 
 
 def test_a_nodes_daemon_killed_and_started_again_loses_nothing(slurm: Cluster) -> None:

@@ -87,7 +87,7 @@ def never_heard_of(hub: SlurmHub, fake: FakeSlurm) -> list[dict[str, Any]]:
     for answer in ({}, {"out": "what is this?"}, {"err": SILENCE, "code": 1}):
         fake.says("sbatch", times=1, **answer)  # type: ignore[arg-type]
         asked.append(hub.account("tsbob").ask(gpus=1))
-        eventually(lambda: fake.has_said("sbatch"), 30)
+        eventually(lambda: fake.has_said("sbatch"), 60)
     return asked
 
 
@@ -104,7 +104,7 @@ def waits_all_along(hub: SlurmHub, fake: FakeSlurm) -> Iterator[None]:
     for one in bob.live():
         bob.end(one)
     eventually(lambda: all(one["state"] == "ended" for one in hub.everybodys()), 60)
-    eventually(lambda: not [one for one in fake.jobs() if fake.lives(one)], 10)
+    eventually(lambda: not [one for one in fake.jobs() if fake.lives(one)], 60)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def where(alice: SlurmAccount, reservation: dict[str, Any]) -> SplitResult:
 def over(alice: SlurmAccount, reservation: dict[str, Any]) -> tuple[str, str]:
     """Why it ended, once it has, and the hub has noticed."""
     eventually(lambda: alice.get(reservation)["state"] == "ended", 60)
-    eventually(lambda: reservation["server_name"] not in alice.servers(), 30)
+    eventually(lambda: reservation["server_name"] not in alice.servers(), 60)
     ended = alice.get(reservation)
     return ended["reason"], ended["detail"]
 
@@ -157,7 +157,7 @@ def test_a_session_waits_runs_where_slurm_says_and_leaves_nothing_when_it_is_sto
     before = len(fake.calls())
     asked = alice.ask(gpus=1)
     job = fake.job_of(asked)
-    eventually(lambda: alice.get(asked)["why_waiting"] == "others are before it in the queue", 30)
+    eventually(lambda: alice.get(asked)["why_waiting"] == "others are before it in the queue", 60)
     fake.begin(job, "a2")
     eventually(lambda: alice.is_ready(asked["server_name"]), 60)
     mine = alice.get(asked)
@@ -229,7 +229,7 @@ def test_a_submission_whose_answer_is_lost_is_found_by_its_name_and_not_made_aga
     fake.says("sbatch", err=SILENCE, code=1, done=True)
     asked = alice.ask(gpus=1)
     job = fake.job_of(asked)
-    eventually(lambda: alice.get(asked)["external_job"] == str(job["id"]), 30)
+    eventually(lambda: alice.get(asked)["external_job"] == str(job["id"]), 60)
     fake.begin(job)
     eventually(lambda: alice.get(asked)["state"] == "active", 60)
     assert len(fake.jobs_of(asked)) == 1
@@ -254,10 +254,10 @@ def test_answers_about_jobs_that_mean_nothing_change_nothing(alice: SlurmAccount
     ((running, job),) = begun(alice, fake, 1)
     waiting = alice.ask(gpus=1)
     waits = fake.job_of(waiting)
-    eventually(lambda: alice.get(waiting)["external_job"], 30)
+    eventually(lambda: alice.get(waiting)["external_job"], 60)
     for what, answer in NOTHING_MEANT.items():
         fake.says("squeue", times=1, **answer)  # type: ignore[arg-type]
-        eventually(lambda: fake.has_said("squeue"), 30)
+        eventually(lambda: fake.has_said("squeue"), 60)
         after = [(r["state"], r["external_job"]) for r in (alice.get(running), alice.get(waiting))]
         assert after == [("active", str(job["id"])), ("queued", str(waits["id"]))], what
     fake.begin(waits)
@@ -281,7 +281,7 @@ def test_a_state_that_nobody_has_heard_of_is_unknown_and_ends_nothing(alice: Slu
 def test_a_job_that_is_over_before_it_began_ends_the_wait_and_says_how(alice: SlurmAccount, fake: FakeSlurm) -> None:
     failed, cancelled, lost = (alice.ask(gpus=1) for _ in range(3))
     fake.says("squeue", err=SILENCE, code=1, times=1)
-    eventually(lambda: fake.has_said("squeue"), 30)
+    eventually(lambda: fake.has_said("squeue"), 60)
     fake.end(fake.job_of(failed), "FAILED", code=1, listed=False)
     fake.end(fake.job_of(cancelled), "CANCELLED", by=0, listed=False)
     fake.end(fake.job_of(lost), "NODE_FAIL", listed=False)
@@ -324,9 +324,9 @@ def test_a_job_that_nobody_knows_any_more_is_lost_or_submitted_again_after_two_m
 def test_a_job_that_says_it_is_elsewhere_than_slurm_says_is_not_let_in(alice: SlurmAccount, fake: FakeSlurm) -> None:
     asked = alice.ask(gpus=1)
     job = fake.job_of(asked)
-    eventually(lambda: alice.get(asked)["external_job"], 30)
+    eventually(lambda: alice.get(asked)["external_job"], 60)
     fake.change(job, states=["RUNNING"], node="a1")
-    eventually(lambda: alice.get(asked)["external_node"] == "a1", 30)
+    eventually(lambda: alice.get(asked)["external_node"] == "a1", 60)
     fake.begin(job, "a1", really_on="a2")
     reason, detail = over(alice, asked)
     assert reason == "failed"
@@ -340,9 +340,9 @@ def test_a_job_that_slurm_takes_back_from_a_node_before_it_began_may_begin_on_an
     asked = alice.ask(gpus=1)
     job = fake.job_of(asked)
     fake.change(job, states=["RUNNING", "CONFIGURING"], node="a1")
-    eventually(lambda: alice.get(asked)["external_node"] == "a1", 30)
+    eventually(lambda: alice.get(asked)["external_node"] == "a1", 60)
     fake.change(job, states=["PENDING"], reason="BeginTime", restarts=1)
-    eventually(lambda: alice.get(asked)["external_node"] == "", 30)
+    eventually(lambda: alice.get(asked)["external_node"] == "", 60)
     fake.begin(job, "a2")
     eventually(lambda: alice.get(asked)["state"] == "active", 60)
     assert alice.get(asked)["external_node"] == "a2"
@@ -384,11 +384,11 @@ def test_a_hub_and_a_service_that_are_killed_find_what_waits_and_what_runs(
 def test_a_job_that_cannot_be_cancelled_is_not_called_over(alice: SlurmAccount, fake: FakeSlurm) -> None:
     asked = alice.ask(gpus=1)
     job = fake.job_of(asked)
-    eventually(lambda: alice.get(asked)["external_job"], 30)
+    eventually(lambda: alice.get(asked)["external_job"], 60)
     for said in (SILENCE, "scancel: error: Kill job error on job id 1: Access/permission denied"):
         fake.says("scancel", err=said, code=1, times=1)
         alice.end(asked)
-        eventually(lambda: fake.has_said("scancel"), 30)
+        eventually(lambda: fake.has_said("scancel"), 60)
         assert alice.get(asked)["state"] == "ending"
         assert fake.lives(job)
     assert over(alice, asked)[0] == "cancelled"

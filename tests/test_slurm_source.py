@@ -117,7 +117,7 @@ async def test_a_squeue_that_answers_garbage_is_not_taken_for_one_without_json(t
     source = SlurmSource(squeue(tmp_path, "echo '{'"))
     with pytest.raises(SchedulerSilent, match="no JSON"):
         await source.jobs(0, 1.0)
-    assert questions(tmp_path) == ["--json"]
+    assert questions(tmp_path) == ["--json --all"]
 
 
 async def test_a_squeue_that_refuses_everything_is_silence(tmp_path: Path) -> None:

@@ -186,10 +186,15 @@ def _absent(reservation: Reservation, external: External, seen: Seen) -> list[Ac
 def _pending(reservation: Reservation, job: ExternalJob) -> list[Act]:
     if reservation.state is State.QUEUED:
         return [Note(job.said, job.expected_at)]
-    why = f"its engine took back what it held: {job.said}" if job.said else "its engine took back what it held"
+    why = "its engine took back what it held"
+    if not job.restarts:
+        why += ", or lost sight of its start in a crash, and ends what runs of it"
+    if job.said:
+        why += f": {job.said}"
     if reservation.kind is Kind.BATCH:
         return [WaitsAgain(why)]
-    return [Cancel()]  # the server that ran is gone: what comes now is another session
+    # What comes now is another session. First the reason: accounting would say that its owner cancelled it.
+    return [Gone(Reason.LOST, why), Cancel()]
 
 
 def _running(reservation: Reservation, job: ExternalJob, seen: Seen) -> list[Act]:

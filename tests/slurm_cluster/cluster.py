@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,15 @@ from slurm_cluster.processes import kill, running, until
 SLURM_FOLDERS = ("munge", "db", "run", "log", "state")
 """Those that daemons write which run as the user slurm; root's slurmd writes there too."""
 
-SAVE_INTERVAL = 5
-"""Seconds: slurmctld writes its state at most so often, whatever it is configured to."""
-LOG_LINES = 60
-"""Of each log, beside a failed test."""
+LOG_LINES, NODE_LINES = 15, 3
+"""Of each answer or log, and of those of nodes, beside a failed test: a CI shows some 10,000 characters, and leaves out
+the middle."""
+NOISE = re.compile("pmi|MPI:|xcpuinfo|MailProg|SchedulerParameters=|state file|state save file")
+ASKED = (
+    "sacct -n -a -X -S now-10minutes -o JobID,JobName%48,User%8,State%16,ExitCode,Start,End",
+    "squeue -h -o %A|%T|%r|%u|%N|%j",
+    "sinfo -h -N -o %N|%T|%E",
+)
 
 
 @dataclass(frozen=True)
@@ -153,15 +158,16 @@ class Cluster:
         until(lambda: not self.run("squeue", "-h").stdout, "the end of all jobs")
 
     def logs(self) -> str:
-        """Nodes, jobs and the last lines of the logs, for somebody who asks what went wrong."""
+        """Jobs, nodes and the last lines of the logs, for somebody who asks what went wrong; the most telling first."""
         told = [f"daemons all run: {self.complete()}"]
-        for asked in ("sinfo -N -l", "sinfo -R", "squeue -l", "scontrol show job -d", "sacct -a -X -S now-1hour"):
+        for asked in ASKED:
             done = self.run(*asked.split(), check=False)
-            told.append(f"$ {asked}\n{done.stdout}{done.stderr}")
-        for log in sorted((self.layout.folder / "log").glob("slurm*")):
-            lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            told.append("\n".join([f"{log.name}:", *lines]))
-        return "\n\n".join(told)
+            told += [f"$ {asked}", *(done.stdout + done.stderr).splitlines()[-LOG_LINES:]]
+        for log in (self.layout.log_file("slurmctld"), *sorted((self.layout.folder / "log").glob("slurmd.*"))):
+            lines = [line for line in log.read_text(errors="replace").splitlines() if not NOISE.search(line)]
+            count = LOG_LINES if log.stem == "slurmctld" else NODE_LINES
+            told += [f"{log.name}:", *(line[:200] for line in lines[-count:])]
+        return "\n".join(told)
 
     def output(self, job: str, user: str) -> str:
         return (self.work(user) / f"slurm-{job}.out").read_text()
@@ -186,8 +192,20 @@ class Cluster:
         self._kill("slurmctld", signal.SIGTERM)
 
     def wait_saved(self) -> None:
-        """Waits until all that slurmctld knows now is on disk."""
-        time.sleep(SAVE_INTERVAL + 1)
+        """Has slurmctld write all that it knows now, and waits until that is what it would read back.
+
+        It writes by itself only after some changes, at most every 5 s. The start of a job by its backfill scheduler is
+        none of them: for as long as nothing else happens, a crash makes that job one that waits, and then slurmctld
+        ends what runs of it. Remarks on a node and on a job are such changes, and are found again in its files.
+        """
+        mark = f"saved-{secrets.token_hex(8)}"
+        expected = ["node_state"]
+        for job in self.run("squeue", "-h", "-o", "%A").stdout.split()[:1]:
+            # One that ends at this moment cannot be remarked upon; its end is a change itself, before that of the node.
+            if not self.run("scontrol", "update", f"jobid={job}", f"admincomment={mark}", check=False).returncode:
+                expected.append("job_state")
+        self.run("scontrol", "update", f"nodename={self.nodes[0].name}", f"comment={mark}")
+        until(lambda: all(self._saved(name, mark) for name in expected), f"{mark} in {expected}")
 
     def start_ctl(self) -> None:
         self._daemon("slurmctld", "slurmctld", "-f", str(self.layout.conf / "slurm.conf"))
@@ -214,6 +232,12 @@ class Cluster:
     def start_node(self, name: str) -> None:
         self._slurmd(next(node for node in self.nodes if node.name == name))
         self._wait_for(name)
+
+    def _saved(self, name: str, mark: str) -> bool:
+        try:
+            return mark.encode() in (self.layout.folder / "state" / name).read_bytes()
+        except FileNotFoundError:
+            return False  # it is being replaced
 
     def _account(self) -> None:
         with ThreadPoolExecutor() as pool:

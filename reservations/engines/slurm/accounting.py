@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from .errors import Unreadable
-from .fields import hosts, moment, table, text, tres, whole
+from .fields import hosts, moment, natural, table, text, tres, whole
 from .odd import Odd, each
 from .states import Life, life
 
@@ -82,11 +82,11 @@ def _attempt(row: Mapping[str, str]) -> SlurmEnd:
         name=row["JobName"],
         user=text(row["User"]),
         state=state.upper(),
-        array_job_id=int(job[1]) if array else None,
-        array_task_id=None if job[2] is None else int(job[2]),
+        array_job_id=natural(job[1]) if array else None,
+        array_task_id=None if job[2] is None else natural(job[2]),
         cancelled_by=whole(by),
-        exit_code=int(code[1]) if code else None,
-        signal=int(code[2]) or None if code else None,
+        exit_code=natural(code[1]) if code else None,
+        signal=natural(code[2]) or None if code else None,
         submitted_at=moment(row["Submit"]),
         started_at=moment(row["Start"]),
         ended_at=moment(row["End"]),

@@ -20,6 +20,12 @@ from .odd import Odd
 NOTHING = frozenset({"", "(null)", "N/A", "n/a", "None", "Unknown", "None assigned", "NONE"})
 """How Slurm says that there is no value."""
 MAX_HOSTS = 100_000
+LAST_INSTANT = 253402300799
+"""The end of the year 9999; nothing here reckons beyond it."""
+MOST_MINUTES = 2**32
+"""Of a time limit: Slurm keeps it in 32 bits."""
+MOST_DIGITS = 20
+"""Of a number: Slurm has none of more than 64 bits, and one without an end is not calculated with."""
 NO_VALUE = (0xFFFFFFFE, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFE, 0xFFFFFFFFFFFFFFFF)
 """Numbers by which plain JSON says "not set" and "without limit"."""
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
@@ -34,7 +40,7 @@ def document(text: str, what: str, key: str) -> list[Any]:
     answers with an empty list, and success, when its controller cannot be reached: then the list of errors is not
     empty."""
     try:
-        told, _ = json.JSONDecoder().raw_decode(text, text.index("{"))
+        told, _ = json.JSONDecoder(parse_int=_json_number).raw_decode(text, text.index("{"))
     except (ValueError, RecursionError):
         raise Unreadable(what, text, "no JSON") from None
     if not isinstance(told, dict) or not isinstance(told.get(key), list):
@@ -43,6 +49,11 @@ def document(text: str, what: str, key: str) -> list[Any]:
         raise Unreadable(what, json.dumps(told["errors"]), "it reports errors")
     found: list[Any] = told[key]
     return found
+
+
+def _json_number(digits: str) -> int | float:
+    """One beyond sense belongs to one entry, and does not make the others unreadable."""
+    return int(digits) if len(digits) <= MOST_DIGITS else math.inf
 
 
 def entry_of(value: object, what: str) -> dict[str, Any]:
@@ -60,9 +71,15 @@ def number(value: object) -> int | None:
         value = value.get("number")
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Unreadable("a number", repr(value))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**64:
+        raise Unreadable("a number", repr(value)[:MOST_DIGITS])
     return None if value in NO_VALUE else int(value)
+
+
+def instant(value: object) -> int | None:
+    """Seconds since the epoch. None: not set, or after the year 9999, as the end of what may run for 8,000 years."""
+    told = number(value)
+    return told if told and told <= LAST_INSTANT else None
 
 
 def words(value: object) -> tuple[str, ...]:
@@ -87,7 +104,14 @@ def whole(value: str) -> int | None:
         return None
     if not value.isascii() or not value.isdigit():
         raise Unreadable("a number", value)
-    return int(value)
+    return natural(value)
+
+
+def natural(digits: str) -> int:
+    """Raises Unreadable for a number beyond sense."""
+    if len(digits) > MOST_DIGITS:
+        raise Unreadable("a number", digits, f"more than {MOST_DIGITS} digits")
+    return int(digits)
 
 
 def moment(value: str) -> float | None:
@@ -107,7 +131,9 @@ def duration(value: str) -> int | None:
     found = _DURATION.fullmatch(value)
     if not found:
         raise Unreadable("a duration", value)
-    days, first, second, third = (None if part is None else int(part) for part in found.groups())
+    days, first, second, third = (None if part is None else natural(part) for part in found.groups())
+    if max(days or 0, first or 0, second or 0, third or 0) > MOST_MINUTES:
+        raise Unreadable("a duration", value)
     if days is not None:
         return days * 86400 + (first or 0) * 3600 + (second or 0) * 60 + (third or 0)
     if third is not None:
@@ -159,7 +185,7 @@ def _places(ranges: str, whole_text: str) -> Iterator[str]:
         if not found or found[3]:
             raise Unreadable("a list of hosts", whole_text)
         first, last = found[1], found[2] or found[1]
-        if not int(first) <= int(last) <= int(first) + MAX_HOSTS:
+        if not natural(first) <= natural(last) <= natural(first) + MAX_HOSTS:
             raise Unreadable("a list of hosts", whole_text)
         width = len(first) if first.startswith("0") else 0
         yield from (str(place).zfill(width) for place in range(int(first), int(last) + 1))
@@ -170,9 +196,9 @@ def indices(value: str) -> tuple[int, ...]:
     found: list[int] = []
     for one in value.split(","):
         match = _PLACES.fullmatch(one)
-        if not match or not int(match[1]) <= int(match[2] or match[1]) <= int(match[1]) + MAX_HOSTS:
+        if not match or not natural(match[1]) <= natural(match[2] or match[1]) <= natural(match[1]) + MAX_HOSTS:
             raise Unreadable("a list of numbers", value)
-        found += range(int(match[1]), int(match[2] or match[1]) + 1, int(match[3] or 1))
+        found += range(int(match[1]), int(match[2] or match[1]) + 1, natural(match[3] or "1"))
     return tuple(found)
 
 
@@ -181,6 +207,8 @@ def quantity(value: str) -> int:
     found = _QUANTITY.fullmatch(value)
     if not found:
         raise Unreadable("a quantity", value)
+    if len(found[1]) > MOST_DIGITS:
+        raise Unreadable("a quantity", value, f"more than {MOST_DIGITS} digits")
     return int(float(found[1]) * _UNITS[found[2]])
 
 
@@ -240,7 +268,7 @@ def _taken(one: str, value: str) -> tuple[int, int] | None:
         return None
     if not (taken.isdigit() and of.isdigit()):
         raise Unreadable("resources", value)
-    return int(taken), int(of)
+    return natural(taken), natural(of)
 
 
 def pairs(line: str, what: str, first: str) -> dict[str, str]:

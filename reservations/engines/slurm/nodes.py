@@ -122,9 +122,9 @@ def _counted(all_of_it: Iterable[Gres], name: str) -> dict[str, int]:
     return found
 
 
-NODES_ARGV = ("scontrol", "show", "node", "-d", "-o")
-"""For ``parse_nodes``; every release answers it in the same way."""
-PARTITIONS_ARGV = ("scontrol", "show", "partition", "-o")
+NODES_ARGV = ("scontrol", "show", "node", "-d", "-o", "--all")
+"""For ``parse_nodes``; every release answers it in the same way. All: those in hidden partitions too."""
+PARTITIONS_ARGV = ("scontrol", "show", "partition", "-o", "--all")
 RESERVATIONS_ARGV = ("scontrol", "show", "reservation", "-o")
 
 

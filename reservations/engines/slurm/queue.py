@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import Unreadable
 from .fields import (
+    MOST_MINUTES,
     NOTHING,
     Gres,
     document,
@@ -18,7 +19,9 @@ from .fields import (
     gres,
     hosts,
     indices,
+    instant,
     moment,
+    natural,
     number,
     text,
     tres,
@@ -100,8 +103,9 @@ class SlurmJob:
 
 
 def queue_argv(*, user: str = "") -> list[str]:
-    """For ``parse_queue``: all jobs that the caller may see, those that ended a moment ago too."""
-    return ["squeue", "--json", *([f"--user={user}"] if user else [])]
+    """For ``parse_queue``: all jobs that the caller may see, those that ended a moment ago and those in hidden
+    partitions too."""
+    return ["squeue", "--json", "--all", *([f"--user={user}"] if user else [])]
 
 
 def parse_queue(out: str, odd: Odd | None = None) -> list[SlurmJob]:
@@ -147,6 +151,8 @@ def _job(entry: dict[str, Any]) -> SlurmJob:
         raise Unreadable("squeue", repr(entry), "a job without number, state or name")
     nodes = hosts(text(entry.get("nodes")))
     minutes = number(entry.get("time_limit"))
+    if minutes is not None and minutes > MOST_MINUTES:
+        raise Unreadable("squeue", str(minutes), "time_limit")
     code, signal = _exit(entry.get("exit_code"))
     state = "+".join(states)
     ended = life(state) == "ended"
@@ -163,9 +169,9 @@ def _job(entry: dict[str, Any]) -> SlurmJob:
         comment=text(entry.get("comment")),
         partition=text(entry.get("partition")),
         nodes=nodes,
-        submit_at=number(entry.get("submit_time")) or None,
-        start_at=number(entry.get("start_time")) or None,
-        end_at=number(entry.get("end_time")) or None,
+        submit_at=instant(entry.get("submit_time")),
+        start_at=instant(entry.get("start_time")),
+        end_at=instant(entry.get("end_time")),
         time_limit_s=None if minutes is None else minutes * 60,
         restarts=number(entry.get("restart_cnt")),
         tres=tres(text(entry.get("tres_alloc_str")) or text(entry.get("tres_req_str"))),
@@ -253,10 +259,13 @@ def _unread_row(cells: list[str], place: int) -> SlurmJob | None:
     first, array, task = (row[name].strip() for name in ("JobID", "ArrayJobID", "ArrayTaskID"))
     if not _FIRST.fullmatch(first) or not row["Name"].strip():
         return None
-    in_array = int(array) if array.isdigit() and task not in NOTHING else None
-    at = int(task) if in_array and task.isdigit() else None
     name, user = row["Name"].rstrip(" "), row["UserName"].rstrip(" ")
-    job_id = int(first.rpartition("\n")[2])
+    try:
+        in_array = natural(array) if array.isdigit() and task not in NOTHING else None
+        at = natural(task) if in_array and task.isdigit() else None
+        job_id = natural(first.rpartition("\n")[2])
+    except Unreadable:
+        return None
     return SlurmJob(job_id, name, user, UNREAD, "", in_array, at, None if in_array and at is None else ())
 
 
