@@ -30,6 +30,7 @@ from .values import (
     Name,
     Number,
     Pattern,
+    Seen,
     TimeLimit,
     Whole,
 )
@@ -257,7 +258,7 @@ class Event(CalendarEntry):
 class Maintenance(CalendarEntry):
     """Nothing runs on these devices then: what is offered before ends before."""
 
-    why: str = Field(default="maintenance", max_length=200)
+    why: Seen = Field(default="maintenance", max_length=200)
 
 
 class Stop(Section):
