@@ -73,10 +73,10 @@ class Review:
         return judged
 
     def tell(self, text: str) -> None:
-        """Log the warnings about the text in force that were not logged yet, once its devices are known."""
-        if self._pool.unseen:
-            return
-        warnings = self.in_force(text).warnings
+        """Log the warnings about the text in force that were not logged yet: while devices are not known, those that
+        the text alone gives."""
+        alone = judge(text, None) if text else Judged((), (), "")
+        warnings = alone.warnings if self._pool.unseen else self.in_force(text).warnings
         for warning in warnings:
             if warning not in self._told:
                 log.warning("%s", warning)
