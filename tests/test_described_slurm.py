@@ -10,10 +10,13 @@ from described_slurm import described, files
 from nodes import kept_from_others
 from slurm_cluster import Cluster, Layout, folder_for_tests, obstacle
 
+from timeshare.hub_config import slurm_findings as judge
+from timeshare.hub_config.findings import OK
 from timeshare.reservations.engines.slurm.cluster import ClusterFacts, devices_of, snapshot_of
 from timeshare.reservations.engines.slurm.config import CONFIG_FILE, read_pools
 from timeshare.reservations.engines.slurm.nodes import parse_nodes, parse_partitions
 from timeshare.reservations.engines.slurm.request import sbatch_options
+from timeshare.reservations.engines.slurm.settings import parse_config
 from timeshare.reservations.shares import parse_share
 
 pytestmark = pytest.mark.slurm
@@ -85,3 +88,15 @@ def test_timeshare_reads_it_with_the_pools_that_were_written(cluster: Cluster, p
     assert "--gres=shard:2" in options
     told = lines(cluster, "echo $SLURM_SHARDS_ON_NODE", *options)
     assert told[0] == "2"
+
+
+def test_the_doctor_finds_nothing_to_repair_in_it(cluster: Cluster, place: Path) -> None:
+    config = parse_config(cluster.run("scontrol", "show", "config").stdout)
+    nodes = parse_nodes(cluster.run("scontrol", "show", "node", "-d", "-o").stdout)
+    partitions = parse_partitions(cluster.run("scontrol", "show", "partition", "-o").stdout)
+    for pool in read_pools(place / "out"):
+        mine = [node for node in nodes if bool(node.configured()) == (pool.name == "gpu")]
+        found = [judge.version(config), judge.partition(pool, partitions), judge.open_nodes(mine)]
+        found += [judge.part_limits(config), judge.confinement(config), judge.requeue(config), judge.kill_wait(config)]
+        found += [*judge.gpus(pool, mine), judge.sharing(pool, mine, config)] if pool.name == "gpu" else []
+        assert [one for one in found if one.level != OK] == []
