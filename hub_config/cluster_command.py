@@ -15,7 +15,7 @@ from ..reservations.errors import PublicError
 from ..reservations.files import from_start
 from .cluster.ask import Answers, ask_all, read_all
 from .cluster.hosts import Hosts, HostsError, read_hosts
-from .cluster.output import SURVEYS, differences, files_of, password_in, write_into, write_new
+from .cluster.output import SURVEYS, differences, files_of, is_new, password_in, write_into, write_new
 from .cluster.plan import Plan, plan
 from .cluster.survey import survey
 
@@ -67,11 +67,12 @@ def run_describe(options: Namespace) -> int:
     out = Path(options.out)
     try:
         hosts = read_hosts(Path(options.hosts))
+        new = is_new(out)
         found, away = plan_of(hosts, options, out)
         if not found.nodes:
             print("\n".join(["timeshare cluster describe: no host has a survey", *found.notes]), file=sys.stderr)
             return 1
-        status = write(out, found, options.replace)
+        status = write(out, found, new, options.replace)
     except HostsError as error:
         print(error, file=sys.stderr)
         return 1
@@ -93,12 +94,12 @@ def plan_of(hosts: Hosts, options: Namespace, out: Path) -> tuple[Plan, list[str
     return plan(hosts, {**now.surveys, **kept}, now.silent), away
 
 
-def write(out: Path, found: Plan, replace: bool) -> int:
+def write(out: Path, found: Plan, new: bool, replace: bool) -> int:
     """Write a new folder; of one that is there show the difference, and write it only when that was asked for. Raises
     OSError."""
     password = password_in(out)
     files = files_of(found, password)
-    if not out.exists():
+    if new:
         write_new(out, files)
         print(f"Written: {', '.join(sorted(files))}, in {out}. What to copy where: {out / 'NEXT_STEPS.md'}")
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -340,6 +341,30 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(place: Path) -> None:
     assert done.returncode == 1
     assert "gres.conf: it is a link: name a plain file" in done.stderr
     assert (place / "victim").read_text() == "mine"
+
+
+def test_a_folder_that_others_can_change_is_refused(place: Path) -> None:
+    (place / "out").mkdir()
+    (place / "out").chmod(0o777)
+    done = describe(place)
+    assert (done.returncode, "out: other accounts can change this folder" in done.stderr) == (1, True)
+    assert list((place / "out").iterdir()) == []
+    (place / "out").rmdir()
+    assert describe(place).returncode == 0
+    shutil.rmtree(place / "out" / "surveys")
+    (place / "out" / "surveys").symlink_to(place / "surveys")
+    done = describe(place, "--replace")
+    assert (done.returncode, "surveys: it is no folder" in done.stderr) == (1, True)
+
+
+def test_an_empty_folder_is_filled_and_limits_that_were_edited_stay(place: Path) -> None:
+    (place / "out").mkdir(mode=0o700)
+    assert describe(place).returncode == 0
+    (place / "out" / "limits.yaml").write_text("{}\n")
+    (place / "surveys" / "one.json").write_text(json.dumps(answer(count=4)))
+    done = describe(place, "--replace")
+    assert (done.returncode, "limits.yaml" in done.stdout) == (0, False)
+    assert (place / "out" / "limits.yaml").read_text() == "{}\n"
 
 
 def test_wrong_lists_and_places_are_told_in_words(place: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from .survey import Survey
 
 SECRET = ("slurmdbd.conf", "database.sql")
 """Files with the password of the database: for their owner alone."""
+KEPT = ("limits.yaml",)
+"""Files to begin with, which are the administrator's once they are there."""
 SURVEYS = "surveys"
 MOST_BYTES = 4 * 1024 * 1024
 _PASSWORD = re.compile(r"^StoragePass=([A-Za-z0-9_-]{16,200})$", re.MULTILINE)
@@ -61,7 +65,7 @@ def differences(folder: Path, files: Mapping[str, str], password: str) -> Iterat
     """Yield what ``files`` would change in the folder."""
     for name, new in files.items():
         old = _text(folder / name)
-        if old != new:
+        if old != new and not (old and name in KEPT):
             lines = [_masked(text, password).splitlines(keepends=True) for text in (old, new)]
             text = "".join(difflib.unified_diff(lines[0], lines[1], f"{folder / name}", "new"))
             yield Difference(name, text or f"{folder / name}: another password\n")
@@ -71,8 +75,23 @@ def _masked(text: str, password: str) -> str:
     return re.sub(r"(StoragePass=|IDENTIFIED BY ').*", r"\1...", text.replace(password, "..."))
 
 
+def is_new(folder: Path) -> bool:
+    """Whether nothing is there yet. Raises OSError for a folder that somebody else could change: what is written there
+    holds a password, and root copies it."""
+    for place in (folder, folder / SURVEYS):
+        try:
+            status = place.lstat()
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.ENOTDIR, "it is no folder: name another", str(place))
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            raise OSError(errno.EPERM, "other accounts can change this folder: name another", str(place))
+    return not folder.exists() or not any(folder.iterdir())
+
+
 def write_new(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a folder that is not there yet, at once or not at all. Raises OSError."""
+    """Write a folder that is not there yet, or is empty, at once or not at all. Raises OSError."""
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     draft.mkdir(mode=0o700)
     try:
