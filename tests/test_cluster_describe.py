@@ -3,12 +3,15 @@ answers is believed, and one odd host voids no other."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from timeshare.hub_config.cluster.plan import Plan, plan
 from timeshare.hub_config.cluster.slurm_files import cgroup_conf, gres_conf, slurm_conf
 from timeshare.hub_config.cluster.survey import Machine, SurveyError, parse_survey, survey, topology
 from timeshare.hub_config.cluster.timeshare_files import limits as limits_text
+from timeshare.hub_config.command import run
 from timeshare.reservations.devices.nvml import NvmlSource
 from timeshare.reservations.engines.slurm.cluster import ClusterFacts, Snapshot, devices_of, snapshot_of
 from timeshare.reservations.engines.slurm.config import read_pools
@@ -59,9 +63,19 @@ def described(*answers: dict[str, Any], text: str = SMALL) -> Plan:
     return plan(hosts, found, {})
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "timeshare.hub_config.entry", "cluster", *words]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(*words: str) -> Done:
+    """The command, in this process: a new one takes a second for what it imports."""
+    out, told = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+        status = run(["cluster", *words])
+    return Done(status, out.getvalue(), told.getvalue())
 
 
 # --- the list of hosts
@@ -144,7 +158,8 @@ def test_cores_that_are_not_regular_are_only_counted(tmp_path: Path) -> None:
 
 
 def test_the_command_on_a_host_prints_one_document() -> None:
-    done = command("survey", "--simulate", "a100-40gb:2,t4:1")
+    argv = [sys.executable, "-m", "timeshare.hub_config.entry", "cluster", "survey", "--simulate", "a100-40gb:2,t4:1"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert [gpu.model for gpu in parse_survey(done.stdout).gpus] == ["a100-40gb", "a100-40gb", "t4"]
 
@@ -276,7 +291,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def describe(place: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def describe(place: Path, *more: str) -> Done:
     words = [str(place / "hosts.yaml"), "--surveys", str(place / "surveys"), "--out", str(place / "out")]
     return command("describe", *words, *more)
 
@@ -350,6 +365,10 @@ def test_a_folder_that_others_can_change_is_refused(place: Path) -> None:
     assert (done.returncode, "out: other accounts can change this folder" in done.stderr) == (1, True)
     assert list((place / "out").iterdir()) == []
     (place / "out").rmdir()
+    place.chmod(0o777)  # as in a folder of somebody else
+    done = describe(place)
+    assert (done.returncode, f"{place}: other accounts can change this folder" in done.stderr) == (1, True)
+    place.chmod(0o700)
     assert describe(place).returncode == 0
     shutil.rmtree(place / "out" / "surveys")
     (place / "out" / "surveys").symlink_to(place / "surveys")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...reservations.files import open_plain, write_anew
+from ..run.folders import steps
 from . import slurm_files, timeshare_files
 from .plan import Plan
 from .survey import Survey
@@ -78,16 +79,25 @@ def _masked(text: str, password: str) -> str:
 def is_new(folder: Path) -> bool:
     """Whether nothing is there yet. Raises OSError for a folder that somebody else could change: what is written there
     holds a password, and root copies it."""
-    for place in (folder, folder / SURVEYS):
+    for place in (*steps(folder), folder / SURVEYS):
         try:
             status = place.lstat()
         except FileNotFoundError:
             continue
-        if not stat.S_ISDIR(status.st_mode):
+        is_ours = place in (folder, folder / SURVEYS)
+        if is_ours and not stat.S_ISDIR(status.st_mode):
             raise OSError(errno.ENOTDIR, "it is no folder: name another", str(place))
-        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        if _others_may_change(status, sticky=not is_ours):
             raise OSError(errno.EPERM, "other accounts can change this folder: name another", str(place))
     return not folder.exists() or not any(folder.iterdir())
+
+
+def _others_may_change(status: os.stat_result, *, sticky: bool) -> bool:
+    """``sticky``: whether it does to be as /tmp is, where nobody renames what is another's."""
+    if stat.S_ISLNK(status.st_mode):
+        return status.st_uid not in (0, os.geteuid())
+    is_open = status.st_mode & 0o022 and not (sticky and status.st_mode & stat.S_ISVTX)
+    return bool(is_open) or status.st_uid not in (0, os.geteuid())
 
 
 def write_new(folder: Path, files: Mapping[str, str]) -> None:
