@@ -22,9 +22,11 @@ MOST_HOURS = 1e6
 
 
 async def who_knows(runtime: Runtime, name: str) -> tuple[set[str], bool | None]:
-    """Return whom timeshare knows, and whether JupyterHub knows ``name``; None: it cannot be asked."""
+    """Return whom timeshare knows, and whether JupyterHub knows ``name``, if it has to be asked; None: it cannot be."""
     known = set(await runtime.call(runtime.administration.known_people))
-    return known, None if runtime.people is None else await runtime.people.knows(name)
+    if name in known or runtime.people is None:
+        return known, name in known or None
+    return known, await runtime.people.knows(name)
 
 
 def unknown_text(name: str, known: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pwd
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +37,7 @@ class MyLimits(Base):
     async def _refuse_unknown(self, owner: str) -> None:
         """Raises PublicError for somebody of whom nobody ever heard: what is misspelt has nobody's limits."""
         known, in_hub = await who_knows(self.runtime, owner)
-        if in_hub is False and owner not in known and not has_account(owner):
+        if in_hub is False and not await asyncio.to_thread(has_account, owner):
             raise PublicError("unknown-user", unknown_text(owner, known), 422, {"name": owner})
 
 
