@@ -204,6 +204,13 @@ def test_an_explanation_says_which_rules_of_a_pool_do_not_hold(tmp_path: Path) -
     assert all(note.endswith("(on this machine only: slurm decides itself)") for note in both)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_node_that_is_no_part_of_the_hub_is_told_with_the_way_to_several_hosts(engine: str) -> None:
+    told = judge("pools:\n  eaf:\n    nodes: [eaf1]\n", ENGINES[engine], "limits.yaml").warnings[-1]
+    assert told.startswith("limits.yaml, line 3: pools.eaf.nodes.0: no device here is of the node 'eaf1'; nodes here:")
+    assert ("without Slurm a hub is one machine, see docs/several_hosts.md" in told) == (engine == "local")
+
+
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], Kind]] = {
     "largest": ({"defaults": {"largest": 1}}, {"gpus": 2}, Kind.SESSION),
     "shapes": ({"defaults": {"shapes": ["cpu"]}}, {"gpus": 1}, Kind.SESSION),

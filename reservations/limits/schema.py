@@ -203,7 +203,10 @@ class PoolLimits(Section):
     """Devices that share rules. A device belongs to the first pool that names it."""
 
     models: tuple[Pattern, ...] = Field(default=("*",), description="Models that belong. Default ['*'].")
-    nodes: tuple[Pattern, ...] = Field(default=("*",), description="Nodes that belong. Default ['*'].")
+    nodes: tuple[Pattern, ...] = Field(
+        default=("*",),
+        description="Nodes that belong, by their names in Slurm; this machine is one node. Default ['*'].",
+    )
     engines: tuple[Pattern, ...] = Field(
         default=("*",), description="Engines that belong, such as [slurm]; local: this machine. Default ['*']."
     )

@@ -77,6 +77,13 @@ def _no_match(where: Where, patterns: Iterable[str] | None, what: str, known: Se
             yield Fault((*where, number), message)
 
 
+def _no_node(where: Where, patterns: Iterable[str], site: Site) -> Iterator[Fault]:
+    """Nodes that there are not. Their key looks as if it could name hosts that the hub has no hold of."""
+    alone = "; without Slurm a hub is one machine, see docs/several_hosts.md" if site.engines == [HERE] else ""
+    for fault in _no_match(where, patterns, "node", site.nodes):
+        yield Fault(fault.where, fault.message + alone)
+
+
 def _model_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
     if site.unseen:
         return
@@ -97,7 +104,7 @@ def _pool_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
         where = ("pools", name)
         if not any(matches(engine, pool.engines) for engine in site.unseen):
             yield from _no_match((*where, "models"), pool.models, "model", site.models)
-            yield from _no_match((*where, "nodes"), pool.nodes, "node", site.nodes)
+            yield from _no_node((*where, "nodes"), pool.nodes, site)
             yield from _no_match((*where, "engines"), pool.engines, "engine", site.engines)
             if not shared.of[name]:
                 yield from _without_devices(limits, site, name, shared.unmatched.get(name, ()))
@@ -152,7 +159,7 @@ def _calendar_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
         return
     shared = membership(limits.pools, site.slots)
     for where, entry in entries:
-        yield from _no_match((*where, "nodes"), entry.nodes, "node", site.nodes)
+        yield from _no_node((*where, "nodes"), entry.nodes, site)
         of_pool = site.slots if entry.pool is None else shared.of[entry.pool]
         mine = [slot for slot in of_pool if matches(slot.node, entry.nodes)]
         devices = len({slot.device_uuid for slot in mine})
