@@ -15,6 +15,7 @@ from . import console
 COMMANDS = {
     "up": ("up", "start hub, proxy and services on this machine"),
     "doctor": ("doctor", "what this machine can enforce"),
+    "cluster": ("cluster_command", "several hosts: what each has, and the configuration of a small Slurm of them"),
     "ls": ("ls", "who has what, and who waits"),
     "limits": ("limits_command", "who may have what"),
     "usage": ("usage", "GPU-hours held, by whom and what"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..reservations.client import Json, ServiceClient
 from ..reservations.files import from_start
+from ..reservations.limits.engines import with_differences
 from ..reservations.limits.load import LimitsError, parse_limits, read_limits, text_in, version_of
 from ..reservations.limits.schema import Limits
 from ..reservations.review import NAME, Judged, judge
@@ -100,7 +101,7 @@ def tell(path: Path, judged: Judged) -> None:
 
 def print_schema(_: Namespace) -> int:
     """The published schema."""
-    print(json.dumps(Limits.model_json_schema(mode="validation"), indent=2))
+    print(json.dumps(with_differences(Limits.model_json_schema(mode="validation")), indent=2))
     return 0
 
 

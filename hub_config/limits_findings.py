@@ -76,7 +76,7 @@ def warnings_at_start(path: Path, state_dir: Path, simulate: str, local: bool) -
 
     ``local``: whether sessions or jobs may run on this machine.
     """
-    judged = judge(text_in(path), site_of(state_dir, simulate) if local else None)
+    judged = judge(text_in(path), site_of(state_dir, simulate) if local else Site((), _engines(state_dir)))
     for text in judged.warnings:
         yield f"Warning: {path}{text.removeprefix(NAME)}"
 

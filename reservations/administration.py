@@ -79,11 +79,13 @@ class Administration:
         return self.pool.limits.zone
 
     def known_people(self) -> set[str]:
-        """Names of which something is known here: by the limits, by what runs and waits, or as members of groups."""
+        """Names of which something is known here: by limits and exceptions, by what runs and waits, or as members
+        of groups."""
         limits = self.pool.limits
         found = {*limits.users, *(name for group in limits.groups.values() for name in group.members)}
         found |= {name for event in limits.events for name in event.users}
         found |= {name for name, groups in self.pool.standing.known_groups().items() if groups}
+        found |= {made.name for made in self.overrides() if made.scope == "user"}
         return found | {reservation.owner for reservation in self.pool.live()} | self.pool.standing.books.owners()
 
     def look(self) -> None:

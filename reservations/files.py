@@ -58,7 +58,7 @@ def open_plain(path: Path) -> IO[bytes]:
         os.close(place)
 
 
-def write_anew(path: Path, text: str) -> None:
+def write_anew(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a new file under this name, in place of an older plain one, at once or not at all. Raises OSError.
 
     A link under that name is not followed: it may have been made to have root write elsewhere.
@@ -67,14 +67,16 @@ def write_anew(path: Path, text: str) -> None:
     draft = f".{path.name}.{secrets.token_hex(4)}"
     try:
         try:
-            mode = os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode
-            if not stat.S_ISREG(mode):
-                raise _not_plain(mode, path)
+            there = os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode
+            if not stat.S_ISREG(there):
+                raise _not_plain(there, path)
         except FileNotFoundError:
             pass
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(draft, flags, 0o644, dir_fd=folder), "w", encoding="utf-8") as file:
+        with os.fdopen(os.open(draft, flags, mode, dir_fd=folder), "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
         os.close(folder)

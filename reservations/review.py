@@ -49,6 +49,7 @@ class Review:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._judged: tuple[str, Site, Judged] | None = None
+        self._by_itself: tuple[str, tuple[str, ...]] | None = None
         self._told: frozenset[str] = frozenset()
 
     def site(self) -> Site:
@@ -73,11 +74,16 @@ class Review:
         return judged
 
     def tell(self, text: str) -> None:
-        """Log the warnings about the text in force that were not logged yet, once its devices are known."""
-        if self._pool.unseen:
-            return
-        warnings = self.in_force(text).warnings
+        """Log the warnings about the text in force that were not logged yet: while devices are not known, those that
+        the text alone gives."""
+        warnings = self._alone(text) if self._pool.unseen else self.in_force(text).warnings
         for warning in warnings:
             if warning not in self._told:
                 log.warning("%s", warning)
         self._told = frozenset(warnings)
+
+    def _alone(self, text: str) -> tuple[str, ...]:
+        """The warnings that need no devices, of a text that was judged so already as they were then."""
+        if self._by_itself is None or self._by_itself[0] != text:
+            self._by_itself = (text, judge(text, None).warnings if text else ())
+        return self._by_itself[1]

@@ -196,8 +196,14 @@ def test_an_exception_for_a_user_that_does_not_exist_is_refused_with_who_is_near
     assert error["reason"] == "unknown-user"
     assert "neither JupyterHub nor timeshare knows such a user" in error["message"]
     assert "did you mean ben?" in error["message"]
+    explained = hub.service("GET", "limits?owner=benn")
+    assert explained.status_code == 422
+    assert "neither JupyterHub nor timeshare knows such a user" in explained.json()["error"]["message"]
+    assert "did you mean ben?" in explained.json()["error"]["message"]
     new = hub.service("POST", "limits/exceptions", json={**body, "allow_unknown": True})
     assert new.status_code == 201
+    assert hub.service("GET", "limits?owner=benn").status_code == 200, "somebody with an exception is known"
+    assert hub.service("GET", "limits?owner=nobody").status_code == 200, "an account of this machine may log in"
     assert new.json()["note"] == "benn is not known yet: this holds once they log in"
     known = hub.service("POST", "limits/exceptions", json={**body, "name": "cleo"})
     assert (known.status_code, known.json()["note"]) == (201, "")

@@ -102,8 +102,8 @@ def test_while_the_hub_is_silent_the_last_known_groups_stand_even_after_a_restar
         assert unknown.status_code == 503
         assert "JupyterHub does not answer" in unknown.json()["error"]["message"]
     eventually(hub.is_healthy, 60)
-    eventually(lambda: told(hub, "nobody-yet").status_code == 200, 60)
-    assert groups(hub, "nobody-yet") == []
+    eventually(lambda: told(hub, "nobody-yet").status_code == 422, 60)
+    assert "neither JupyterHub nor timeshare knows such a user" in told(hub, "nobody-yet").json()["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["zoë+o'neil", "a b?c=d&e", "名前@lab.example"])

@@ -8,12 +8,11 @@ from typing import Any
 
 from ..clock import duration_text
 from .effective import Effective, resolve, said
-from .pools import matches, restricts, shadow_of
+from .engines import is_elsewhere, stated, text_of
+from .pools import restricts, shadow_of
 from .schema import CalendarEntry, GroupLimits, Limits, PersonLimits, PoolLimits
 from .values import UNLIMITED, Fault, Where, amount_text
 
-HERE = "local"
-"""What the limits call the engine of this machine."""
 NOBODY = ""
 """A name that no person has."""
 BUILT = "built in"
@@ -134,25 +133,25 @@ def _pool_cautions(limits: Limits, name: str, pool: PoolLimits) -> Iterator[Faul
         if getattr(pool, key) == ():
             yield Fault(("pools", name, key), f"is empty: the pool {name} is for nothing and nobody")
     if is_elsewhere(pool):
-        yield from _elsewhere(name, pool)
+        yield from _elsewhere(limits, name, pool)
 
 
-def is_elsewhere(pool: PoolLimits) -> bool:
-    """Whether no device of this machine can be of ``pool``."""
-    return bool(pool.engines) and not matches(HERE, pool.engines)
-
-
-def _elsewhere(name: str, pool: PoolLimits) -> Iterator[Fault]:
+def _elsewhere(limits: Limits, name: str, pool: PoolLimits) -> Iterator[Fault]:
     """What an engine decides that places work itself: timeshare cannot hold it there."""
-    for key in ("keep_for_sessions", "preempt", "gpus"):
-        if getattr(pool, key) is not None:
-            yield Fault(("pools", name, key), not_held(key, f"the pool {name} ({', '.join(pool.engines)})"))
+    where = f"the pool {name} ({', '.join(pool.engines)})"
+    for place, found in stated(limits, ("pools", name)):
+        if not found.holds:
+            yield Fault(place, text_of(place, found, where))
     if pool.idle.then in ("give_back", "park"):
-        message = (
-            f"is {pool.idle.then}, and an engine such as Slurm takes back the whole allocation or nothing: idle "
-            "sessions there are stopped; say stop"
-        )
-        yield Fault(("pools", name, "idle", "then"), message)
+        yield Fault(("pools", name, "idle", "then"), stopped(pool.idle.then))
+
+
+def stopped(then: str) -> str:
+    """That idle sessions are stopped where ``then`` says something else."""
+    return (
+        f"is {then}, and an engine such as Slurm takes back the whole allocation or nothing: idle sessions there are "
+        "stopped; say stop"
+    )
 
 
 def not_held(key: str, where: str) -> str:

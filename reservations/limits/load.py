@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ..files import open_plain
+from ..text import escaped
 from .faults import KEY, faults_of
 from .schema import Limits
 from .values import Fault, Where
@@ -111,16 +112,39 @@ class Text:
 
     def placed(self, faults: Iterable[Fault]) -> list[Placed]:
         """``faults`` with their lines, in the order of the file."""
-        return sorted((_placed(fault, self.lines) for fault in faults), key=lambda one: one.line)
+        return sorted((place(fault, self.lines) for fault in faults), key=lambda one: one.line)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Text as plain keys and values. ``errors``: why it is none. ``lines``: where each value stands."""
+
+    data: dict[str, Any]
+    errors: tuple[Placed, ...]
+    lines: Mapping[Where, int]
 
 
 def read_text(text: str) -> Text:
     """What ``text`` says, with everything that is wrong."""
+    plain = read_plain(text)
+    if plain.errors and not plain.lines:
+        return Text(None, plain.errors, {})
+    errors = [*plain.errors, *(place(fault, plain.lines) for fault in faults_of(plain.data))]
+    if errors:
+        return Text(None, tuple(sorted(dict.fromkeys(errors), key=lambda one: one.line)), plain.lines)
+    return Text(Limits.model_validate(plain.data), (), plain.lines)
+
+
+def read_plain(text: str) -> Plain:
+    """Return the keys and values of ``text``, which is YAML without its traps. Without ``lines`` nothing was read."""
     if not text.strip():
         # As a full disk or an editor leaves it; without limits everybody could have everything.
         return _nothing(Placed(0, "is empty: write `{}` where the defaults are to hold"))
     if len(text) > MOST_BYTES:
         return _nothing(Placed(0, f"is longer than {MOST_BYTES // 1024} KiB: that is not a limits file"))
+    unseen = tuple(_unprintable(text))
+    if unseen:
+        return _nothing(*unseen)
     reading = _Reading()
     try:
         reading.refuse_hostile(text)
@@ -137,20 +161,27 @@ def read_text(text: str) -> Text:
     data = {} if data is None else data
     if not isinstance(data, dict):
         return _nothing(Placed(1, "must be keys and values, such as `timezone: UTC`"))
-    errors = [*reading.errors, *(_placed(fault, reading.lines) for fault in faults_of(data))]
-    if errors:
-        return Text(None, tuple(sorted(dict.fromkeys(errors), key=lambda one: one.line)), reading.lines)
-    return Text(Limits.model_validate(data), (), reading.lines)
+    return Plain(data, tuple(reading.errors), {(): 1, **reading.lines})
 
 
-def _nothing(*errors: Placed) -> Text:
-    return Text(None, errors, {})
+def _unprintable(text: str) -> Iterator[Placed]:
+    """Yield the lines with characters that YAML does not have, such as NUL."""
+    for number, line in enumerate(text.split("\n"), 1):
+        found = yaml.reader.Reader.NON_PRINTABLE.search(line)
+        if found:
+            code = f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}"
+            yield Placed(number, f"holds the control character {code} in column {found.start() + 1}: take it out")
 
 
-def _placed(fault: Fault, lines: Mapping[Where, int]) -> Placed:
+def _nothing(*errors: Placed) -> Plain:
+    return Plain({}, errors, {})
+
+
+def place(fault: Fault, lines: Mapping[Where, int]) -> Placed:
+    """Return ``fault`` with its line: that of the nearest value that there is."""
     where = fault.where
     known = next((where[:n] for n in range(len(where), -1, -1) if where[:n] in lines), ())
-    keys = ".".join(str(step) for step in where if step != KEY) or "file"
+    keys = escaped(".".join(str(step) for step in where if step != KEY)) or "file"
     return Placed(lines.get(known, 1), f"{keys}: {fault.message}")
 
 

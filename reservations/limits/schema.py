@@ -30,6 +30,7 @@ from .values import (
     Name,
     Number,
     Pattern,
+    Seen,
     TimeLimit,
     Whole,
 )
@@ -202,7 +203,10 @@ class PoolLimits(Section):
     """Devices that share rules. A device belongs to the first pool that names it."""
 
     models: tuple[Pattern, ...] = Field(default=("*",), description="Models that belong. Default ['*'].")
-    nodes: tuple[Pattern, ...] = Field(default=("*",), description="Nodes that belong. Default ['*'].")
+    nodes: tuple[Pattern, ...] = Field(
+        default=("*",),
+        description="Nodes that belong, by their names in Slurm; this machine is one node. Default ['*'].",
+    )
     engines: tuple[Pattern, ...] = Field(
         default=("*",), description="Engines that belong, such as [slurm]; local: this machine. Default ['*']."
     )
@@ -257,7 +261,7 @@ class Event(CalendarEntry):
 class Maintenance(CalendarEntry):
     """Nothing runs on these devices then: what is offered before ends before."""
 
-    why: str = Field(default="maintenance", max_length=200)
+    why: Seen = Field(default="maintenance", max_length=200)
 
 
 class Stop(Section):

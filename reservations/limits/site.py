@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..placement import Slot
-from .cautions import HERE, file_cautions, is_elsewhere, not_held
+from . import engines
+from .cautions import file_cautions, not_held, scopes, stopped
+from .engines import HERE, is_elsewhere
 from .pools import belongs, engine_of, matches, membership
 from .schema import CalendarEntry, Event, Limits, PersonLimits, PoolLimits
 from .values import UNLIMITED, Fault, Where, amount_text, gpus_text, near
@@ -75,6 +77,13 @@ def _no_match(where: Where, patterns: Iterable[str] | None, what: str, known: Se
             yield Fault((*where, number), message)
 
 
+def _no_node(where: Where, patterns: Iterable[str], site: Site) -> Iterator[Fault]:
+    """Nodes that there are not. Their key looks as if it could name hosts that the hub has no hold of."""
+    alone = "; without Slurm a hub is one machine, see docs/several_hosts.md" if site.engines == [HERE] else ""
+    for fault in _no_match(where, patterns, "node", site.nodes):
+        yield Fault(fault.where, fault.message + alone)
+
+
 def _model_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
     if site.unseen:
         return
@@ -95,13 +104,13 @@ def _pool_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
         where = ("pools", name)
         if not any(matches(engine, pool.engines) for engine in site.unseen):
             yield from _no_match((*where, "models"), pool.models, "model", site.models)
-            yield from _no_match((*where, "nodes"), pool.nodes, "node", site.nodes)
+            yield from _no_node((*where, "nodes"), pool.nodes, site)
             yield from _no_match((*where, "engines"), pool.engines, "engine", site.engines)
             if not shared.of[name]:
                 yield from _without_devices(limits, site, name, shared.unmatched.get(name, ()))
                 continue
         yield from _more_than_there_are(name, pool, shared.of[name], site)
-        yield from _not_only_here(name, pool, shared.of[name])
+        yield from _not_only_here(limits, name, shared.of[name])
 
 
 def _without_devices(limits: Limits, site: Site, name: str, unmatched: Sequence[Slot]) -> Iterator[Fault]:
@@ -132,15 +141,15 @@ def _more_than_there_are(name: str, pool: PoolLimits, slots: Sequence[Slot], sit
         yield Fault(("pools", name, "keep_for_sessions", "gpus"), message)
 
 
-def _not_only_here(name: str, pool: PoolLimits, slots: Sequence[Slot]) -> Iterator[Fault]:
+def _not_only_here(limits: Limits, name: str, slots: Sequence[Slot]) -> Iterator[Fault]:
     """Rules that hold on this machine only, of a pool with devices of other engines too."""
     elsewhere = sorted({engine_of(slot) for slot in slots} - {HERE})
-    if not elsewhere or is_elsewhere(pool):
+    if not elsewhere or is_elsewhere(limits.pools[name]):
         return  # nothing to tell, or told of the file alone
-    for key in ("keep_for_sessions", "preempt", "gpus"):
-        if getattr(pool, key) is not None:
-            part = f"that part of the pool {name} which is {named(elsewhere)}"
-            yield Fault(("pools", name, key), not_held(key, part))
+    part = f"that part of the pool {name} which is {named(elsewhere)}"
+    for place, found in engines.stated(limits, ("pools", name)):
+        if not found.holds:
+            yield Fault(place, engines.text_of(place, found, part))
 
 
 def _calendar_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
@@ -150,11 +159,13 @@ def _calendar_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
         return
     shared = membership(limits.pools, site.slots)
     for where, entry in entries:
-        yield from _no_match((*where, "nodes"), entry.nodes, "node", site.nodes)
+        yield from _no_node((*where, "nodes"), entry.nodes, site)
         of_pool = site.slots if entry.pool is None else shared.of[entry.pool]
         mine = [slot for slot in of_pool if matches(slot.node, entry.nodes)]
         devices = len({slot.device_uuid for slot in mine})
         place = f"the pool {entry.pool}" if entry.pool else "this site"
+        if entry.pool is None or not is_elsewhere(limits.pools[entry.pool]):  # else told of the file alone
+            yield from _only_elsewhere(where, entry, mine, site)
         if not devices and any(matches(node, entry.nodes) for node in site.nodes):
             yield Fault((*where, "pool" if entry.pool else "nodes"), f"'{entry.name}' is about no device of {place}")
         elif isinstance(entry, Event) and devices and devices < entry.gpus != UNLIMITED:
@@ -163,6 +174,13 @@ def _calendar_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
                 f"kept; ask for at most {devices}"
             )
             yield Fault((*where, "gpus"), message)
+
+
+def _only_elsewhere(where: Where, entry: CalendarEntry, mine: Sequence[Slot], site: Site) -> Iterator[Fault]:
+    """An entry about devices of other engines alone, where others of this machine would let one think otherwise."""
+    places = {engine_of(slot) for slot in mine}
+    if places and HERE not in places and HERE in site.engines:
+        yield Fault(where, not_held(f"'{entry.name}'", named(sorted(places))))
 
 
 def _quota_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
@@ -186,13 +204,12 @@ def _quota_cautions(limits: Limits, site: Site) -> Iterator[Fault]:
 
 
 def _ordered_elsewhere(limits: Limits) -> Iterator[Fault]:
-    """Rules of order where nothing runs on this machine."""
-    where = "this deployment, in which nothing runs on this machine"
-    if limits.fair_share is not None:
-        yield Fault(("fair_share",), not_held("fair_share", where))
-    for name, group in limits.groups.items():
-        if group.quota is not None:
-            yield Fault(("groups", name, "quota"), not_held("quota", where))
+    """Rules that do not hold where nothing runs on this machine."""
+    yield from engines.not_held(limits, "this deployment, in which nothing runs on this machine")
+    for scope in scopes(limits):
+        then = str(scope.own.get("idle.then", ""))
+        if then in ("give_back", "park") and scope.values["idle.after"]:
+            yield Fault(scope.place("idle.then"), stopped(then))
 
 
 def _group_cautions(limits: Limits, site: Site) -> Iterator[Fault]:

@@ -144,7 +144,7 @@ def _written(value: float) -> float | int | str:
 def _seen(name: str) -> str:
     found = first_unseen(name)
     if found:
-        raise ValueError(f"must be a name without control characters and others that cannot be seen ({found})")
+        raise ValueError(f"must be text without control characters and others that cannot be seen ({found})")
     return name
 
 
@@ -159,5 +159,6 @@ MostCpus = Annotated[float, BeforeValidator(parse_most_cpus, json_schema_input_t
 HostMemory = Annotated[float, BeforeValidator(parse_host_memory, json_schema_input_type=float | str), _Written]
 Amount = Annotated[float, BeforeValidator(parse_amount, json_schema_input_type=float | str), _Written]
 Count = Annotated[float, BeforeValidator(parse_count, json_schema_input_type=int | str), _Written]
-Name = Annotated[str, AfterValidator(_seen), Field(min_length=1, max_length=255)]
+Seen = Annotated[str, AfterValidator(_seen)]
+Name = Annotated[Seen, Field(min_length=1, max_length=255)]
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9*?._+\[\]-]{1,128}$")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,8 +16,23 @@ from ..limits.values import Fault, near
 from ..numeric import finite
 from . import bodies, limits_views
 from .base import Base
+from .runtime import Runtime
 
 MOST_HOURS = 1e6
+
+
+async def who_knows(runtime: Runtime, name: str) -> tuple[set[str], bool | None]:
+    """Return whom timeshare knows, and whether JupyterHub knows ``name``, if it has to be asked; None: it cannot be."""
+    known = set(await runtime.call(runtime.administration.known_people))
+    if name in known or runtime.people is None:
+        return known, name in known or None
+    return known, await runtime.people.knows(name)
+
+
+def unknown_text(name: str, known: Collection[str]) -> str:
+    """That nobody ever heard of ``name``, with the names that are."""
+    names = f"known here: {', '.join(sorted(known)[:12]) or 'nobody yet'}{near(name, known)}"
+    return f"name is {name!r}: neither JupyterHub nor timeshare knows such a user; {names}"
 
 
 class Overrides(Base):
@@ -39,18 +54,15 @@ class Overrides(Base):
     async def _about(self, name: str, may_be_new: bool) -> str:
         """What is to be said of an exception for ``name``. Raises PublicError for somebody of whom nobody ever heard,
         unless ``may_be_new``."""
-        known = await self.runtime.call(self.runtime.administration.known_people)
-        people = self.runtime.people
-        in_hub = None if people is None else await people.knows(name)
+        known, in_hub = await who_knows(self.runtime, name)
         if in_hub or name in known:
             return ""
         if in_hub is None:
             return f"nobody called {name} is known here, and JupyterHub cannot be asked now{near(name, known)}"
         if may_be_new:
             return f"{name} is not known yet: this holds once they log in"
-        names = f"known here: {', '.join(sorted(known)[:12]) or 'nobody yet'}{near(name, known)}"
         message = (
-            f"name is {name!r}: neither JupyterHub nor timeshare knows such a user; {names}. For somebody who has not "
+            f"{unknown_text(name, known)}. For somebody who has not "
             "logged in yet say so (allow_unknown; --new-user of the command)"
         )
         raise PublicError("unknown-user", message, 422, {"name": name})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import pwd
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ from ..limits.load import LimitsError, parse_limits, version_of
 from ..numeric import finite
 from . import bodies, exceptions_handlers, limits_views, views
 from .base import Base
+from .exceptions_handlers import unknown_text, who_knows
 
 DAY = 86400.0
 MOST_DAYS = 366
@@ -26,8 +29,25 @@ class MyLimits(Base):
         owner = self.seen_owner(query) or self.caller.name
         if not owner:
             raise PublicError("invalid", "owner is missing: this token belongs to no user, so name one", 422)
+        if owner != self.caller.name:
+            await self._refuse_unknown(owner)
         await self.runtime.know(owner)
         await self.costly("limits", owner, limits_views.explanation)
+
+    async def _refuse_unknown(self, owner: str) -> None:
+        """Raises PublicError for somebody of whom nobody ever heard: what is misspelt has nobody's limits."""
+        known, in_hub = await who_knows(self.runtime, owner)
+        if in_hub is False and not await asyncio.to_thread(has_account, owner):
+            raise PublicError("unknown-user", unknown_text(owner, known), 422, {"name": owner})
+
+
+def has_account(name: str) -> bool:
+    """Whether this machine has an account of that name: its owner may log in tomorrow."""
+    try:
+        pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        return False
+    return True
 
 
 class File(Base):

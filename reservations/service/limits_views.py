@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
 from enum import Enum
 from typing import Any
@@ -13,7 +13,9 @@ from ..engines.matching import index_of, name_of
 from ..kind import Kind
 from ..ledger.reader import Used
 from ..limits.effective import BUILT_IN, Effective, Override
+from ..limits.engines import HERE
 from ..limits.idle import THEN
+from ..limits.pools import engine_of, membership
 from ..limits.values import UNLIMITED, amount_text, gpus_text
 from ..pool import Pool
 from ..ranking import fair_factors
@@ -205,22 +207,35 @@ def fair_view(pool: Pool, person: str) -> dict[str, Any] | None:
 def pool_rows(pool: Pool, effective: Effective) -> list[dict[str, Any]]:
     """Each pool of devices with what a person may do there."""
     rows = []
+    devices = membership(pool.limits.pools, pool.slots).of
     for rule in pool.world().policy([effective.person]).pools:
+        places = {engine_of(slot) for slot in devices.get(rule.name, ())}
+        only_here = f" ({where_it_holds(places)})" if where_it_holds(places) else ""
         refusal = rule.refusal(Kind.SESSION, effective.groups, 60)
         notes = ["it has no devices here"] if rule.unmatched else []
         if rule.max_time != UNLIMITED:
             notes.append(f"at most {duration_text(rule.max_time)} at a time")
         if rule.gpus != UNLIMITED:
-            notes.append(f"at most {gpus_text(rule.gpus)} at once")
+            notes.append(f"at most {gpus_text(rule.gpus)} at once{only_here}")
         kept = pool.limits.pools[rule.name].keep_for_sessions
         if kept is not None:
-            notes.append(f"{gpus_text(kept.gpus)} kept for sessions: {kept.when}")
+            notes.append(f"{gpus_text(kept.gpus)} kept for sessions: {kept.when}{only_here}")
         if pool.limits.pools[rule.name].preempt is not None:
-            notes.append("batch beyond a group's quota gives way to people who wait")
+            notes.append(f"batch beyond a group's quota gives way to people who wait{only_here}")
         rows.append(
             {"name": rule.name, "gpus": round(rule.gpus_in_all, 3), "open": not refusal, "notes": notes, "why": refusal}
         )
     return rows
+
+
+def where_it_holds(places: Collection[str]) -> str:
+    """Where a rule holds that an engine decides itself, of a pool with devices of these engines; empty: everywhere."""
+    elsewhere = ", ".join(sorted(set(places) - {HERE}))
+    if not elsewhere:
+        return ""
+    return (
+        f"on this machine only: {elsewhere} decides itself" if HERE in places else f"does not hold: {elsewhere} decides"
+    )
 
 
 def override_view(override: Override, now: float, zone: tzinfo) -> dict[str, Any]:

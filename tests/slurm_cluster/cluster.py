@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,9 @@ class Cluster:
     layout: Layout
 
     @classmethod
-    def start(cls, folder: Path) -> Cluster:
+    def start(cls, folder: Path, files: Callable[[Layout], Mapping[str, str]] = config.files) -> Cluster:
         """A new cluster in ``folder``, which all users must be able to reach; one that is there already is ended first.
+        ``files``: the text of each file of the configuration.
 
         Raises OSError when this machine cannot run one (see ``obstacle``), or when a daemon does not start.
         """
@@ -51,7 +53,7 @@ class Cluster:
         cluster = cls(Layout.new(folder))
         cluster.layout.save()  # before anything runs: whoever comes after a crash knows what there may be
         make_users()
-        cluster._write()
+        cluster._write(files(cluster.layout))
         cluster._daemon("munged", *_munged(cluster.layout))
         database.start(cluster.layout)
         cluster._daemon("slurmdbd", "slurmdbd")
@@ -270,7 +272,7 @@ class Cluster:
         """Stands in the arguments or the environment of every daemon of this cluster, and of no other."""
         return f"{self.layout.folder}/"
 
-    def _write(self) -> None:
+    def _write(self, files: Mapping[str, str]) -> None:
         """The files and folders of the configuration, and the device nodes."""
         layout = self.layout
         for name in (*SLURM_FOLDERS, "spool", "etc", "work"):
@@ -279,12 +281,6 @@ class Cluster:
             (layout.folder / name).chmod(0o755)
         for name in SLURM_FOLDERS:
             shutil.chown(layout.folder / name, "slurm", "slurm")
-        files = {
-            "slurm.conf": config.slurm_conf(layout),
-            "gres.conf": config.gres_conf(layout),
-            "cgroup.conf": config.cgroup_conf(),
-            "slurmdbd.conf": config.slurmdbd_conf(layout),
-        }
         for name, text in files.items():
             (layout.conf / name).write_text(text)
             (layout.conf / name).chmod(0o644)

@@ -10,6 +10,15 @@ from slurm_cluster.layout import Layout, VirtualNode
 MEMSW = Path("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
 
 
+def files(layout: Layout) -> dict[str, str]:
+    return {
+        "slurm.conf": slurm_conf(layout),
+        "gres.conf": gres_conf(layout),
+        "cgroup.conf": cgroup_conf(),
+        "slurmdbd.conf": slurmdbd_conf(layout),
+    }
+
+
 def slurm_conf(layout: Layout) -> str:
     host = socket.gethostname().split(".")[0]
     folder = layout.folder

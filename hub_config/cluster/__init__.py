@@ -1,0 +1,1 @@
+"""The configuration of a small Slurm, from a list of hosts and what each of them has."""
