@@ -10,6 +10,7 @@ from jupyterhub.handlers import default_handlers
 from jupyterhub.handlers.base import BaseHandler, PrefixRedirectHandler
 
 from timeshare.hub_config.authenticators import SystemGroupsAuthenticator
+from timeshare.hub_config.front import secured
 from timeshare.hub_config.origins import HEADERS, XSRF_COOKIE, keep_scripts_out
 from timeshare.hub_config.pressure import take_turns
 from timeshare.hub_config.routes import ServiceRoutes, service_route, service_target
@@ -32,6 +33,8 @@ logs.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 # --- where things are
 c.JupyterHub.bind_url = deployment.public_url
+if deployment.address != deployment.public_url:
+    c.JupyterHub.public_url = deployment.address
 c.JupyterHub.hub_bind_url = deployment.hub_url
 c.JupyterHub.hub_connect_url = deployment.hub_url
 c.JupyterHub.db_url = f"sqlite:///{state}/hub.sqlite"
@@ -116,7 +119,11 @@ fill_in_forms(default_handlers)
 
 # --- what keeps pages of people's servers away from the hub's
 c.JupyterHub.subdomain_host = deployment.subdomain_host
-c.JupyterHub.tornado_settings = {"headers": HEADERS, "xsrf_cookie_kwargs": dict(XSRF_COOKIE)}
+c.JupyterHub.tornado_settings = {
+    "headers": HEADERS,
+    "xsrf_cookie_kwargs": secured(XSRF_COOKIE, deployment),
+    "cookie_options": secured({}, deployment),  # also of people's servers
+}
 keep_scripts_out(BaseHandler, (APIHandler, PrefixRedirectHandler, ForScripts))
 take_turns(BaseHandler, Crowd(bounds))
 

@@ -19,6 +19,7 @@ from ...reservations.listening import inherited
 from ...reservations.sockets import AGENT, HUB, PROXY_API, PUBLIC, SERVICE, run_dir_of, socket_file, unix_url
 from .. import proxy
 from ..findings import FAIL
+from ..front import believed, check_same_host, front_of
 from ..import_path import import_path_findings, places_of_python
 from ..ledger_url import ledger_url
 from ..limits_findings import warnings_at_start
@@ -46,6 +47,8 @@ def prepare(state_dir: Path, options: Namespace, held: HeldSockets) -> Deploymen
     With ``--prepare-only`` nothing listens: units of systemd hold the sockets.
     """
     check_root(options.multi_user)
+    front_of(options.public_url, options.base_url)
+    believed(options.web_server, options.ip)
     limits_path = Path(options.limits).absolute() if options.limits else own_limits(state_dir)
     load_limits(limits_path)
     ledger = ledger_url(state_dir, options.ledger, options.ledger_password_file)
@@ -140,13 +143,14 @@ def listen_in_public(options: Namespace, last: Deployment | None, held: HeldSock
     given = inherited(PUBLIC)  # from a socket unit of systemd
     if given is not None:
         held.hold(PUBLIC, given)
-        return int(given.getsockname()[1])
+        return ports.handed_on(given, options.port)
     port = options.port
     if port is None and last is not None:
         port = urlsplit(last.public_url).port or DEFAULT_PORT
     elif port is None:
         port = DEFAULT_PORT
-        if not ports.port_is_free(options.ip, port):
+        # A web server in front, set up before, leads to the usual one.
+        if not options.public_url and not ports.port_is_free(options.ip, port):
             port = ports.free_port(options.ip, set())
             say(f"Port {DEFAULT_PORT} is taken; using {port} instead, also at the next starts.")
     port = port or ports.free_port(options.ip, set())
@@ -166,14 +170,14 @@ class Settled:
 
 def build(state_dir: Path, options: Namespace, settled: Settled, last: Deployment | None) -> Deployment:
     """The deployment of this start. All tokens are new; what people and running sessions know is kept."""
-    base = "/" + options.base_url.strip("/")
-    base = base if base.endswith("/") else f"{base}/"
+    base, front = front_of(options.public_url, options.base_url)
     people = names(options.people) or (getpass.getuser(),)
     host = f"[{options.ip}]" if ":" in options.ip else options.ip
     run_dir = settled.run_dir
+    listens = f"http://{host}:{settled.port}{base}"
     made = Deployment(
         state_dir=str(state_dir),
-        public_url=f"http://{host}:{settled.port}{base}",
+        public_url=listens,
         proxy_api_url=unix_url(socket_file(run_dir, PROXY_API)),
         hub_url=unix_url(socket_file(run_dir, HUB), base),
         service_url=unix_url(socket_file(run_dir, SERVICE), f"{base}services/timeshare"),
@@ -189,7 +193,9 @@ def build(state_dir: Path, options: Namespace, settled: Settled, last: Deploymen
         simulate=options.simulate,
         local=not options.no_local,
         run_dir=str(run_dir),
-        subdomain_host=_subdomains(options.subdomains, f"http://{host}:{settled.port}{base}"),
+        subdomain_host=_subdomains(options.subdomains, listens, front),
+        front_url=front,
+        web_servers=believed(options.web_server, options.ip),
         multi_user=options.multi_user,
         password="" if options.multi_user else secrets.token_urlsafe(12),
         people=() if options.multi_user else people,
@@ -198,11 +204,13 @@ def build(state_dir: Path, options: Namespace, settled: Settled, last: Deploymen
     return replace(made, password=last.password) if last and last.password and made.password else made
 
 
-def _subdomains(named: str, public_url: str) -> str:
+def _subdomains(named: str, listens: str, front: str) -> str:
     try:
-        return host_of(named, public_url)
+        host = host_of(named, front or listens)
     except ValueError as error:
         raise UpError(str(error)) from None
+    check_same_host(front, host)
+    return host
 
 
 def names(text: str) -> tuple[str, ...]:
