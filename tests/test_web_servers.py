@@ -196,9 +196,10 @@ def test_a_notebook_with_large_outputs_is_saved_and_read_whole(site: Site, ada: 
     assert len(at_her_server(site, ada, "GET", "contents/large.txt").json()["content"]) == MANY
 
 
-def test_a_name_with_a_slash_arrives_as_it_was_sent(site: Site, upstream: str) -> None:
-    told = site.new_session().get(f"{site.url}{upstream}/a%2Fb")
-    assert told.json()["timeshare-path"] == f"{site.place.base}{upstream}/a%2Fb"
+def test_a_path_arrives_as_it_was_sent(site: Site, upstream: str) -> None:
+    for name in ("a%2Fb", "100%25", "a%20b%5B1%5D", "b%3Bc", "caf%C3%A9", "x?y=%2F%25&z=a+b", "~a%3F"):
+        told = site.new_session().get(f"{site.url}{upstream}/{name}")
+        assert told.json()["timeshare-path"] == f"{site.place.base}{upstream}/{name}"
 
 
 # --- what arrives bit by bit

@@ -161,8 +161,8 @@ KINDS = {
             "apache2",
             "apache.conf",
             (
-                "ProxyPass / http://127.0.0.1:800/ upgrade=websocket flushpackets=on retry=0 nocanon",
-                "ProxyPass /gpu http://127.0.0.1:800/gpu upgrade=websocket flushpackets=on retry=0 nocanon",
+                "ProxyPass / http://127.0.0.1:800/ upgrade=websocket retry=0 nocanon",
+                "ProxyPass /gpu http://127.0.0.1:800/gpu upgrade=websocket retry=0 nocanon",
             ),
             apache_ports,
             start_apache,
