@@ -175,6 +175,8 @@ async def ran(site: Site, user: User, kernel: str, code: str) -> str:
         found: dict[str, Any] = json.loads(told)
         if found["msg_type"] == "stream":
             channel.close()
+            while await channel.read_message() is not None:
+                pass  # until the other side has closed too
             return str(found["content"]["text"])
 
 
@@ -228,8 +230,11 @@ class Slow(http.server.BaseHTTPRequestHandler):
 
 def test_the_first_word_is_there_while_the_last_one_is_not_said(site: Site, tmp_path: Path) -> None:
     Slow.go_on.clear()
-    with routed(site, f"{site.place.base}slow", tmp_path / "slow.sock", Slow):
-        told = site.new_session().get(f"{site.url}slow", stream=True, timeout=60)
+    with (
+        routed(site, f"{site.place.base}slow", tmp_path / "slow.sock", Slow),
+        site.new_session() as session,
+        session.get(f"{site.url}slow", stream=True, timeout=60) as told,
+    ):
         parts = told.iter_content(None)
         assert next(parts) == b"first"
         assert not Slow.go_on.is_set()
@@ -242,11 +247,11 @@ def test_a_place_in_the_queue_is_told_while_it_is_waited_for(site: Site, ada: Us
     asked = ben.service("POST", "reservations", json={"share": {"gpus": 1}, "queue": True}).json()
     assert asked["state"] == "queued"
     path = f"hub/timeshare/reservations/{asked['id']}/events"
-    told = ben.session.get(f"{site.url}{path}", stream=True, timeout=60)
-    events = (json.loads(line[6:]) for line in told.iter_lines() if line.startswith(b"data: "))
-    assert next(events)["state"] == "queued"
-    ben.service("POST", f"reservations/{asked['id']}/end", json={})
-    assert list(events)[-1]["state"] == "ended"
+    with ben.session.get(f"{site.url}{path}", stream=True, timeout=60) as told:
+        events = (json.loads(line[6:]) for line in told.iter_lines() if line.startswith(b"data: "))
+        assert next(events)["state"] == "queued"
+        ben.service("POST", f"reservations/{asked['id']}/end", json={})
+        assert list(events)[-1]["state"] == "ended"
 
 
 # --- what a client writes of itself
