@@ -14,6 +14,7 @@ UP ?=
 SLURM ?= /var/lib/timeshare-slurm
 # Debian packages that tests use. `make test SYSTEM=` installs none; tests that miss one say so and are skipped.
 SYSTEM := python3-venv chromium fonts-dejavu-core bubblewrap postgresql sudo \
+	nginx-light apache2 caddy openssl \
 	munge slurm-client slurmctld slurmd slurmdbd mariadb-server-core mariadb-client-core
 PARTS := reservations spawners idle_culler notebooks hub_config
 

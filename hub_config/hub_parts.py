@@ -23,6 +23,7 @@ from ..reservations.service.crowd import Crowd
 from ..spawners.desk import Desk
 from ..spawners.pages import ForScripts
 from ..spawners.relay import fill_in_forms, handlers
+from .front import secured
 from .hub_storage import outlive_full_disk
 from .origins import HEADERS, XSRF_COOKIE, keep_scripts_out
 from .pressure import take_turns
@@ -142,7 +143,11 @@ def add_pages(c: Config, deployment: Deployment, bounds: ServiceBounds) -> None:
     settings = mapped(c.JupyterHub, "tornado_settings")
     headers = {**HEADERS, **settings.get("headers", {})}
     cookie = {**settings.get("xsrf_cookie_kwargs", {}), **XSRF_COOKIE}
-    c.JupyterHub.tornado_settings = {**settings, "headers": headers, "xsrf_cookie_kwargs": cookie}
+    settings = {**settings, "headers": headers, "xsrf_cookie_kwargs": cookie}
+    if deployment.own_hub:  # a site's own hub knows how people come to it
+        settings["xsrf_cookie_kwargs"] = secured(cookie, deployment)
+        settings["cookie_options"] = secured(settings.get("cookie_options", {}), deployment)  # also of people's servers
+    c.JupyterHub.tornado_settings = settings
     keep_scripts_out(BaseHandler, (APIHandler, PrefixRedirectHandler, ForScripts))
     outlive_full_disk(BaseHandler)
     take_turns(BaseHandler, Crowd(bounds))

@@ -17,6 +17,8 @@ if deployment.multi_user and os.geteuid() != 0:
 
 # --- where things are
 c.JupyterHub.bind_url = deployment.public_url
+if deployment.address != deployment.public_url:
+    c.JupyterHub.public_url = deployment.address
 c.JupyterHub.hub_bind_url = deployment.hub_url
 c.JupyterHub.hub_connect_url = deployment.hub_url
 c.JupyterHub.db_url = f"sqlite:///{state}/hub.sqlite"

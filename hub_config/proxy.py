@@ -87,6 +87,7 @@ def command(deployment: Deployment) -> list[str]:
         str(state_dir / "proxy" / "routes.json"),
         f"{deployment.hub_url.rstrip('/')}/hub/error",
         str(read_bounds(state_dir).open_each),
+        ",".join(deployment.web_servers),
         *(["host-routing"] if deployment.subdomain_host else []),
     ]
 

@@ -25,6 +25,7 @@ from ..reservations.limits.load import LimitsError
 from ..reservations.service.bounds import BoundsError
 from ..reservations.sockets import AGENT, HUB, PROXY_API, PUBLIC, SERVICE
 from . import proxy
+from .front import FrontError
 from .ledger_url import LedgerUrlError
 from .origins import shared_origin_advice
 from .run import ports
@@ -38,7 +39,7 @@ from .up_options import add_options
 READY_WAIT_S = 120.0
 END_WAIT_S = 20.0
 ERRORS = (
-    *(UpError, ports.PortError, SocketError, FolderError, LedgerUrlError),
+    *(UpError, FrontError, ports.PortError, SocketError, FolderError, LedgerUrlError),
     *(ConfigError, LimitsError, BoundsError, PublicError, DeploymentError, proxy.ProxyError),
 )
 

@@ -16,6 +16,14 @@ LEDGER_PASSWORD_FILE = (
     "/etc/timeshare/ledger_password; default: TIMESHARE_LEDGER_PASSWORD in the environment, else what PostgreSQL's own "
     "PGPASSFILE says"
 )
+PUBLIC_URL = (
+    "what people open in the browser where a web server is in front, such as https://hub.lab.example/gpu/ (cookies are "
+    "then sent by https only), or with --for-hub; default: the address that is listened on"
+)
+WEB_SERVER = (
+    "addresses of the web server in front, by commas, whose X-Forwarded-For and X-Forwarded-Proto are believed; "
+    "default: 127.0.0.1 and ::1 where only this machine can connect (--ip), else nobody's"
+)
 KEEP_ENV = (
     "further environment variables that hub and other parts get when root starts them, comma-separated, such as "
     "MY_CLIENT_SECRET for jupyterhub_site.py; default: none but the usual ones (PATH, HOME, LANG, TZ, proxies, "
@@ -26,7 +34,6 @@ FOR_HUB = (
     "base path, such as http://127.0.0.1:8081/. Its configuration calls adopt.configure; with --port a proxy runs too, "
     "to which the one of that hub passes everything on"
 )
-ADDRESS = "with --for-hub: what people open, such as https://hub.lab.example/; default: http://127.0.0.1:8000/"
 
 
 def add_options(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -34,7 +41,11 @@ def add_options(command: argparse.ArgumentParser, state: Callable[[argparse.Argu
     state(command)
     command.add_argument("--port", type=int, help=PORT)
     command.add_argument("--ip", default="127.0.0.1", help="address to listen on; default 127.0.0.1, this machine only")
-    command.add_argument("--base-url", default="/", help="path below which everything is; default /")
+    command.add_argument(
+        "--base-url", metavar="PATH", help="path below which everything is; default: that of --public-url, else /"
+    )
+    command.add_argument("--public-url", default="", metavar="URL", help=PUBLIC_URL)
+    command.add_argument("--web-server", metavar="ADDRESSES", help=WEB_SERVER)
     command.add_argument(
         "--subdomains",
         default="",
@@ -68,7 +79,6 @@ def add_options(command: argparse.ArgumentParser, state: Callable[[argparse.Argu
         "--no-local", action="store_true", help="nothing runs on this machine itself: all sessions and batch at Slurm"
     )
     command.add_argument("--for-hub", default="", metavar="URL", help=FOR_HUB)
-    command.add_argument("--address", default="", metavar="URL", help=ADDRESS)
     command.add_argument(
         "--account-prefix",
         default="",

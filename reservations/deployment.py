@@ -38,6 +38,8 @@ class Deployment:
     ``own_hub``: JupyterHub is a part of it; otherwise it serves one that is somebody else's, at ``hub_url``, and the
     tokens stay the same over its restarts. ``own_proxy``: so is the proxy. ``account_prefix``: what stands before a
     person's name in that of their account, such as ``jupyter-``.
+    ``front_url``: what people open where a web server stands in front, with the base path; empty: no other address
+    than ``public_url``. ``web_servers``: from which addresses what is forwarded is believed to say who asks.
     """
 
     state_dir: str
@@ -65,6 +67,8 @@ class Deployment:
     own_hub: bool = True
     own_proxy: bool = True
     account_prefix: str = ""
+    front_url: str = ""
+    web_servers: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -77,7 +81,14 @@ class Deployment:
     @property
     def address(self) -> str:
         """What people open, with the base path."""
-        return f"{self.subdomain_host}{urlsplit(self.public_url).path}" if self.subdomain_host else self.public_url
+        if self.subdomain_host:
+            return f"{self.subdomain_host}{urlsplit(self.public_url).path}"
+        return self.front_url or self.public_url
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether browsers reach it by TLS, and so may send its cookies by nothing else."""
+        return self.address.startswith("https://")
 
     @property
     def public_hub_api_url(self) -> str:
@@ -108,8 +119,8 @@ def load_deployment(path: Path) -> Deployment:
         values = {name: value for name, value in data.items() if name in known}
         if "signing_key" not in values:  # before there was one, the admin's token was it, and sessions have its keys
             values["signing_key"] = values["admin_token"]
-        values["people"] = tuple(values.get("people", ()))
-        values["admins"] = tuple(values.get("admins", ()))
+        for name in ("people", "admins", "web_servers"):
+            values[name] = tuple(values.get(name, ()))
         return Deployment(**values)
     except FileNotFoundError:
         raise DeploymentError(f"{path} does not exist: is timeshare started? Start it with `timeshare up`") from None

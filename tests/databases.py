@@ -16,6 +16,11 @@ from timeshare.hub_config.run import ports
 POSTGRES_USERS = ("postgres", "nobody")
 
 
+def as_account(account: pwd.struct_passwd) -> list[str]:
+    """The words before a command that root runs as somebody else."""
+    return ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+
+
 def free_port() -> int:
     """One that nobody takes by chance until the server of a test listens there."""
     return ports.free_port("127.0.0.1", set())
@@ -34,8 +39,7 @@ def _unprivileged() -> list[str]:
     """PostgreSQL refuses to run as root: a prefix that steps down to another account when we are."""
     if os.geteuid() != 0:
         return []
-    account = next(pwd.getpwnam(name) for name in POSTGRES_USERS if _exists(name))
-    return ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+    return as_account(next(pwd.getpwnam(name) for name in POSTGRES_USERS if _exists(name)))
 
 
 def _exists(name: str) -> bool:

@@ -151,6 +151,10 @@ class Hub:
 
     # --- as a person
 
+    def new_session(self) -> requests.Session:
+        """A browser's cookies."""
+        return requests.Session()
+
     def login(self, name: str) -> User:
         return User(self, name)
 
@@ -160,7 +164,7 @@ class User:
 
     def __init__(self, hub: Hub, name: str) -> None:
         self.hub, self.name = hub, name
-        self.session = requests.Session()
+        self.session = hub.new_session()
         self.log_in()
         self.session.get(f"{hub.url}hub/home")
         self.token = self.api("POST", f"users/{name}/tokens", json={"expires_in": 3600}).json()["token"]
@@ -193,9 +197,8 @@ class User:
     def service(self, method: str, path: str, **more: Any) -> requests.Response:
         """The reservations API, with her token."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        return requests.request(
-            method, f"{self.hub.url}services/timeshare/api/v1/{path}", headers=headers, timeout=90, **more
-        )
+        url = f"{self.hub.url}services/timeshare/api/v1/{path}"
+        return requests.request(method, url, headers=headers, timeout=90, verify=self.session.verify, **more)
 
     def start(self, server: str = "", **options: Any) -> requests.Response:
         path = f"users/{self.name}/servers/{server}" if server else f"users/{self.name}/server"

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from accounts import Account, Machine
 from fake_slurm import FakeSlurm
 from hubs import command
 from nodes import eventually
 from slurm_cluster import Cluster
-from test_multi_user import Account, Machine
 
 SITE = "c.JupyterHub.named_server_limit_per_user = 0  # every request of a test has a server of its own\n"
 LIMITS = """

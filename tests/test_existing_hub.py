@@ -129,7 +129,7 @@ class Site:
 
     def start_timeshare(self, *more: str) -> None:
         words = [command(), "up", "--state", self.state, "--for-hub", f"http://127.0.0.1:{self.hub_port}/"]
-        words += ["--address", self.their_url, "--simulate", "a100-40gb:2", "--admins", ME, *more]
+        words += ["--public-url", self.their_url, "--simulate", "a100-40gb:2", "--admins", ME, *more]
         log = open(self.state / "up.log", "wb")  # noqa: SIM115
         with log:
             self.beside = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, "HOME": str(self.folder)})

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from accounts import Machine
 from conftest import FULL_STRESS
 from hubs import command
 from nodes import eventually
-from test_multi_user import Machine
 
 from timeshare.notebooks.transport import ask
 from timeshare.reservations.agent.client import AgentClient, AgentUnreachable

@@ -49,7 +49,7 @@ class Says(RequestHandler):
     address = Base.address
 
     def get(self) -> None:
-        self.write(self.address)
+        self.write(f"{self.request.remote_ip} {self.address}")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ async def as_nobody(program: str, *words: str) -> asyncio.subprocess.Process:
 
 
 def listening(path: Path) -> FairServer:
-    server = FairServer(Application([("/", Says)]))
+    server = FairServer(Application([("/", Says)]), xheaders=True)
     server.add_socket(bind_unix_socket(str(path), mode=0o666))
     return server
 
@@ -93,5 +93,5 @@ def test_one_account_cannot_have_all_connections_of_the_hub(path: Path) -> None:
 
     kept, ours, theirs = asyncio.run(crowd())
     assert kept == MOST_OF_ONE
-    assert ours == b"10.9.9.9"  # what the proxy says
-    assert theirs.startswith(b"account ")  # whatever it says
+    assert ours == b"10.9.9.9 10.9.9.9"  # what the proxy says
+    assert theirs.startswith(b"0.0.0.0 account ")  # whatever it says

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hubs import Hub, User, command
+from accounts import Account, Machine, made_accounts
+from hubs import command
 from nodes import core, eventually, kept_from_others, marked
 
 pytestmark = [
@@ -24,46 +25,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def accounts() -> Iterator[dict[str, str]]:
-    """Two accounts with passwords, removed afterwards."""
-    made = {f"ts-{secrets.token_hex(3)}": secrets.token_urlsafe(12) for _ in range(2)}
-    for name, password in made.items():
-        subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", name], check=True)
-        subprocess.run(["chpasswd"], input=f"{name}:{password}", text=True, check=True)
-    try:
+    """Two of them."""
+    with made_accounts(2) as made:
         yield made
-    finally:
-        for name in made:
-            subprocess.run(["userdel", "--remove", "--force", name], check=False, capture_output=True)
-
-
-class Machine(Hub):
-    """A deployment that knows the machine's accounts."""
-
-    def words(self) -> list[str]:
-        return ["--multi-user"]
-
-    def environment(self) -> dict[str, str]:
-        return dict(os.environ)
-
-
-class Account(User):
-    """Logs in with a password of her own."""
-
-    def __init__(self, hub: Hub, name: str, password: str) -> None:
-        self.password = password
-        super().__init__(hub, name)
-
-    def secret(self) -> str:
-        return self.password
-
-    def groups(self) -> list[str]:
-        """As the hub knows them."""
-        return list(self.api("GET", f"users/{self.name}").json()["groups"])
-
-    def may_have(self) -> float:
-        """GPUs at once, as her own page tells her."""
-        rows = self.service("GET", "limits").json()["limits"]
-        return float(next(row["value"] for row in rows if row["key"] == "gpus"))
 
 
 def test_sessions_run_as_their_owners_and_keep_out_of_each_others_way(

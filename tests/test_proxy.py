@@ -12,7 +12,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from hubs import Hub, running_hub
@@ -181,3 +181,38 @@ def test_connections_without_a_request_leave_a_place_for_others(hub: Hub) -> Non
 def test_an_address_that_is_no_text_is_not_there(hub: Hub, path: str) -> None:
     told = from_outside(hub, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert told.startswith(b"HTTP/1.1 404")
+
+
+def cookies_after_login(hub: Hub, address: str) -> dict[str, str]:
+    """What follows each cookie of a login that says it came by TLS, from an address of this machine."""
+    headers = "X-Forwarded-Proto: https\r\nX-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n"
+    host, port = urlsplit(hub.url).hostname, urlsplit(hub.url).port
+
+    def asked(request: str) -> str:
+        with socket.create_connection((host, port), timeout=60, source_address=(address, 0)) as there:
+            return answer(there, request.encode()).partition(b"\r\n\r\n")[0].decode()
+
+    def found(head: str) -> dict[str, str]:
+        lines = [line.partition(": ")[2] for line in head.splitlines() if line.lower().startswith("set-cookie:")]
+        return {line.partition("=")[0]: line.partition("=")[2] for line in lines}
+
+    xsrf = found(asked(f"GET /hub/login HTTP/1.1\r\nHost: x\r\n{headers}\r\n"))["_xsrf"].partition(";")[0]
+    form = urlencode({"username": "ada", "password": hub.deployment.password, "_xsrf": xsrf})
+    more = f"Cookie: _xsrf={xsrf}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(form)}\r\n"
+    return found(asked(f"POST /hub/login HTTP/1.1\r\nHost: x\r\n{headers}{more}\r\n{form}"))
+
+
+def test_a_login_by_way_of_a_web_server_with_the_usual_headers_is_kept_to_tls(hub: Hub) -> None:
+    """The proxy added its own "http" to the web server's "https", and the hub read the end."""
+    cookies = cookies_after_login(hub, "127.0.0.1")
+    for name in ("jupyterhub-hub-login", "jupyterhub-session-id"):
+        assert "Secure" in cookies[name]
+        assert "HttpOnly" in cookies[name]
+
+
+def test_whoever_is_no_web_server_says_nothing_of_scheme_and_address(hub: Hub) -> None:
+    assert "Secure" not in cookies_after_login(hub, "127.0.0.2")["jupyterhub-hub-login"]
+    log = hub.state_dir / "logs" / "hub.log"
+    eventually(lambda: "302 POST /hub/login -> /hub/spawn (ada@127.0.0.2)" in log.read_text())
+    assert cookies_after_login(hub, "127.0.0.1")
+    eventually(lambda: "302 POST /hub/login -> /hub/spawn (ada@203.0.113.9)" in log.read_text())

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import requests
+from accounts import Account, Machine
 from aiohttp import ClientOSError
 from hubs import command
 from jupyterhub import httpclient
 from nodes import eventually, kept_from_others
-from test_multi_user import Account, Machine, accounts
+from test_multi_user import accounts
 
 from timeshare.hub_config.run.hub import SafeConnector
 from timeshare.reservations.sockets import SERVER_SOCKET, session_folder, unix_url, way_to

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import requests
+from accounts import Account, Machine
 from hubs import Hub, User, command
 from nodes import core, eventually, kept_from_others, marked
 from test_job_agent import environment_of
-from test_multi_user import Account, Machine, accounts
+from test_multi_user import accounts
 
 from timeshare.reservations.sockets import SERVER_SOCKET, session_folder
 

@@ -7,8 +7,10 @@ import os
 import pwd
 import random
 import socket
+import sys
 import time
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from ...reservations.listening import BACKLOG
@@ -30,7 +32,7 @@ def listen(ip: str, port: int, patience_s: float = PATIENCE_S) -> socket.socket:
     while not port_is_free(ip, port):
         if time.monotonic() > until:
             raise PortError(
-                f"port {port} of {ip} is held by {holder(port)}: stop that, or name another port by --port; "
+                f"port {port} of {ip} is held by {holder(ip, port)}: stop that, or name another port by --port; "
                 "people who know the old address would reach whoever listens there"
             )
         time.sleep(0.1)
@@ -80,31 +82,70 @@ def _any_port(ip: str, taken: set[int]) -> int:
             return port
 
 
-def holder(port: int) -> str:
-    """Say who listens on a port, as far as this process may know."""
-    for uid, inode in _listeners(port):
+def handed_on(given: socket.socket, stated: int | None) -> int:
+    """Return the port of a socket that a unit of systemd holds. Raises PortError where ``--port`` names another one."""
+    if given.family not in (socket.AF_INET, socket.AF_INET6):
+        raise PortError("the socket unit hands on no port: its ListenStream must be such as 127.0.0.1:800")
+    port = int(given.getsockname()[1])
+    if stated and stated != port:
+        raise PortError(
+            f"--port is {stated}, and the socket unit listens on port {port}: write the same into both, or leave out "
+            "--port; a web server in front that leads to the other one would reach nobody, or somebody else"
+        )
+    return port
+
+
+def holder(ip: str, port: int) -> str:
+    """Say who keeps ``ip`` from being listened on at a port, as far as this process may know."""
+    for uid, inode in _listeners(ip, port):
         try:
             account = pwd.getpwuid(uid).pw_name
         except KeyError:
             account = f"user {uid}"
         pid = _process_with(inode)
-        if pid is None:
-            return f"a process of {account}"
-        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-        return f"process {pid} ({name!a}) of {account}"
+        name = _name_of(pid) if pid is not None else None
+        return f"a process of {account}" if name is None else f"process {pid} ({name!a}) of {account}"
     return "another process"
 
 
-def _listeners(port: int) -> Iterator[tuple[int, str]]:
-    """Yield user and inode of sockets that listen on a port, from proc_net_tcp."""
+def _listeners(ip: str, port: int) -> Iterator[tuple[int, str]]:
+    """Yield user and inode of sockets that listen on a port of ``ip``, from proc_net_tcp."""
     for table in ("tcp", "tcp6"):
         try:
             lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
         except OSError:
             continue
         for fields in map(str.split, lines):
-            if len(fields) > 9 and fields[3] == LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+            if len(fields) <= 9 or fields[3] != LISTENS:
+                continue
+            address, _, number = fields[1].rpartition(":")
+            if int(number, 16) == port and _in_the_way(ip, _address(address)):
                 yield int(fields[7]), fields[9]
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """Read an address of /proc/net/tcp: words of 32 bits, each in the order of this machine."""
+    words = [int(text[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(text), 8)]
+    found = ip_address(b"".join(words))
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _in_the_way(ip: str, other: IPv4Address | IPv6Address) -> bool:
+    """Whether who listens on ``other`` leaves no room at ``ip``, which may be a name. An address that stands for all
+    takes that of the other family too, unless told otherwise."""
+    try:
+        wanted = ip_address(ip)
+    except ValueError:
+        return True
+    return wanted == other or wanted.is_unspecified or other.is_unspecified
+
+
+def _name_of(pid: int) -> str | None:
+    """Return what a process calls itself; None where it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return None
 
 
 def _process_with(inode: str) -> int | None:

@@ -19,6 +19,7 @@ from ...reservations.listening import inherited
 from ...reservations.sockets import AGENT, HUB, PROXY_API, PUBLIC, SERVICE, run_dir_of, socket_file, unix_url
 from .. import proxy
 from ..findings import FAIL
+from ..front import base_path, believed, check_same_host, front_of
 from ..import_path import import_path_findings, places_of_python
 from ..ledger_url import ledger_url
 from ..limits_findings import warnings_at_start
@@ -47,6 +48,8 @@ def prepare(state_dir: Path, options: Namespace, held: HeldSockets) -> Deploymen
     """
     check_root(options.multi_user)
     check_hub(options)
+    front_of(options.public_url, options.base_url)
+    believed(options.web_server, options.ip)
     limits_path = Path(options.limits).absolute() if options.limits else own_limits(state_dir)
     load_limits(limits_path)
     ledger = ledger_url(state_dir, options.ledger, options.ledger_password_file)
@@ -89,18 +92,15 @@ def check_root(multi_user: bool) -> None:
 def check_hub(options: Namespace) -> None:
     """Raise UpError for what does not go together with a hub that is there already, or only with one."""
     if not options.for_hub:
-        for name in ("address", "account_prefix"):
-            if getattr(options, name):
-                raise UpError(
-                    f"--{name.replace('_', '-')} is about a hub that is there already: give --for-hub URL too"
-                )
+        if options.account_prefix:
+            raise UpError("--account-prefix is about a hub that is there already: give --for-hub URL too")
         return
-    for name, url in (("--for-hub", options.for_hub), ("--address", options.address or options.for_hub)):
+    for name, url in (("--for-hub", options.for_hub), ("--public-url", options.public_url or options.for_hub)):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             example = "http://127.0.0.1:8081/" if name == "--for-hub" else "https://hub.lab.example/"
             raise UpError(f"{name} is {url!r}: it must be an address such as {example}")
-    if options.base_url != "/" or options.people:
+    if options.base_url is not None or options.people:
         raise UpError("--base-url and --people are about a hub of timeshare's own: leave them out beside --for-hub")
 
 
@@ -170,13 +170,14 @@ def listen_in_public(options: Namespace, last: Deployment | None, held: HeldSock
     given = inherited(PUBLIC)  # from a socket unit of systemd
     if given is not None:
         held.hold(PUBLIC, given)
-        return int(given.getsockname()[1])
+        return ports.handed_on(given, options.port)
     port = options.port
     if port is None and last is not None:
         port = urlsplit(last.public_url).port or DEFAULT_PORT
     elif port is None:
         port = DEFAULT_PORT
-        if not ports.port_is_free(options.ip, port):
+        # A web server in front, set up before, leads to the usual one.
+        if not options.public_url and not ports.port_is_free(options.ip, port):
             port = ports.free_port(options.ip, set())
             say(f"Port {DEFAULT_PORT} is taken; using {port} instead, also at the next starts.")
     port = port or ports.free_port(options.ip, set())
@@ -219,7 +220,9 @@ def build(state_dir: Path, options: Namespace, settled: Settled, last: Deploymen
         simulate=options.simulate,
         local=not options.no_local,
         run_dir=str(run_dir),
-        subdomain_host=_subdomains(options.subdomains, at.public),
+        subdomain_host=_subdomains(options.subdomains, at.public, at.front),
+        front_url=at.front,
+        web_servers=believed(options.web_server, options.ip),
         multi_user=options.multi_user,
         password=secrets.token_urlsafe(12) if alone else "",
         people=people if alone else (),
@@ -233,26 +236,24 @@ def build(state_dir: Path, options: Namespace, settled: Settled, last: Deploymen
 
 @dataclass(frozen=True)
 class Addresses:
-    """``public``: what people open, ``hub``: where the hub listens; both with the base path."""
+    """``public``: what people open, unless it is ``front``, that of a web server; ``hub``: where the hub listens. All
+    with the base path."""
 
     public: str
     hub: str
+    front: str = ""
 
 
 def addresses(options: Namespace, settled: Settled) -> Addresses:
     """Return them as the options say."""
     if options.for_hub:
-        base = _whole(urlsplit(options.for_hub).path)
-        public = options.address or f"http://127.0.0.1:{DEFAULT_PORT}"
+        base = base_path(urlsplit(options.for_hub).path)
+        public = options.public_url or f"http://127.0.0.1:{DEFAULT_PORT}"
         hub = urlsplit(options.for_hub)
         return Addresses(urlsplit(public)._replace(path=base).geturl(), hub._replace(path=base).geturl())
-    base = _whole(options.base_url)
+    base, front = front_of(options.public_url, options.base_url)
     host = f"[{options.ip}]" if ":" in options.ip else options.ip
-    return Addresses(f"http://{host}:{settled.port}{base}", unix_url(socket_file(settled.run_dir, HUB), base))
-
-
-def _whole(path: str) -> str:
-    return f"/{path.strip('/')}/" if path.strip("/") else "/"
+    return Addresses(f"http://{host}:{settled.port}{base}", unix_url(socket_file(settled.run_dir, HUB), base), front)
 
 
 def kept(made: Deployment, last: Deployment | None) -> Deployment:
@@ -266,11 +267,13 @@ def kept(made: Deployment, last: Deployment | None) -> Deployment:
     return replace(made, password=last.password) if last.password and made.password else made
 
 
-def _subdomains(named: str, public_url: str) -> str:
+def _subdomains(named: str, listens: str, front: str) -> str:
     try:
-        return host_of(named, public_url)
+        host = host_of(named, front or listens)
     except ValueError as error:
         raise UpError(str(error)) from None
+    check_same_host(front, host)
+    return host
 
 
 def names(text: str) -> tuple[str, ...]:

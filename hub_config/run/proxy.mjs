@@ -1,11 +1,11 @@
-// configurable-http-proxy on sockets that it inherits: node proxy.mjs PACKAGE ROUTES ERROR_TARGET MOST_OPEN [host-routing]
+// configurable-http-proxy on sockets that it inherits: node proxy.mjs PACKAGE ROUTES ERROR_TARGET MOST_OPEN WEB_SERVERS [host-routing]
 //
 // Its own command can only open ports and sockets itself, which leaves a gap at each restart. PACKAGE is the folder of
 // the installed proxy; ROUTES the file in which routes are kept, so that a proxy that is started again knows them
 // before it takes the first connection; ERROR_TARGET where pages for errors come from; MOST_OPEN: how many requests to
-// what all share (hub and services) one person may have open; host-routing: each person's server has a host name of its
-// own. The token of its API comes in CONFIGPROXY_AUTH_TOKEN, the sockets as sd_listen_fds(3) has them, under the names
-// "public" and "proxy-api".
+// what all share (hub and services) one person may have open; WEB_SERVERS: addresses, by commas, of those in front that
+// are believed (see forwarded.mjs); host-routing: each person's server has a host name of its own. The token of its API
+// comes in CONFIGPROXY_AUTH_TOKEN, the sockets as sd_listen_fds(3) has them, under the names "public" and "proxy-api".
 
 import fs from "node:fs";
 import http from "node:http";
@@ -14,9 +14,11 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { OneRequest, viaAgent } from "./one_request.mjs";
 
+import { Forwarded } from "./forwarded.mjs";
+
 const FIRST = 3;
 const BACKLOG = 4096;
-const [folder, routesFile, errorTarget, mostOpen, routing] = process.argv.slice(2);
+const [folder, routesFile, errorTarget, mostOpen, webServers, routing] = process.argv.slice(2);
 
 const load = (name) => import(pathToFileURL(path.join(folder, "lib", name)));
 const { default: ConfigurableProxy } = await load("configproxy.js");
@@ -256,7 +258,7 @@ if (!authToken) {
   process.exit(1);
 }
 const hostRouting = routing === "host-routing";
-const passing = { xfwd: true, prependPath: true, includePrefix: true };
+const passing = { prependPath: true, includePrefix: true };
 const proxy = new Proxy({ log, authToken, errorTarget, hostRouting, ...passing });
 proxy._routes = new KeptRoutes(routesFile);
 
@@ -267,9 +269,11 @@ const [pass] = shared.listeners("request");
 const [passUpgrade] = shared.listeners("upgrade");
 shared.removeAllListeners("request").removeAllListeners("upgrade");
 const places = new Places(shared, mostConnections());
+const forwarded = new Forwarded(webServers.split(",").filter(Boolean));
 
 /** Why a request is not passed on, see `Refusals.why`. `whole`: what is closed when it is over. */
 async function counted(request, whole) {
+  forwarded.settle(request);
   const person = await serverOf(proxy, request, base);
   places.take(person, request.socket, whole);
   const who = person ? "" : sender(request);
