@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -92,7 +93,12 @@ class Ledger:
         with engine.begin() as connection:
             meta = tables.meta
             epoch = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "epoch").with_for_update())
-            following = str(int(epoch or 0) + 1)
+            last = 0 if epoch is None else epoch_of(epoch)
+            if last is None:
+                # Far above every number that was counted up to: no process that still runs can have it.
+                log.warning("the ledger's epoch is %r, which is none: it begins anew at the present time", epoch)
+                last = int(time.time())
+            following = str(last + 1)
             if epoch is None:
                 connection.execute(sa.insert(meta).values(key="epoch", value=following))
             else:
@@ -238,6 +244,12 @@ def _read(rows: Iterable[sa.RowMapping]) -> Iterator[Reservation]:
             if row["state"] != State.ENDED.value:
                 raise
             log.warning("the row of reservation %s is not understood, and left out: %r", row["id"], error)
+
+
+def epoch_of(text: object) -> int | None:
+    """Return the number of an owner that is written as ``text``; None for what is none."""
+    plain = isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 15
+    return int(str(text)) if plain else None
 
 
 def _event(reservation: Reservation, now: float) -> dict[str, Any]:
