@@ -1,5 +1,5 @@
 """Durable truth: every reservation, on SQLite or PostgreSQL, written by one service process."""
 
-from .store import Change, Ledger, LedgerLost
+from .store import Apart, Change, Ledger, LedgerLost
 
-__all__ = ["Change", "Ledger", "LedgerLost"]
+__all__ = ["Apart", "Change", "Ledger", "LedgerLost"]

@@ -179,6 +179,12 @@ def devices_view(pool: Pool, owner: str | None) -> dict[str, Any]:
         for s in pool.unaccounted
         if owner in (None, s.owner)
     ]
+    running = {s.reservation_id for s in pool.unaccounted}
+    strangers += [
+        {"id": row.reservation_id, "owner": row.owner, "start": 0, "devices": list(row.devices)}
+        for row in pool.apart.values()
+        if owner in (None, row.owner) and row.reservation_id not in running
+    ]
     return {
         "devices": devices,
         "unaccounted": strangers,
@@ -209,6 +215,10 @@ def health_view(pool: Pool, fresh: bool) -> dict[str, Any]:
         warnings.append(f"{out} of {len(pool.devices)} GPUs are out of service, or a part of them: see the devices")
     for engine in pool.engines.values():
         warnings += engine.troubles()
+    if pool.apart:
+        what = "live reservations in the ledger are not understood: what they hold stays held until an administrator"
+        warnings.append(f"{len(pool.apart)} {what} decides (timeshare unaccounted)")
+    warnings += [text.partition(":")[0] for text in pool.odd]
     status = "ok" if fresh and not pool.gpus_unknown else "degraded"
     live = sum(1 for _ in pool.live())
     return {"status": status, "agent": fresh, "ledger": True, "live": live, "warnings": warnings}
