@@ -24,6 +24,7 @@ from .saved.restoring import Wish, restore
 from .saved.running import running
 from .up import exclusively
 
+FAILED = "mend that and run `timeshare restore --finish`; if it has nothing to finish, nothing was changed"
 ERRORS = (BackupError, LedgerUrlError, FolderError, UpError)
 
 
@@ -45,40 +46,43 @@ def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentPars
 def run(options: Namespace) -> int:
     """Restores, or says why not. The exit code."""
     os.umask(0o077)
-    folder = state_folder(options).absolute()
     try:
         if options.finish:
-            with _alone(folder):
-                plan = plans.load(folder)
-                plans.finish(folder, plan)
-        elif options.check:
-            with opened(Path(options.source)) as archive:
-                archive.check()
-                print("\n".join([f"{options.source} is whole", *(f"  {line}" for line in named(archive.manifest))]))
-            return 0
+            _finish(state_folder(options).absolute())
         else:
-            plan = _restored(options, folder)
+            _read(Path(options.source), options)
     except ERRORS as error:
         print(f"timeshare restore: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"timeshare restore: {error.filename or folder}: {error.strerror}{_rest(folder)}", file=sys.stderr)
+        print(f"timeshare restore: {error.filename}: {error.strerror}; {FAILED}", file=sys.stderr)
         return 1
-    _tell(folder, plan)
     return 0
 
 
-def _restored(options: Namespace, folder: Path) -> Plan:
-    url = ""
-    if options.ledger == "sqlite":
-        url = "sqlite://"
-    elif options.ledger or options.ledger_password_file:
-        url = ledger_url(folder, options.ledger, options.ledger_password_file)
+def _finish(folder: Path) -> None:
+    with _alone(folder):
+        plan = plans.load(folder)
+        plans.finish(folder, plan)
+    _tell(folder, plan)
+
+
+def _read(source: Path, options: Namespace) -> None:
     try:
-        with opened(Path(options.source)) as archive, _alone(folder):
-            return restore(archive, Wish(folder, url, options.replace))
+        with opened(source) as archive:
+            folder = Path(options.state or archive.manifest.state_dir).absolute()
+            if options.check:
+                archive.check()
+                print("\n".join([f"{source} is whole", *(f"  {line}" for line in named(archive.manifest))]))
+                return
+            url = "sqlite://" if options.ledger == "sqlite" else ""
+            if not url and (options.ledger or options.ledger_password_file):
+                url = ledger_url(folder, options.ledger, options.ledger_password_file)
+            with _alone(folder):
+                plan = restore(archive, Wish(folder, url, options.replace))
     except BackupError as error:
-        raise BackupError(f"{options.source}: {error}") from None
+        raise BackupError(f"{source}: {error}") from None
+    _tell(folder, plan)
 
 
 @contextmanager
@@ -88,10 +92,6 @@ def _alone(folder: Path) -> Iterator[None]:
         if found := running(folder):
             raise BackupError(f"timeshare runs on {folder}: {', '.join(found)}; stop it first, its sessions go on")
         yield
-
-
-def _rest(folder: Path) -> str:
-    return "; run `timeshare restore --finish` once that is mended" if plans.pending(folder) else ""
 
 
 def _tell(folder: Path, plan: Plan) -> None:

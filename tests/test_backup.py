@@ -33,6 +33,9 @@ from timeshare.hub_config.saved.making import make_backup
 from timeshare.hub_config.saved.manifest import NAME, BackupError
 from timeshare.hub_config.saved.restoring import Wish, restore
 from timeshare.hub_config.up import run as up_run
+from timeshare.reservations.engines.base import EngineSession, SessionState
+from timeshare.reservations.engines.reconcile import unaccounted
+from timeshare.reservations.errors import PublicError
 from timeshare.reservations.ledger import Ledger, LedgerLost, policy, rowcopy, tables
 from timeshare.reservations.ledger.store import migrations, open_engine
 from timeshare.reservations.reservation import Reason
@@ -465,6 +468,28 @@ def test_the_commands_say_what_they_did(tmp_path: Path, capsys: pytest.CaptureFi
     assert command("restore", "--state", str(new), "--from", "/nowhere") == 1
     assert command("backup", "--state", str(tmp_path / "none"), "--to", str(to)) == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_runs_unknown_to_the_ledger_is_not_started_a_second_time(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, {}, "a100", "t4")
+    ada = lab.ask("ada")
+    runs = EngineSession(ada.id, 1, SessionState.RUNNING, None, "", owner="ada", devices=("GPU-1",))
+    assert unaccounted(lab.pool.live(), [runs], {ada.id}) == [runs]
+    lab.pool.set_unaccounted([runs])
+    with pytest.raises(PublicError, match="an administrator has to decide"):
+        lab.pool.starting(ada.id)
+    lab.pool.set_unaccounted([])
+    assert lab.pool.starting(ada.id).generation == 1
+    lab.ledger.close()
+
+
+def test_no_backup_is_made_of_half_a_restore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = site(tmp_path / "state")
+    (state / "restoring").mkdir()
+    (state / "restoring" / "plan.json").write_text("{")
+    assert command("backup", "--state", str(state), "--to", str(tmp_path)) == 1
+    assert command("restore", "--state", str(state), "--finish") == 1
+    assert "plan.json is damaged" in capsys.readouterr().err
 
 
 # --- kills

@@ -27,7 +27,7 @@ from ...reservations.deployment import FILE_NAME, Deployment, load_deployment
 from ...reservations.files import open_plain
 from ...reservations.ledger import rowcopy
 from .archive import PIECE, Writer
-from .contents import FILES, HUB, LIMITS_ELSEWHERE, hub_database_elsewhere, others
+from .contents import FILES, HUB, LIMITS_ELSEWHERE, RESTORING, hub_database_elsewhere, others
 from .manifest import BackupError, Manifest, file_part, table_part
 
 WORK = ".timeshare-backup-"
@@ -49,15 +49,17 @@ class Contents:
 def make_backup(state_dir: Path, target: Path) -> tuple[Path, Manifest]:
     """Write a backup of the deployment in ``state_dir``: a new file called ``target``, or in that folder. Its path and
     manifest. Raises BackupError, DeploymentError."""
+    if (state_dir / RESTORING / "plan.json").exists():
+        raise BackupError("a restore into it was interrupted: run `timeshare restore --finish` first")
     deployment = load_deployment(state_dir / FILE_NAME)
     now = datetime.now(timezone.utc)
     path = target / f"timeshare-{now:%Y%m%d-%H%M%S}.backup" if target.is_dir() else target
     return path, _written(path, Source(state_dir, deployment.ledger_url, deployment))
 
 
-def keep_ledger(url: str, path: Path) -> None:
+def keep_ledger(state_dir: Path, url: str, path: Path) -> None:
     """Write a backup of nothing but the ledger at ``url``. Raises BackupError."""
-    _written(path, Source(path.parent, url))
+    _written(path, Source(state_dir, url))
 
 
 @dataclass(frozen=True)

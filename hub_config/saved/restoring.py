@@ -61,7 +61,7 @@ def restore(archive: Archive, wish: Wish) -> Plan:
         if held:
             aside = state_dir / plan.aside
             aside.mkdir(mode=0o700)
-            keep_ledger(url, aside / "ledger.backup")
+            keep_ledger(state_dir, url, aside / "ledger.backup")
     except (OSError, sa.exc.SQLAlchemyError, ValueError, BackupError) as error:
         shutil.rmtree(folder_of(state_dir), ignore_errors=True)
         shutil.rmtree(state_dir / plan.aside, ignore_errors=True)
