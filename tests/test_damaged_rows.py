@@ -243,6 +243,31 @@ def test_a_damaged_row_of_another_table_takes_no_other_along(tmp_path: Path, wha
     lab.ledger.close()
 
 
+HELD = [
+    "UPDATE holdings SET device_uuid = 'GPU-1' WHERE device_uuid = 'GPU-0'",
+    "UPDATE holdings SET whole = 'maybe', memory_mib = 'much'",
+    "UPDATE holdings SET memory_mib = -5",
+    "DELETE FROM holdings",
+    "INSERT INTO holdings SELECT id, 'GPU-1', '', 1, 1, 1 FROM reservations WHERE state = 'ended'",
+]
+
+
+@pytest.mark.parametrize("query", HELD, ids=range(len(HELD)))
+def test_what_is_held_is_written_anew_where_it_is_damaged(tmp_path: Path, query: str) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    lab = lab_on(tmp_path, url)
+    ada, ben = lab.ask("ada"), lab.ask("ben")
+    lab.run(ada)
+    lab.pool.end(ben.id, Reason.CANCELLED, "")
+    as_it_was = lab.ledger.holdings()
+    lab.ledger.close()
+    change(url, query)
+    lab = lab_on(tmp_path, url)
+    assert lab.ledger.holdings() == as_it_was
+    assert lab.state(lab.ask("cleo")) == "granted"  # the other GPU, and nothing fails on it
+    lab.ledger.close()
+
+
 @pytest.fixture
 def spoilt(tmp_path: Path) -> Iterator[Any]:
     with running_service(tmp_path, simulate="a100-40gb:2") as service:

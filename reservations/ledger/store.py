@@ -27,7 +27,7 @@ from ..queue import Promise
 from ..reservation import Reason, Reservation, State
 from ..text import escaped
 from ..usage import Charge
-from . import policy, promises, sound, tables
+from . import held, policy, promises, sound, tables
 from .rows import from_row, holding_rows, to_row
 
 log = logging.getLogger("timeshare.service")
@@ -198,14 +198,17 @@ class Ledger:
                     found.append(from_row(dict(row)))
                 except (*sound.ODD, PublicError) as error:
                     self._set_apart(row, str(error))
+        with self.transaction() as connection:
+            held.mend(connection, found, self.apart)
         return found
 
     def _set_apart(self, row: sa.RowMapping, why: str) -> None:
         name = escaped(str(row["id"]))
         where = _H.c.reservation_id == row["id"]
         devices = self._connection.scalars(sa.select(_H.c.device_uuid).where(where).distinct())
-        held = tuple(sorted(escaped(str(uuid)) for uuid in devices))
-        self.apart[name] = Apart(name, escaped(str(row["owner"])), held, escaped(why)[:MOST_SAID])
+        both = {*map(str, devices), *_placed(row)}
+        uuids = tuple(sorted(map(escaped, both)))
+        self.apart[name] = Apart(name, escaped(str(row["owner"])), uuids, escaped(why)[:MOST_SAID])
         log.error("the live row of reservation %s is not understood, and set apart: %s", name, self.apart[name].why)
 
     def settle(self, reservation_id: str, now: float, detail: str) -> None:
@@ -324,6 +327,14 @@ def read_rows(rows: Iterable[sa.RowMapping]) -> Iterator[Reservation]:
 def _as_text(data: bytes) -> str:
     """What is no text is read all the same, so that its row can be told from the others: see ``sound``."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def _placed(row: sa.RowMapping) -> list[str]:
+    """What a row that is not understood says itself that it holds."""
+    try:
+        return [holding.device_uuid for holding in sound.holdings(json.loads(row["placement"]))]
+    except sound.ODD:
+        return []
 
 
 def epoch_of(text: object) -> int | None:
