@@ -20,7 +20,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from conftest import FULL_STRESS, fresh_schema
-from databases import postgres, postgres_bin
+from databases import free_port, postgres, postgres_bin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nodes import deployment
@@ -481,6 +481,21 @@ def test_what_runs_unknown_to_the_ledger_is_not_started_a_second_time(tmp_path: 
     lab.pool.set_unaccounted([])
     assert lab.pool.starting(ada.id).generation == 1
     lab.ledger.close()
+
+
+def test_a_database_that_does_not_answer_is_told_and_nothing_is_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, nobody = site(tmp_path / "state"), f"postgresql+psycopg://timeshare@127.0.0.1:{free_port()}/db"
+    path, _ = make_backup(state, tmp_path / "a.backup")
+    words = ("restore", "--state", str(tmp_path / "new"), "--from", str(path))
+    assert command(*words, "--ledger", nobody) == 1
+    assert "does not answer" in capsys.readouterr().err
+    assert {p.name for p in (tmp_path / "new").iterdir()} <= {"up.lock"}
+    deployment(state, ledger_url=nobody)
+    assert command("backup", "--state", str(state), "--to", str(tmp_path)) == 1
+    assert "the ledger cannot be read" in capsys.readouterr().err
+    assert not list(tmp_path.glob(".timeshare-backup-*"))
 
 
 def test_no_backup_is_made_of_half_a_restore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,14 @@ class Writer:
                 size += len(piece)
         self.parts[name] = Part(size, digest.hexdigest())
 
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What was not ended in order is nothing; ended all the same, while its file is open."""
+        with contextlib.suppress(OSError, ValueError):
+            self._zip.close()
+
     def close(self, manifest: Manifest) -> None:
         """Write the manifest and the end."""
         with self._zip.open(_entry(NAME), "w") as part:

@@ -109,8 +109,8 @@ def _remove_unused(left: Path) -> None:
 
 def _write(source: Source, work: Path) -> Manifest:
     contents, state_dir = Contents(), source.state_dir
-    with open(os.open(work / "backup", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as file:
-        writer = Writer(file)
+    draft = os.open(work / "backup", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(draft, "w+b") as file, Writer(file) as writer:
         if source.deployment is not None:
             _add_hub(state_dir, work, writer, contents)
         _add_ledger(source.ledger_url, writer, contents)
