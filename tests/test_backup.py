@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -12,7 +13,8 @@ import sys
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -496,6 +498,35 @@ def test_a_database_that_does_not_answer_is_told_and_nothing_is_changed(
     assert command("backup", "--state", str(state), "--to", str(tmp_path)) == 1
     assert "the ledger cannot be read" in capsys.readouterr().err
     assert not list(tmp_path.glob(".timeshare-backup-*"))
+
+
+@contextmanager
+def no_room(size: int) -> Iterator[None]:
+    """No file becomes longer than ``size`` bytes, as on a disk that fills."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 500, 5000, 50_000])
+def test_a_full_disk_is_told_and_nothing_is_changed(tmp_path: Path, size: int) -> None:
+    state = site(tmp_path / "state")
+    path, _ = make_backup(state, tmp_path / "a.backup")
+    make_later(state)
+    before = state_of(state)
+    if size < path.stat().st_size:
+        with no_room(size), pytest.raises(BackupError):
+            make_backup(state, tmp_path / "b.backup")
+        assert not list(tmp_path.glob(".timeshare-backup-*"))
+        assert not (tmp_path / "b.backup").exists()
+    with no_room(size), pytest.raises(BackupError, match="nothing was changed"):
+        restored(path, state, replace=True)
+    assert state_of(state) == before
+    assert not list(state.glob("*restor*"))
+    restored(path, state, replace=True)
 
 
 def test_no_backup_is_made_of_half_a_restore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
