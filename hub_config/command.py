@@ -19,6 +19,8 @@ COMMANDS = {
     "ls": ("ls", "who has what, and who waits"),
     "limits": ("limits_command", "who may have what"),
     "usage": ("usage", "GPU-hours held, by whom and what"),
+    "backup": ("backup", "ledger, JupyterHub's database, secrets, limits and configuration in one file"),
+    "restore": ("restore", "a state brought back from a backup"),
     "unaccounted": ("unaccounted", "sessions that the ledger does not know, after an older one was restored"),
     "reconcile": ("reconcile", "GPU-hours of the ledger beside those of Slurm's accounting"),
 }

@@ -16,13 +16,15 @@ from ..reservations.agent.exchange import can_exchange, fixed
 from ..reservations.agent.grouptrial import group_findings
 from ..reservations.agent.hostmemory import HostMemory
 from ..reservations.agent.isolation import Probe, probe, ways
+from ..reservations.client import ServiceClient
 from ..reservations.deployment import FILE_NAME, DeploymentError, load_deployment
 from ..reservations.devices.model import DeviceError
 from ..reservations.devices.sources import open_checkpointer, open_source
 from ..reservations.errors import PublicError
 from ..reservations.files import from_start
+from ..reservations.text import escaped
 from . import proxy, slurm_doctor
-from .console import state_folder
+from .console import asked, state_folder
 from .findings import FAIL, NOTE, OK, WARN, Finding, show
 from .hub_findings import hub_findings
 from .import_path import import_path_findings, places_of_python
@@ -31,6 +33,7 @@ from .machine_findings import look, machine_findings, state_findings
 from .origins import shared_origin_advice
 from .run.folders import default_state_dir
 from .run.ports import first_open_port, public_port_advice
+from .saved.plan import pending
 
 FREE_BYTES = 1 << 30
 
@@ -55,8 +58,8 @@ def add(command: argparse.ArgumentParser, state: Callable[[argparse.ArgumentPars
 
 def run(options: Namespace) -> int:
     """Prints the findings; 1 when something must be repaired."""
-    asked = options.state or os.geteuid() == 0  # for others a deployment of root is none of theirs
-    state_dir = state_folder(options) if asked else default_state_dir(False)
+    theirs = options.state or os.geteuid() == 0  # for others a deployment of root is none of theirs
+    state_dir = state_folder(options) if theirs else default_state_dir(False)
     if not options.engine and (options.user or options.job):
         print("timeshare doctor: --user and --job are about an engine: add --engine slurm", file=sys.stderr)
         return 2
@@ -189,6 +192,18 @@ def _proxy(state_dir: Path) -> Finding:
     return Finding(OK, "proxy", "it is installed at the first start; that needs npm's registry once")
 
 
+def _health(state_dir: Path) -> Iterator[Finding]:
+    """What the running service says of itself; nothing where none runs."""
+    told: list[str] = []
+
+    async def deed(service: ServiceClient) -> None:
+        told.extend((await service.call("GET", "health"))["warnings"])
+
+    if asked(state_dir, deed):
+        for text in told:
+            yield Finding(WARN, "service", escaped(text))
+
+
 def _running(state_dir: Path) -> Iterator[Finding]:
     """The last start here, and what its address means for people."""
     if not (state_dir / FILE_NAME).exists():
@@ -201,6 +216,9 @@ def _running(state_dir: Path) -> Iterator[Finding]:
         return
     yield Finding(OK, "last start", last.address)
     yield from hub_findings(last)
+    if pending(state_dir):
+        yield Finding(FAIL, "restore", "one was interrupted", f"timeshare restore --finish --state {state_dir}")
+    yield from _health(state_dir)
     if not last.own_hub:
         return
     port = urlsplit(last.public_url).port or 80

@@ -1,5 +1,6 @@
 """``timeshare unaccounted``: sessions that run on this machine and that the ledger does not know, as after an older one
-was restored. They stay until they are ended here; their GPUs are out of service."""
+was restored, and reservations whose row in it is damaged. They stay until they are ended here; their GPUs are out of
+service."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from .run.folders import FolderError, default_state_dir, prepare_state_dir
 from .run.held import HeldSockets, SocketError
 from .run.prepare import CONFIG, UpError, names, prepare, say
 from .run.supervisor import Component, Place, Supervisor
+from .saved.plan import pending
 from .up_options import add_options
 
 READY_WAIT_S = 120.0
@@ -56,6 +57,8 @@ def run(options: Namespace) -> int:
     try:
         state_dir = (Path(options.state) if options.state else default_state_dir(options.multi_user)).absolute()
         with exclusively(state_dir), contextlib.closing(HeldSockets()) as held:
+            if pending(state_dir):
+                raise UpError(f"a restore into {state_dir} was interrupted: run `timeshare restore --finish` first")
             deployment = prepare(state_dir, options, held)
             if options.prepare_only:
                 say(f"Prepared: {deployment.path} is written. Start the units of systemd.")

@@ -21,6 +21,8 @@ class Fleet:
         self.host = host
         self.occupied: dict[str, str] = {}
         """Why each device is out of service on which something runs that the ledger does not know, by UUID."""
+        self.apart: dict[str, str] = {}
+        """The same for what is held by rows of the ledger that are not understood."""
         self.inventory: Inventory | None = None
         """This machine's, as its agent told it last."""
         self._elsewhere: dict[str, tuple[Device, ...]] = {}
@@ -60,7 +62,10 @@ class Fleet:
         return True
 
     def _why_out(self, device: Device) -> str | None:
-        return device.cordoned or self.cordons.get(device.uuid) or self.occupied.get(device.uuid)
+        return device.cordoned or self.cordons.get(device.uuid) or self._taken(device.uuid)
+
+    def _taken(self, uuid: str) -> str | None:
+        return self.occupied.get(uuid) or self.apart.get(uuid)
 
     def with_cordon(self, device_uuid: str, why: str | None) -> dict[str, str]:
         """The cordons with this one; ``why`` None puts the device back into service."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from .activity import Idle, Sample, Watched, idle, watch
 from .clock import duration_text
 from .errors import PublicError
-from .ledger import Ledger
+from .ledger import Ledger, sound
 from .ledger import activity as rows
 from .limits.idle import IdleSettings
 from .pool import Pool
@@ -58,7 +58,7 @@ class Monitor:
         now = pool.clock()
         with ledger.transaction() as connection:
             stored = rows.read_all(connection)
-        self._sessions = {name: _from_row(state) for name, state in stored.items()}
+        self._sessions = {name: found for name, state in stored.items() if (found := _understood(state)) is not None}
         for session in self._sessions.values():
             if session.warned is not None:
                 # Nobody could read the warning while this process was away: its time begins anew.
@@ -260,7 +260,15 @@ def _as_row(session: Session) -> dict[str, object]:
     }
 
 
-def _from_row(state: dict[str, object]) -> Session:
+def _understood(state: object) -> Session | None:
+    """What is written of a session; None where that cannot be: then nothing is known, and that is never idle."""
+    try:
+        return _from_row(sound.table("activity", state))
+    except sound.ODD:
+        return None
+
+
+def _from_row(state: Mapping[str, object]) -> Session:
     watched, warned = state["watched"], state["warned"]
     return Session(
         watched=Watched(**watched) if isinstance(watched, dict) else None,

@@ -5,7 +5,7 @@ No I/O but the ledger's; every call runs in one thread. Whoever calls asks the a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from heapq import nlargest
@@ -21,7 +21,7 @@ from .fleet import Fleet
 from .host import HostSize, this_machine
 from .intake import Intake
 from .kind import Kind
-from .ledger import Change, Ledger, LedgerSilent
+from .ledger import Apart, Change, Ledger, LedgerSilent, sound
 from .ledger import policy as policy_tables
 from .limits.checks import check_extension
 from .limits.idle import IdleSettings
@@ -72,8 +72,9 @@ class Pool:
         self.gpus_unknown = ""
         """Why nobody knows how this machine's GPUs are, while its agent answers; empty: they were seen of late."""
         self._paused = False
-        self._fleet = Fleet(ledger.read_meta("cordons") or {}, host or this_machine())
+        self._fleet = Fleet(_cordons(ledger.read_meta("cordons")), host or this_machine())
         self._live = Live(ledger.live())
+        self._fleet.apart = _held_apart(self.apart.values())
         self._waiting: dict[str, Waiting] = {}
         """Made once for each that waits, with what it was promised: a decision looks at all of them."""
         promised = ledger.promises()
@@ -90,6 +91,16 @@ class Pool:
     def limits(self) -> Limits:
         """The limits in force."""
         return self.standing.limits
+
+    @property
+    def apart(self) -> Mapping[str, Apart]:
+        """Live rows of the ledger that are not understood, by reservation."""
+        return self._ledger.apart
+
+    @property
+    def odd(self) -> Collection[str]:
+        """What else of the ledger is not understood and left out, in words."""
+        return self._ledger.odd.values()
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -139,6 +150,9 @@ class Pool:
     def get(self, reservation_id: str) -> Reservation:
         """Raises PublicError 404 for an id that there never was."""
         found = self._live.get(reservation_id) or self._ledger.get(reservation_id)
+        if found is None and reservation_id in self.apart:
+            message = f"what the ledger has of {reservation_id} is not understood: an administrator has to decide"
+            raise PublicError("not-understood", message, 409)
         if found is None:
             raise unknown_id(reservation_id)
         return found
@@ -275,6 +289,9 @@ class Pool:
         reservation = self.get(reservation_id)
         if reservation.state not in (State.GRANTED, State.STARTING):
             raise wrong_state(reservation, "be started")
+        if any(session.reservation_id == reservation_id for session in self.unaccounted):
+            message = "a session of it runs that the ledger does not know of: an administrator has to decide first"
+            raise PublicError("unaccounted", message, 409)
         return self.change(reservation, reservation.starting(self.clock()))
 
     def active(self, reservation_id: str, generation: int, enforcement: str) -> Reservation:
@@ -364,8 +381,11 @@ class Pool:
             self._settle()
 
     def _renew(self, inventory: Inventory) -> bool:
-        holders = {h.device_uuid for r in self._live.holding for h in r.holdings}
-        return self._fleet.update(inventory, holders)
+        return self._fleet.update(inventory, self._holders())
+
+    def _holders(self) -> set[str]:
+        """UUIDs of all devices that somebody has something of."""
+        return {h.device_uuid for r in self._live.holding for h in r.holdings} | set(self._fleet.apart)
 
     def set_unaccounted(self, sessions: Sequence[EngineSession]) -> None:
         """What runs here though the ledger does not know it: no new share goes to its devices."""
@@ -374,6 +394,14 @@ class Pool:
             self._fleet.occupied = {uuid: _occupied(session) for session in sessions for uuid in session.devices}
             if self.inventory is not None:
                 self.set_inventory(self.inventory)
+
+    def settle(self, reservation_id: str, who: str) -> None:
+        """An administrator, ``who``, has decided about a row that is not understood, and nothing of it runs."""
+        self._ledger.settle(reservation_id, self.clock(), f"its row was not understood; {who} has ended it")
+        self._fleet.apart = _held_apart(self.apart.values())
+        if self.inventory is not None:
+            self.set_inventory(self.inventory)
+        self.touch()
 
     def known(self, names: Iterable[str]) -> frozenset[str]:
         """Those of ``names`` that the ledger has a reservation of, ended or not."""
@@ -387,8 +415,7 @@ class Pool:
 
     def set_devices(self, engine: str, devices: Sequence[Device]) -> None:
         """The devices of an engine that places work itself, as it tells them now."""
-        holders = {h.device_uuid for r in self._live.holding for h in r.holdings}
-        if self._fleet.update_engine(engine, tuple(devices), holders):
+        if self._fleet.update_engine(engine, tuple(devices), self._holders()):
             self.touch()
 
     def set_standing(self, standing: Standing) -> None:
@@ -441,8 +468,11 @@ class Pool:
 
     def events_heard(self, boot_id: str) -> int:
         """The number of the last event that was taken in; events are numbered anew with every boot of the node."""
-        heard = self._ledger.read_meta("events_heard") or {}
-        return int(heard["seq"]) if heard.get("boot_id") == boot_id else 0
+        heard = self._ledger.read_meta("events_heard")
+        try:
+            return sound.count("seq", heard["seq"]) if heard and heard["boot_id"] == boot_id else 0
+        except sound.ODD:
+            return 0
 
     def hear(self, boot_id: str, seq: int) -> None:
         """Event ``seq`` was taken in."""
@@ -511,6 +541,21 @@ class Pool:
         known = self._waiting.get(reservation.id)
         promise = known.promise if known is not None else promise
         self._waiting[reservation.id] = replace(reservation.waiting(self.limits.stop.longest_s), promise=promise)
+
+
+def _cordons(told: object) -> dict[str, str]:
+    """Those that are understood."""
+    found = told.items() if isinstance(told, dict) else ()
+    return {uuid: why for uuid, why in found if isinstance(uuid, str) and isinstance(why, str)}
+
+
+def _held_apart(rows: Iterable[Apart]) -> dict[str, str]:
+    return {
+        uuid: f"what the ledger has of a reservation of {row.owner} ({row.reservation_id}) is not understood, and it "
+        "may hold this: it stays until an administrator ends it (timeshare unaccounted)"
+        for row in rows
+        for uuid in row.devices
+    }
 
 
 def _occupied(session: EngineSession) -> str:

@@ -7,6 +7,7 @@ somebody asks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
@@ -78,6 +79,11 @@ def payers(charge: Charge) -> tuple[Payer, Payer]:
     return ("user", charge.owner, charge.kind), ("group", charge.account, charge.kind)
 
 
+def _sound(values: Iterable[Any]) -> bool:
+    """Whether all of them are numbers from 0 on that have an end."""
+    return all(type(value) in (int, float) and 0 <= value < math.inf for value in values)
+
+
 class _Windows:
     """What was charged in the calendar's windows of one length, in weighted GPU-hours by payer.
 
@@ -120,11 +126,19 @@ class _Windows:
             for stretch, hours in self._kept
         ]
 
-    def restore(self, stored: Any) -> None:
-        self._kept = [
+    def restored(self, stored: Any) -> _Windows:
+        """Others of this length, as ``as_json`` told them."""
+        made = _Windows(self._every, self._zone)
+        made._kept = [
             ((began, ended), {(whose, name, Kind(kind)): value for whose, name, kind, value in hours})
             for began, ended, hours in stored
         ]
+        return made
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all in it can be times and sums."""
+        return all(_sound((*stretch, *hours.values())) for stretch, hours in self._kept)
 
 
 class _Past:
@@ -158,8 +172,16 @@ class _Past:
     def as_json(self) -> Any:
         return {"at": self._at, "values": self.values}
 
-    def restore(self, stored: Any) -> None:
-        self._at, self.values = float(stored["at"]), dict(stored["values"])
+    def restored(self, stored: Any) -> _Past:
+        """Another of this kind, as ``as_json`` told it."""
+        made = _Past(self.kind, self.half_life)
+        made._at, made.values = float(stored["at"]), dict(stored["values"])
+        return made
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all in it can be times and sums."""
+        return _sound((self._at, *self.values.values()))
 
 
 class Books:
@@ -198,14 +220,16 @@ class Books:
 
     def restore(self, stored: Mapping[str, Any], now: float) -> bool:
         """Takes back what ``as_json`` gave. False, and nothing is taken, where it was made by other rules, or later
-        than ``now`` by more than a clock is set back: then the sums must be made anew."""
-        if stored.get("format") != FORMAT or stored["rules"] != self._rules or stored["moved_to"] - DAY_S > now:
+        than ``now`` by more than a clock is set back, or has sums that can be none: then they must be made anew. Raises
+        KeyError, TypeError, ValueError, AttributeError, and nothing is taken, for what ``as_json`` never gives."""
+        if stored.get("format") != FORMAT or stored["rules"] != self._rules or not stored["moved_to"] - DAY_S <= now:
             return False
-        for every, windows in self._windows.items():
-            windows.restore(stored["windows"][every])
-        for kind, past in self._decayed.items():
-            past.restore(stored["decayed"][kind.value])
-        self._moved_to = stored["moved_to"]
+        windows = {every: known.restored(stored["windows"][every]) for every, known in self._windows.items()}
+        decayed = {kind: known.restored(stored["decayed"][kind.value]) for kind, known in self._decayed.items()}
+        if not all(one.is_sound for one in windows.values()) or not all(one.is_sound for one in decayed.values()):
+            return False
+        self._windows, self._decayed, self._moved_to = windows, decayed, float(stored["moved_to"])
+        self._scaled_at = -1.0
         return True
 
     def close(self, charge: Charge, now: float) -> None:

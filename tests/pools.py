@@ -46,10 +46,11 @@ class Lab:
         *models: str,
         start: float = 1_795_000_000.0,
         host: HostSize | None = None,
+        url: str = "",
     ) -> None:
         self.now = start
         self.limits = Limits.model_validate(limits)
-        self.ledger = Ledger.open(f"sqlite:///{folder}/ledger.sqlite")
+        self.ledger = Ledger.open(url or f"sqlite:///{folder}/ledger.sqlite")
         self.pool = open_pool(self.ledger, LimitsFile(self.limits, json.dumps(limits)), lambda: self.now, host)
         self.pool.set_inventory(Inventory(pool(*models)))
         self._number = 0

@@ -150,3 +150,38 @@ def test_odd_lines_of_the_kernels_files_are_passed_over(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     assert [limit.limit_mib for limit in HostMemory(tmp_path).limits(7)] == [1]
     assert runner.oom_kills(tmp_path).number == 3
+
+
+BROKEN = ["", "{", "[]", "7", "null", "{}", '{"x": 1}', "[" * 100_000, '{"pid": ' + "9" * 5000 + "}", "\x00\xff"]
+RECORDS = ("order.json", "shim.json", "gate.json", "exit.json")
+
+
+def test_whatever_stands_in_the_records_of_one_session_others_are_told_and_ended(node: Node) -> None:
+    broken, other = node.launch(*SLEEP), node.launch(*SLEEP, share=[])
+    folder = Path(node.deployment.state_dir) / "agent" / "sessions" / f"{broken}.1"
+    for name in RECORDS:
+        before = (folder / name).read_bytes() if (folder / name).exists() else None
+        for text in BROKEN:
+            (folder / name).write_bytes(text.encode("latin-1"))
+            told = {session["reservation_id"]: session["state"] for session in node.ask("sessions")}
+            assert told[other] == "running", (name, text[:20])
+            assert told[broken] in ("unknown", "running"), (name, text[:20])
+        if before is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(before)
+    node.kill()
+    (folder / "shim.json").write_text("[]")
+    node.start()
+    assert node.state(other) == "running"
+    assert node.state(broken) == "unknown"
+    assert node.stop(other) in ("stopping", "exited")
+    eventually(lambda: node.state(other) == "exited")
+
+
+@pytest.mark.parametrize("text", ["{", "null", "{}"])
+def test_a_damaged_tombstone_is_written_anew_by_the_next_stop(node: Node, text: str) -> None:
+    name = node.launch(*SLEEP)
+    (Path(node.deployment.state_dir) / "agent" / "stops" / f"{name}.json").write_bytes(text.encode("latin-1"))
+    node.stop(name)
+    eventually(lambda: node.state(name) == "exited")

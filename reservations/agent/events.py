@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..clock import read_boot_id
-from .records import durable_write, read_json
+from .records import UNREADABLE, durable_write, read_json
 
 log = logging.getLogger("timeshare.agent")
 KEPT = 200
@@ -32,8 +32,8 @@ class Events:
         try:
             saved = read_json(self._path) or {}
             told = list(saved["events"]) if saved.get("boot_id") == self._boot_id else []
-            return [event for event in told if isinstance(event, dict) and type(event.get("seq")) is int]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return [event for event in told if isinstance(event, dict) and _is_number(event.get("seq"))]
+        except UNREADABLE as error:
             log.warning("earlier events cannot be read: %s", error)
             return []
 
@@ -51,3 +51,7 @@ class Events:
     def after(self, seq: int) -> list[dict[str, Any]]:
         with self._lock:
             return [event for event in self._kept if event["seq"] > seq]
+
+
+def _is_number(seq: Any) -> bool:
+    return type(seq) is int and 0 <= seq < 1 << 63

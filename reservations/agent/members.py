@@ -9,11 +9,10 @@ from . import ending
 from .isolation import filtered_pids
 from .ownership import Claim, Key, Owned, Reader, assign
 from .processes import account_of, mark_of, read_processes, start_ticks
-from .records import Gate, Order, Record
+from .records import UNREADABLE, Gate, Order, Record
 
 log = logging.getLogger("timeshare.agent")
 READER = Reader(account_of, mark_of)
-UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 class Members:

@@ -14,7 +14,6 @@ from ..devices.checkpoint import Checkpointer, CheckpointError
 from ..devices.model import DeviceError, DeviceSource, seen_on
 from .events import Events
 from .hostmemory import HostMemory, Limit
-from .members import UNREADABLE
 from .parkplan import (
     PARKED,
     PARKING,
@@ -31,7 +30,7 @@ from .parkplan import (
     too_little,
 )
 from .processes import names_of, start_ticks
-from .records import Record, SharePart, durable_write, read_json
+from .records import UNREADABLE, Record, SharePart, durable_write, read_json
 from .sessions import Sessions
 
 log = logging.getLogger("timeshare.agent")

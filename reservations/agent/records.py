@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a damaged record raises: of that start alone nobody can say anything."""
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 MAX_GENERATION = 999_999_999
 _NAME = re.compile(rf"(?!removed-)({ID_PATTERN.pattern})\.([1-9][0-9]{{0,8}})")
@@ -144,7 +146,7 @@ class Record:
 
     def shim(self) -> Shim | None:
         data = read_json(self.path / "shim.json")
-        return Shim(**data) if data else None
+        return None if data is None else Shim(**data)
 
     def exit(self) -> dict[str, Any] | None:
         """``code`` (None: unknown) and ``message`` once nothing of it runs any more."""
@@ -233,7 +235,7 @@ class Records:
 
     def tombstone(self, reservation_id: str) -> Tombstone | None:
         data = read_json(self.stops / f"{reservation_id}.json")
-        return Tombstone(**data) if data else None
+        return None if data is None else Tombstone(**data)
 
     def forbidden(self, reservation_id: str, generation: int) -> bool:
         """Whether this start of it was stopped, or stopped before it began."""
@@ -274,8 +276,11 @@ def sync_folder(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None when there is no file. Raises one of ``UNREADABLE``."""
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        data = json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path.name} holds no object")
     return data

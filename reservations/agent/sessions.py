@@ -23,7 +23,7 @@ from .handover import Hidden, Report, compiled_launcher, pack, start_launcher
 from .isolation import Way
 from .members import Members
 from .processes import send
-from .records import Order, Record, Records
+from .records import UNREADABLE, Order, Record, Records
 from .refusals import Refused
 from .session_folder import SessionFolders
 from .sight import sight_of
@@ -212,7 +212,7 @@ class Sessions:
                 if not begun and not self.records.forbidden(*record.key):
                     self._clean(record)
                     record.remove()
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except UNREADABLE as error:
                 log.warning("the record of %s cannot be read: %s", record.path.name, error)
 
     def reap(self) -> None:
@@ -226,7 +226,7 @@ class Sessions:
         for record in self.records.all():
             try:
                 found.append(self._ended.get(record.key) or self.look(record))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except UNREADABLE as error:
                 log.warning("the record of %s cannot be read: %s", record.path.name, error)
                 found.append(Session(*record.key, "unknown", None, None, "its record cannot be read", ""))
         return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from signal import SIGINT, SIGTERM
 
 from .processes import kernels, send
-from .records import MAX_GENERATION, Record, Tombstone
+from .records import MAX_GENERATION, UNREADABLE, Record, Tombstone
 from .sessions import Sessions
 
 Ready = Callable[[Record], bool]
@@ -81,7 +81,11 @@ class Stops:
     def _bury(self, reservation_id: str, wanted: Tombstone) -> bool:
         """True the first time. A later and stricter request makes the end come sooner, never later."""
         with self._burying:
-            known = self._records.tombstone(reservation_id)
+            try:
+                known = self._records.tombstone(reservation_id)
+            except UNREADABLE as error:
+                log.warning("the tombstone of %s cannot be read, and is written anew: %s", reservation_id, error)
+                known = None
             if known is None or known.boot_id != self._sessions.boot_id or known.generation < wanted.generation:
                 self._records.bury(reservation_id, wanted)
                 return True
@@ -137,7 +141,7 @@ class Stops:
                 if stopped:
                     with self._step:
                         self._advance(reservation_id, stopped)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except UNREADABLE as error:
                 log.warning("the stop of %s could not be carried on: %s", reservation_id, error)
 
     def sweep(self) -> None:
@@ -151,7 +155,7 @@ class Stops:
             with self._burying:
                 try:
                     tombstone = self._records.tombstone(path.stem)
-                except (ValueError, TypeError) as error:
+                except UNREADABLE as error:
                     log.warning("the tombstone of %s cannot be read: %s", path.stem, error)
                     continue
                 if tombstone is not None and now - self._over_at(tombstone) > TOMBSTONE_S:

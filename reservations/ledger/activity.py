@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
-from . import tables
+from . import sound, tables
 
 _A, _D = tables.activity, tables.decisions
 _DELETE = sa.delete(_A).where(_A.c.reservation_id == sa.bindparam("row_id"))
@@ -17,7 +18,11 @@ _INSERT = sa.insert(_A)
 
 def read_all(connection: sa.Connection) -> dict[str, Any]:
     """By reservation."""
-    return {row.reservation_id: json.loads(row.state) for row in connection.execute(sa.select(_A))}
+    found = {}
+    for row in connection.execute(sa.select(_A)):
+        with contextlib.suppress(*sound.ODD):  # nothing is known of it then, and that is never idle
+            found[row.reservation_id] = json.loads(row.state)
+    return found
 
 
 def write(connection: sa.Connection, states: Mapping[str, Any]) -> None:
@@ -54,6 +59,13 @@ def decisions(connection: sa.Connection, reservation_id: str, limit: int) -> lis
     """The newest first: ``at``, ``what``, ``why``, ``signals``."""
     query = sa.select(_D).where(_D.c.reservation_id == reservation_id).order_by(_D.c.id.desc()).limit(limit)
     return [
-        {"at": row.at, "what": row.what, "why": row.why, "signals": json.loads(row.signals)}
+        {"at": row.at, "what": row.what, "why": row.why, "signals": _signals(row.signals)}
         for row in connection.execute(query)
     ]
+
+
+def _signals(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except sound.ODD:
+        return {}

@@ -7,11 +7,15 @@ those after. A kill between two charges and the next writing thus costs nothing 
 from __future__ import annotations
 
 import json
+import logging
 
 import sqlalchemy as sa
 
+from ..text import escaped
 from ..usage import Books
-from . import policy, tables
+from . import policy, sound, tables
+
+log = logging.getLogger("timeshare.service")
 
 KEY = "books"
 OFTEN = 500
@@ -22,15 +26,27 @@ def fill(connection: sa.Connection, books: Books, since: float, now: float) -> N
     """Take everything into ``books`` that was charged. Charges that ended before ``since`` (seconds) count no more."""
     meta = tables.meta
     text = connection.scalar(sa.select(meta.c.value).where(meta.c.key == KEY))
-    stored = json.loads(text) if text else None
-    if stored is not None and books.restore(stored["books"], now):
-        past = policy.charges_after(connection, stored["through"])
-    else:
-        past = policy.charges_since(connection, since)
+    through = _restored(books, text, now)
+    anew = through is None
+    past = policy.charges_since(connection, since) if anew else policy.charges_after(connection, through or 0)
     for charge in past:
         books.close(charge, now)
     if books.unkept >= OFTEN:
         keep(connection, books)
+
+
+def _restored(books: Books, text: str | None, now: float) -> int | None:
+    """The last row that the sums are of, which ``books`` have now; None: there are none that can be right, and they
+    are made anew from the charges."""
+    try:
+        stored = json.loads(text) if text else None
+        if stored is None:
+            return None
+        through = sound.count("through", stored["through"])
+        return through if books.restore(stored["books"], now) else None
+    except sound.ODD as error:
+        log.warning("the sums of the charges are not understood (%s): they are made anew", escaped(str(error))[:200])
+        return None
 
 
 def keep(connection: sa.Connection, books: Books) -> None:

@@ -6,6 +6,7 @@ Functions on an open connection; ``Ledger.transaction`` gives one and checks the
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -15,9 +16,11 @@ import sqlalchemy as sa
 from ..kind import Kind
 from ..limits.effective import Override
 from ..limits.schema import PersonLimits
+from ..text import escaped
 from ..usage import Charge
-from . import tables
+from . import sound, tables
 
+log = logging.getLogger("timeshare.service")
 C = tables.charges
 _INSERT_CHARGES = sa.insert(C)
 _CHARGES = sa.select(*(column for column in C.columns if column.name != "id"))
@@ -47,7 +50,10 @@ def last_charge(connection: sa.Connection) -> int:
 def _read_charges(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Charge]:
     kinds = {kind.value: kind for kind in Kind}
     for r in connection.execute(query.execution_options(yield_per=1000)):
-        yield Charge(r[0], r[1], r[2], kinds[r[3]], *r[4:])
+        if r[3] in kinds and sound.finite(r[5:9]):
+            yield Charge(r[0], r[1], r[2], kinds[r[3]], *r[4:])
+        else:
+            log.warning("a charge of reservation %s is not understood, and left out", escaped(str(r[0])))
 
 
 def remember_limits(connection: sa.Connection, version: str, text: str, now: float) -> None:
@@ -65,7 +71,15 @@ def overrides(connection: sa.Connection) -> list[Override]:
     found = []
     for row in connection.execute(sa.select(o).order_by(o.c.made_at.desc())).mappings():
         plain = {name: row[name] for name in ("id", "scope", "name", "extra_gpu_hours", "until", "why", "made_at")}
-        limits = PersonLimits.model_validate(json.loads(row["limits"]))
+        try:
+            limits = PersonLimits.model_validate(json.loads(row["limits"]))
+            for name in ("until", "made_at"):
+                sound.number(name, row[name])
+            sound.number("extra_gpu_hours", row["extra_gpu_hours"], 1e12)
+        except sound.ODD as error:
+            name, why = escaped(str(row["id"])), escaped(str(error))[:200]
+            log.warning("the exception %s is not understood, and does not hold: %s", name, why)
+            continue
         found.append(Override(**plain, limits=limits, by=row["made_by"], revoked_at=row["revoked_at"]))
     return found
 
@@ -96,7 +110,14 @@ def audit(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
 def people(connection: sa.Connection) -> dict[str, tuple[str, ...]]:
     """The groups of each person, as JupyterHub told them last."""
     p = tables.people
-    return {row[0]: tuple(json.loads(row[1])) for row in connection.execute(sa.select(p.c.name, p.c.groups))}
+    found = {}
+    for name, told in connection.execute(sa.select(p.c.name, p.c.groups)):
+        try:
+            groups = json.loads(told)
+            found[sound.text("name", name)] = tuple(sound.text("group", group) for group in groups)
+        except sound.ODD:  # as of somebody of whom JupyterHub never told: it is asked
+            log.warning("the groups of %s are not understood, and left out", escaped(str(name)))
+    return found
 
 
 def set_person(connection: sa.Connection, name: str, groups: Iterable[str], now: float) -> None:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 import sqlalchemy as sa
 
-from ..placement import Holding
 from ..queue import Promise
-from . import tables
+from ..text import escaped
+from . import sound, tables
 
 _P = tables.promises
 _DELETE = sa.delete(_P).where(_P.c.reservation_id == sa.bindparam("name"))
@@ -31,10 +31,13 @@ def write(connection: sa.Connection, promises: Mapping[str, Promise | None]) -> 
         connection.execute(_INSERT, rows)
 
 
-def read(connection: sa.Connection) -> dict[str, Promise]:
-    """Everything that is promised, by reservation."""
-    rows = connection.execute(sa.select(_P)).mappings()
-    return {
-        row["reservation_id"]: Promise(row["start"], tuple(Holding(**h) for h in json.loads(row["holdings"])))
-        for row in rows
-    }
+def read(connection: sa.Connection) -> tuple[dict[str, Promise], list[str]]:
+    """Everything that is promised, by reservation; and what is not understood, in words."""
+    found, odd = {}, []
+    for row in connection.execute(sa.select(_P)).mappings():
+        try:
+            start, held = sound.number("start", row["start"]), sound.holdings(json.loads(row["holdings"]))
+            found[row["reservation_id"]] = Promise(start, held)
+        except sound.ODD as error:
+            odd.append(f"that of {escaped(str(row['reservation_id']))}: {escaped(str(error))[:200]}")
+    return found, odd

@@ -11,11 +11,13 @@ import sqlalchemy as sa
 
 from ..reservation import Reservation
 from . import tables
-from .rows import from_row
+from .store import read_rows
 
 C, R = tables.charges.c, tables.reservations.c
 GROUPINGS = ("owner", "group", "model", "kind", "reason", "day")
 """What sums may be told apart by."""
+MOST = 1e15
+"""GPUs, and seconds: beyond it a charge is none."""
 MOST_RECENT = 300
 """Sums that are kept for who asks again."""
 
@@ -135,7 +137,7 @@ class Reader:
         charged = charged.join(tables.reservations, R.id == C.reservation_id).where(R.external.is_not(None))
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(tables.reservations).where(there).order_by(R.seq)).mappings()
-            found = [from_row(dict(row)) for row in rows]
+            found = list(read_rows(rows))
             return found, {row[0]: (row[1], row[2], row[3]) for row in connection.execute(charged)}
 
     def _key(self, name: str, began: sa.ColumnElement[float]) -> sa.ColumnElement[Any]:
@@ -180,7 +182,9 @@ class Reader:
 def _within(span: Span, after: int = 0) -> tuple[sa.ColumnElement[bool], ...]:
     # Few are newer than a known row: then they are looked for by row, and not by an index of the time.
     ended = C.ended + 0.0 if after else C.ended
-    return ended > span.since, C.began < span.until, C.ended > C.began, C.id > after, C.id <= span.last_charge
+    # Neither NaN, which PostgreSQL has above all numbers, nor text, as SQLite has it, is a number to sum up.
+    sound = C.gpus.between(0, MOST), C.rate.between(0, MOST), C.began >= 0, C.ended < MOST
+    return ended > span.since, C.began < span.until, C.ended > C.began, C.id > after, C.id <= span.last_charge, *sound
 
 
 def _later(column: sa.ColumnElement[float], at: float) -> sa.ColumnElement[float]:

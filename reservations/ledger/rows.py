@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ..external import External
-from ..job import JobSpec
 from ..kind import Kind
-from ..placement import Holding
-from ..reservation import Reason, Reservation, State, Terms
+from ..reservation import Reason, Reservation, State
 from ..shares import parse_share
+from . import sound
 
 PLAIN = (
     *("id", "seq", "owner", "server_name", "time_limit_s", "submitted_at", "client_key", "detail"),
@@ -35,18 +33,21 @@ def to_row(reservation: Reservation) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Reservation:
+    """Raises one of ``sound.ODD``, or PublicError, for a row that is not understood."""
     plain = {name: row[name] for name in PLAIN}
-    return Reservation(
+    sound.row(plain)
+    found = Reservation(
         **plain,
         kind=Kind(row["kind"]),
         state=State(row["state"]),
         reason=Reason(row["reason"]) if row["reason"] else None,
-        terms=Terms(**json.loads(row["terms"])),
-        job=JobSpec(**json.loads(row["job"])) if row["job"] else None,
-        external=External(**json.loads(row["external"])) if row["external"] else None,
+        terms=sound.terms(json.loads(row["terms"])),
+        job=sound.job(json.loads(row["job"])) if row["job"] else None,
+        external=sound.external(json.loads(row["external"])) if row["external"] else None,
         request=parse_share(json.loads(row["share"])),
-        holdings=tuple(Holding(**holding) for holding in json.loads(row["placement"])),
+        holdings=sound.holdings(json.loads(row["placement"])),
     )
+    return sound.reservation(found)
 
 
 def holding_rows(reservation: Reservation) -> list[dict[str, Any]]:

@@ -27,9 +27,10 @@ from ..clock import ClockAnchor
 from ..errors import PublicError
 from ..kind import Kind
 from ..queue import Promise
-from ..reservation import Reservation, State
+from ..reservation import Reason, Reservation, State
+from ..text import escaped
 from ..usage import Charge
-from . import policy, promises, tables
+from . import held, policy, promises, sound, tables
 from .outage import LedgerSilent, outage
 from .rows import from_row, holding_rows, to_row
 
@@ -38,6 +39,16 @@ log = logging.getLogger("timeshare.service")
 
 class LedgerLost(Exception):
     """Another service process owns the ledger now. This one must stop: what it knows may be old."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A live row that is not understood, for ``why``. Nobody knows what became of it: ``devices`` (UUIDs) stay its."""
+
+    reservation_id: str
+    owner: str
+    devices: tuple[str, ...]
+    why: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,8 @@ SQLITE = (
     # 64 MiB, so that of a large ledger the inner pages of all indexes stay at hand.
     "cache_size=-65536",
 )
+MOST_SAID = 300
+"""Characters of why a row is not understood."""
 _T = tables.reservations
 _H = tables.holdings
 _M = tables.meta.c
@@ -94,6 +107,10 @@ class Ledger:
         self._connection = engine.connect()
         self._outage: LedgerSilent | None = None
         self._not_before = 0.0
+        self.apart: dict[str, Apart] = {}
+        """Live rows that were not understood when all were read, by id."""
+        self.odd: dict[str, str] = {}
+        """What else was not understood and is left out, by what it is, for administrators."""
 
     @classmethod
     def open(cls, url: str) -> Ledger:
@@ -211,19 +228,66 @@ class Ledger:
     def promises(self) -> dict[str, Promise]:
         """What is promised to those who wait, by reservation."""
         with self.reading() as connection:
-            return promises.read(connection)
+            found, odd = promises.read(connection)
+        self._leave_out("promises", odd)
+        return found
+
+    def _leave_out(self, what: str, odd: Sequence[str]) -> None:
+        """Say so, and keep it for who asks."""
+        self.odd.pop(what, None)
+        if odd:
+            self.odd[what] = f"{len(odd)} of the {what} in the ledger not understood, and left out: {odd[0]}"
+            log.warning("%s", self.odd[what])
 
     def live(self) -> list[Reservation]:
-        """Every reservation that has not ended, in queue order."""
-        return self._select(sa.select(_T).where(tables.live).order_by(_T.c.seq))
+        """Every reservation that has not ended, in queue order, but for those that go ``apart``."""
+        found, self.apart = [], {}
+        with self.reading() as connection:
+            for row in connection.execute(sa.select(_T).where(tables.live).order_by(_T.c.seq)).mappings().all():
+                try:
+                    found.append(from_row(dict(row)))
+                except (*sound.ODD, PublicError) as error:
+                    self._set_apart(connection, row, str(error))
+        with self.transaction() as connection:
+            held.mend(connection, found, self.apart)
+        return found
+
+    def _set_apart(self, connection: sa.Connection, row: sa.RowMapping, why: str) -> None:
+        name = escaped(str(row["id"]))
+        where = _H.c.reservation_id == row["id"]
+        devices = connection.scalars(sa.select(_H.c.device_uuid).where(where).distinct())
+        both = {*map(str, devices), *_placed(row)}
+        uuids = tuple(sorted(map(escaped, both)))
+        self.apart[name] = Apart(name, escaped(str(row["owner"])), uuids, escaped(why)[:MOST_SAID])
+        log.error("the live row of reservation %s is not understood, and set apart: %s", name, self.apart[name].why)
+
+    def settle(self, reservation_id: str, now: float, detail: str) -> None:
+        """Write the end of one that is ``apart``: nothing of it runs, and what it held is free."""
+        with self.transaction() as connection:
+            gone = {"state": State.ENDED.value, "reason": Reason.LOST.value, "ended_at": now, "detail": detail}
+            connection.execute(sa.update(_T).where(_T.c.id == reservation_id).values(**gone))
+            for table in (_H, tables.promises, tables.activity):
+                connection.execute(sa.delete(table).where(table.c.reservation_id == reservation_id))
+            event = {"reservation_id": reservation_id, "at": now, "state": State.ENDED.value, "detail": detail}
+            connection.execute(_INSERT_EVENTS, [event])
+        self.apart.pop(reservation_id, None)
 
     def get(self, reservation_id: str) -> Reservation | None:
         found = self._select(sa.select(_T).where(_T.c.id == reservation_id))
         return found[0] if found else None
 
     def by_client_key(self, owner: str, client_key: str) -> Reservation | None:
-        found = self._select(sa.select(_T).where(_T.c.owner == owner, _T.c.client_key == client_key))
+        """Raises PublicError for a key whose reservation is not understood."""
+        where = _T.c.owner == owner, _T.c.client_key == client_key
+        found = self._select(sa.select(_T).where(*where))
+        if not found and self._count(where):
+            message = "client_key was given before, and what the ledger has of it is not understood: use a new one"
+            raise PublicError("not-understood", message, 409)
         return found[0] if found else None
+
+    def _count(self, where: Sequence[sa.ColumnElement[bool]]) -> int:
+        with self.reading() as connection:
+            return int(connection.scalar(sa.select(sa.func.count()).select_from(_T).where(*where)) or 0)
 
     def find(
         self, owner: str | None, states: Iterable[State], limit: int, kind: Kind | None = None, after: int = 0
@@ -244,7 +308,8 @@ class Ledger:
 
     def last_seq(self) -> int:
         with self.reading() as connection:
-            return int(connection.scalar(sa.select(sa.func.max(_T.c.seq))) or 0)
+            sane = _T.c.seq < sound.MOST  # text is above all numbers in SQLite
+            return int(connection.scalar(sa.select(sa.func.max(_T.c.seq)).where(sane)) or 0)
 
     def holdings(self) -> list[dict[str, Any]]:
         """The holdings table as it stands, for audits and tests."""
@@ -258,11 +323,16 @@ class Ledger:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def read_meta(self, key: str) -> Any:
-        """The JSON value stored under ``key``; None when there is none."""
+        """The JSON value stored under ``key``; None when there is none, or none that is understood."""
         meta = tables.meta
         with self.reading() as connection:
             text = connection.scalar(sa.select(meta.c.value).where(meta.c.key == key))
-        return None if text is None else json.loads(text)
+        try:
+            found, odd = None if text is None else json.loads(text), []
+        except (*sound.ODD,) as error:
+            found, odd = None, [str(error)]
+        self._leave_out(f"notes on {key}", odd)
+        return found
 
     def write_meta(self, key: str, value: Any) -> None:
         meta, text = tables.meta, json.dumps(value)
@@ -272,22 +342,37 @@ class Ledger:
                 connection.execute(sa.insert(meta).values(key=key, value=text))
 
     def clock_anchor(self) -> ClockAnchor | None:
+        """The anchor that was stored; None: there is none that can be one."""
         stored = self.read_meta("clock")
-        return ClockAnchor(**stored) if stored else None
+        try:
+            anchor = ClockAnchor(**stored) if stored else None
+            if anchor is not None:
+                sound.text("boot_id", anchor.boot_id)
+                sound.number("boot_seconds", anchor.boot_seconds)
+                sound.number("wall", anchor.wall)
+        except sound.ODD as error:
+            self._leave_out("notes on clock", [str(error)])
+            return None
+        return anchor
 
     def store_clock_anchor(self, anchor: ClockAnchor) -> None:
         self.write_meta("clock", asdict(anchor))
 
     def _select(self, query: sa.Select[Any]) -> list[Reservation]:
         with self.reading() as connection:
-            return list(_read(connection.execute(query).mappings()))
+            return list(read_rows(connection.execute(query).mappings()))
 
 
 def _take(connection: sa.Connection) -> str:
     """Take the next epoch, in which no transaction was written yet; return it."""
     meta = tables.meta
     epoch = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "epoch").with_for_update())
-    following = str(int(epoch or 0) + 1)
+    last = 0 if epoch is None else epoch_of(epoch)
+    if last is None:
+        # Far above every number that was counted up to: no process that still runs can have it.
+        log.warning("the ledger's epoch is %r, which is none: it begins anew at the present time", epoch)
+        last = int(time.time())
+    following = str(last + 1)
     for key, value in (("epoch", following), ("transaction", "0")):
         done = connection.execute(sa.update(meta).where(meta.c.key == key).values(value=value))
         if done.rowcount == 0:
@@ -295,16 +380,33 @@ def _take(connection: sa.Connection) -> str:
     return following
 
 
-def _read(rows: Iterable[sa.RowMapping]) -> Iterator[Reservation]:
-    """Yield the reservation of each row. Of what has ended, one that is not understood takes no other along; without
-    one that lives nobody could tell what is free."""
+def read_rows(rows: Iterable[sa.RowMapping]) -> Iterator[Reservation]:
+    """Yield the reservation of each row. One that is not understood takes no other along."""
     for row in rows:
         try:
             yield from_row(dict(row))
-        except (KeyError, TypeError, ValueError, PublicError) as error:
-            if row["state"] != State.ENDED.value:
-                raise
-            log.warning("the row of reservation %s is not understood, and left out: %r", row["id"], error)
+        except (*sound.ODD, PublicError) as error:
+            name, why = escaped(str(row["id"])), escaped(str(error))[:MOST_SAID]
+            log.warning("the row of reservation %s is not understood, and left out: %s", name, why)
+
+
+def _as_text(data: bytes) -> str:
+    """What is no text is read all the same, so that its row can be told from the others: see ``sound``."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _placed(row: sa.RowMapping) -> list[str]:
+    """What a row that is not understood says itself that it holds."""
+    try:
+        return [holding.device_uuid for holding in sound.holdings(json.loads(row["placement"]))]
+    except sound.ODD:
+        return []
+
+
+def epoch_of(text: object) -> int | None:
+    """Return the number of an owner that is written as ``text``; None for what is none."""
+    plain = isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 15
+    return int(str(text)) if plain else None
 
 
 def _event(reservation: Reservation, now: float) -> dict[str, Any]:
@@ -341,6 +443,7 @@ def open_engine(url: str) -> sa.Engine:
         # Python's sqlite3 would begin no transaction before a change of tables, and so half of a migration could be
         # written: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html, "pysqlite transactional behavior".
         connection.isolation_level = None
+        connection.text_factory = _as_text
         for pragma in SQLITE:
             connection.execute(f"PRAGMA {pragma}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from . import tables
+from . import sound, tables
 
 KEY = "swept"
 EVENTS_EACH = 4
@@ -67,7 +67,11 @@ def changes(connection: sa.Connection, before: float, most: int, in_force: str) 
 def swept(connection: sa.Connection) -> dict[str, float]:
     """By kind of row: everything up to that moment may have been removed."""
     text = connection.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.key == KEY))
-    return dict(json.loads(text)) if text else {}
+    try:
+        told = dict(json.loads(text)) if text else {}
+        return {sound.text("kind", name): sound.number(name, at) for name, at in told.items()}
+    except sound.ODD:
+        return {}
 
 
 def _note(connection: sa.Connection, what: str, until: float) -> None:

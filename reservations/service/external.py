@@ -246,7 +246,9 @@ class ExternalLoop:
         self._known = {name: known for name, known in self._known.items() if name in names}
         # Everybody can give a job such a name: no more than a few are looked for at a time.
         for name in sorted(names - set(self._known))[:LEFTOVERS_AT_ONCE]:
-            self._known[name] = await self._runtime.read(self._runtime.reader.knows, name)
+            known = await self._runtime.read(self._runtime.reader.knows, name)
+            # Of a live row that is not understood nobody can say that it is over.
+            self._known[name] = known and name not in self._runtime.pool.apart
             if not self._known[name]:
                 told = "%s: a job called after %r is of this deployment, and the ledger does not know it: it stays"
                 log.warning(told, self._engine.name, name)

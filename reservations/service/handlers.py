@@ -178,7 +178,8 @@ class EndUnaccounted(Base):
         self.admins_only()
         bodies.known_fields(self.json_body(), ())
         name = bodies.check_id(session_id)
-        if name not in {session.reservation_id for session in self.runtime.pool.unaccounted}:
+        pool = self.runtime.pool
+        if name not in pool.apart and name not in {session.reservation_id for session in pool.unaccounted}:
             raise PublicError("not-found", f"no session {name} runs here that the ledger does not know", 404)
         await self.runtime.end_unaccounted(name, self.who)
         self.answer(await self.runtime.call(views.devices_view, self.runtime.pool, None))

@@ -202,7 +202,7 @@ def devices_schema() -> Schema:
         }
     )
     stranger = record({"id": TEXT, "owner": TEXT, "start": COUNT, "devices": {"type": "array", "items": TEXT}})
-    unaccounted = "sessions that run and that the ledger does not know: for administrators all, else your own"
+    unaccounted = "sessions that the ledger does not know, damaged rows: for administrators all, else your own"
     return record(
         {
             "devices": {"type": "array", "items": device},

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -85,6 +85,8 @@ class Runtime:
         self._stopping = False
         self._wishes: dict[str, deque[_Wish]] = {}
         """By owner, in the order in which it is their turn."""
+        self._to_settle: dict[str, str] = {}
+        """Who ended each reservation that the ledger holds and that is not understood."""
         self._submitting: asyncio.Task[None] | None = None
         self.pool: Pool
         self.monitor: Monitor
@@ -286,6 +288,7 @@ class Runtime:
         asked_at = self.pool.clock()
         sessions = await self.engine.sessions()
         known = await self.call(self._take_sessions, sessions)
+        await self._settle(sessions)
         await self._look_at_gpus()
         self._seen_at = time.monotonic()
         if not was_fresh:
@@ -326,10 +329,20 @@ class Runtime:
         PublicError 503 when the node does not answer."""
         log.warning("%s ends the session %s, which the ledger does not know", who, name)
         try:
-            await self.engine.stop(name, self.pool.limits.stop, True)
+            state = await self.engine.stop(name, self.pool.limits.stop, True)
         except EngineUnknown as error:
             raise PublicError("engine-silent", f"its node does not answer ({error}): try again", 503) from None
+        if name in self.pool.apart and state is SessionState.EXITED:
+            await self.call(self.pool.settle, name, who)
+        elif name in self.pool.apart:
+            self._to_settle[name] = who
         self.hurry()
+
+    async def _settle(self, sessions: Sequence[EngineSession]) -> None:
+        """Writes the end of rows that were not understood and that administrators ended, once nothing of them runs."""
+        running = {session.reservation_id for session in sessions if session.state is not SessionState.EXITED}
+        for name in self._to_settle.keys() - running:
+            await self.call(self.pool.settle, name, self._to_settle.pop(name))
 
     async def _look_at_gpus(self) -> None:
         """What nobody can say of the GPUs is unknown; the node has other work, which does not depend on it."""

@@ -179,6 +179,12 @@ def devices_view(pool: Pool, owner: str | None) -> dict[str, Any]:
         for s in pool.unaccounted
         if owner in (None, s.owner)
     ]
+    running = {s.reservation_id for s in pool.unaccounted}
+    strangers += [
+        {"id": row.reservation_id, "owner": row.owner, "start": 0, "devices": list(row.devices)}
+        for row in pool.apart.values()
+        if owner in (None, row.owner) and row.reservation_id not in running
+    ]
     return {
         "devices": devices,
         "unaccounted": strangers,
@@ -211,6 +217,10 @@ def health_view(pool: Pool, fresh: bool) -> dict[str, Any]:
         warnings += engine.troubles()
     if pool.ledger_trouble:
         warnings.append("the ledger cannot be written now: what runs goes on, and nothing new is given out")
+    if pool.apart:
+        what = "live reservations in the ledger are not understood: what they hold stays held until an administrator"
+        warnings.append(f"{len(pool.apart)} {what} decides (timeshare unaccounted)")
+    warnings += [text.partition(":")[0] for text in pool.odd]
     status = "ok" if fresh and not pool.gpus_unknown and not pool.ledger_trouble else "degraded"
     live = sum(1 for _ in pool.live())
     return {"status": status, "agent": fresh, "ledger": not pool.ledger_trouble, "live": live, "warnings": warnings}
