@@ -172,7 +172,7 @@ def test_a_controller_that_is_away_for_a_minute_loses_nothing_and_ends_nothing(
     assert [alice.get(one)["reason"] for one in (ends_meanwhile, waits_too)] == ["completed"] * 2
     assert in_session(alice, "print(6 * 7)") == "42\n"
     assert len(names(hub)) == 3, "the three sessions, each once"
-    assert overlapping(slurm) == []
+    assert overlapping(hub) == []
     flag.unlink()
 
 
