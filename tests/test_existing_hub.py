@@ -143,6 +143,9 @@ class Site:
     def said(self) -> str:
         return (self.folder / "hub.log").read_text()
 
+    def new_session(self) -> requests.Session:
+        return requests.Session()
+
     def login(self, name: str) -> Person:
         return Person(self, name)  # type: ignore[arg-type]  # what a person needs of a hub is its address
 

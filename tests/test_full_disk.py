@@ -91,8 +91,8 @@ def test_a_start_on_a_full_disk_says_so_and_nothing_is_half_written(service: Ser
     ask_until_refused(service)
     service.kill()
     started = service.spawn()
-    assert started.wait(60) != 0
-    said = started.stderr.read().decode()
+    said = started.communicate(timeout=60)[1].decode()
+    assert started.returncode != 0
     assert f"timeshare service: the disk that holds {disk.path} is full" in said
     assert "Traceback" not in said
     disk.room()

@@ -19,7 +19,7 @@ from browsers import Person, chromium, chromium_path
 from databases import free_port
 from hubs import ROOT, command
 from nodes import kept_from_others
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 from web_servers import NAME, Place, Site, folder_of_account, missing, running
 
 pytestmark = [
@@ -136,17 +136,7 @@ def browser() -> Iterator[Browser]:
 
 
 def log_in(browser: Browser, lab: Lab, name: str) -> Person:
-    """With JupyterLab's own scripts left out, which take most of the time and are not looked at."""
-    person = Person(browser, lab.hub.url, name, lab.people[name])
-    person.page.route(LAB_SCRIPTS, leave_out)
-    return person
-
-
-LAB_SCRIPTS = re.compile(r"/user/[^/]+/(static/lab|lab/extensions)/")
-
-
-def leave_out(route: Route) -> None:
-    route.abort()
+    return Person(browser, lab.hub.url, name, lab.people[name])
 
 
 def sessions_on(page: Page, url: str) -> list[str]:
@@ -184,7 +174,6 @@ def test_two_people_work_behind_nginx_with_tls_a_base_url_postgresql_and_pam(lab
     printed = ben.page.evaluate(CELL, [f"{url}user/{second}/", "import getpass; print(getpass.getuser(), 6 * 7)"])
     assert printed == f"{second} 42\n"
     ben.stop()
-    ada.page.unroute(LAB_SCRIPTS)
     ada.open_notebook()
     assert ada.run_cell("import getpass; start = 20; print(getpass.getuser())").strip() == first
     handed = ada.run("%%gpu_batch --memory 4 --time 30m\nprint('in batch', start + 1)")

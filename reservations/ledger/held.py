@@ -21,15 +21,21 @@ _NAMES = tuple(column.name for column in _H.columns)
 Row = tuple[Any, ...]
 
 
-def mend(connection: sa.Connection, live: Iterable[Reservation], apart: Collection[str]) -> None:
-    """``live``: the reservations that are understood. Rows of those ``apart`` stay as they are."""
+def not_as_written(connection: sa.Connection, live: Iterable[Reservation], apart: Collection[str]) -> list[str]:
+    """Return the ids of which it does not say what they hold. ``live``: the reservations that are understood. Rows of
+    those ``apart`` stay as they are."""
     written: dict[str, list[Row]] = defaultdict(list)
     # As text: what is neither true nor false would end the reading of all rows.
     for row in connection.execute(sa.text(f"SELECT {', '.join(_NAMES)} FROM holdings")):
         written[str(row[0])].append(tuple(row))
     wanted = {r.id: holding_rows(r) for r in live if r.holds}
     odd = [name for name, rows in written.items() if name not in apart and not _same(rows, wanted.get(name, []))]
-    odd += [name for name, rows in wanted.items() if rows and name not in written]
+    return odd + [name for name, rows in wanted.items() if rows and name not in written]
+
+
+def mend(connection: sa.Connection, live: Iterable[Reservation], odd: Collection[str]) -> None:
+    """Make the rows of ``odd`` anew."""
+    wanted = {r.id: holding_rows(r) for r in live if r.holds and r.id in odd}
     for name in odd:
         log.warning("what %s holds was not written as it is, and is made anew", escaped(name))
         connection.execute(sa.delete(_H).where(_H.c.reservation_id == name))

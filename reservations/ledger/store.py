@@ -248,8 +248,10 @@ class Ledger:
                     found.append(from_row(dict(row)))
                 except (*sound.ODD, PublicError) as error:
                     self._set_apart(connection, row, str(error))
-        with self.transaction() as connection:
-            held.mend(connection, found, self.apart)
+            odd = held.not_as_written(connection, found, self.apart)
+        if odd:
+            with self.transaction() as connection:
+                held.mend(connection, found, odd)
         return found
 
     def _set_apart(self, connection: sa.Connection, row: sa.RowMapping, why: str) -> None:
