@@ -54,6 +54,15 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """Commands of timeshare set their own, in this process too."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     if postgres_bin() is None:

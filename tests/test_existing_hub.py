@@ -57,7 +57,9 @@ c.Spawner.notebook_dir = "{folder}"
 c.Spawner.args = ["--allow-root"]
 """
 ANNOUNCE = """
-import http.server, json, os, sys, urllib.request
+import http.server, json, os, signal, sys, urllib.request
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and so would this
 
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -125,7 +127,7 @@ class Site:
     def stop_hub(self) -> None:
         if self.hub is not None and self.hub.poll() is None:
             self.hub.send_signal(signal.SIGTERM)
-            self.hub.wait(30)
+            self.hub.wait(120)
 
     def start_timeshare(self, *more: str) -> None:
         words = [command(), "up", "--state", self.state, "--for-hub", f"http://127.0.0.1:{self.hub_port}/"]

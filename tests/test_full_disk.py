@@ -173,7 +173,12 @@ def test_what_was_written_after_all_is_not_taken_for_unwritten(tmp_path: Path, d
     with pytest.raises(LedgerSilent):
         write_many(ledger, 1)
     written = len(ledger.live())
+    with pytest.raises(LedgerSilent):
+        ledger.try_again()
     disk.room()
+    assert ledger.trouble is not None
+    ledger.try_again()
+    assert ledger.trouble is None, "though nobody had anything to write"
     ledger.commit([Change(reservation("after", 9000), None)], 2.0)
     assert len(ledger.live()) == written + 1, "what was known in memory was the truth"
 

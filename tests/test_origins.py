@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import Person, chromium, chromium_path
+from browsers import LAB_SCRIPTS, Person, chromium, chromium_path
 from hubs import Hub, command
 from nodes import eventually
 from playwright.sync_api import Browser
@@ -165,6 +165,7 @@ def running(hub: Hub) -> Iterator[Hub]:
 def arrived(hub: Hub, browser: Browser, name: str, servers: str) -> Person:
     """Has a server, and has been there. Lab itself takes its time, and is not needed."""
     person = Person(browser, hub.url, name, hub.deployment.password)
+    person.context.unroute(LAB_SCRIPTS)  # while requests are looked at, frames of the page below never finish loading
     person.open_form()
     person.start("1/4 of one a100-40gb")
     eventually(lambda: [r for r in hub.everybodys() if (r["owner"], r["state"]) == (name, "active")], 120)

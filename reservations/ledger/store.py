@@ -165,6 +165,12 @@ class Ledger:
             log.warning("the ledger can be written again")
             self._outage = None
 
+    def try_again(self) -> None:
+        """After an outage: see whether it can be written, with nothing. Raises LedgerSilent while it cannot."""
+        if self._outage is not None:
+            with self.transaction():
+                pass
+
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection to read with, in one moment of the ledger. Raises LedgerSilent."""

@@ -47,6 +47,8 @@ log = logging.getLogger("timeshare.service")
 T = TypeVar("T")
 MOST_TOGETHER = 64
 """Submissions that share one commit."""
+LEDGER_S = 5.0
+"""How often a ledger that was silent is tried again."""
 MOST_TOLD = 1000
 """Characters of one notice."""
 
@@ -104,8 +106,12 @@ class Runtime:
             loop.call_soon_threadsafe(self._notify, names)
 
         self.pool.changed = changed
-        engine_s = self.settings.engine_period_s
-        for step, period in ((self._time_step, 1.0), (self._limits_step, 1.0), (self._engine_step, engine_s)):
+        for step, period in (
+            (self._time_step, 1.0),
+            (self._limits_step, 1.0),
+            (self._engine_step, self.settings.engine_period_s),
+            (self._ledger_step, LEDGER_S),
+        ):
             self._tasks.append(asyncio.create_task(self._every(step, period)))
         self.retention = Retention(self)
         self._tasks.append(asyncio.create_task(self.retention.run()))
@@ -274,6 +280,10 @@ class Runtime:
         ending = await self.call(self.pool.tick)
         if ending:
             self.hurry()
+
+    async def _ledger_step(self) -> None:
+        """Nobody may want to write for a long time, and until then it would be told as silent."""
+        await self.call(self.ledger.try_again)
 
     async def _limits_step(self) -> None:
         await self.call(self.administration.look)
