@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 
@@ -231,7 +231,7 @@ def state_of(generator: Any) -> Any:
         return generator.getstate()
     if hasattr(generator, "get_state"):  # torch, or NumPy's RandomState
         return generator.get_state() if hasattr(generator, "manual_seed") else generator.get_state(legacy=False)
-    return generator.state
+    return _Spawning(generator.state, getattr(generator, "seed_seq", None))
 
 
 def set_state(generator: Any, state: Any) -> None:
@@ -241,7 +241,25 @@ def set_state(generator: Any, state: Any) -> None:
     elif hasattr(generator, "set_state"):
         generator.set_state(state)
     else:
-        generator.state = state
+        _set_spawning(generator, state)
+
+
+class _Spawning(NamedTuple):
+    """Of what is below a NumPy ``Generator``: its state, and the seeds from which ``spawn`` makes its children."""
+
+    state: Any
+    seeds: Any
+
+    def seed(self, label: str) -> int:
+        """Not from all of ``seeds``: beside a state that was set, they may be of chance."""
+        return seed((self.state, getattr(self.seeds, "n_children_spawned", 0)), label)
+
+
+def _set_spawning(generator: Any, found: _Spawning) -> None:
+    generator.state = found.state
+    if found.seeds is not None:
+        with contextlib.suppress(TypeError, AttributeError, KeyError, ValueError):  # a NumPy that keeps no seeds
+            generator.__setstate__((found.state, found.seeds))
 
 
 def derive(generators: Sequence[Any], label: str) -> None:
@@ -261,4 +279,5 @@ def _derive(generator: Any, state: Any, label: str) -> None:
         generator.set_state(_derived_numpy(state, label))
     else:
         numpy = importlib.import_module("numpy").random
-        generator.state = type(generator)(numpy.SeedSequence(seed(state, label))).state
+        seeds = numpy.SeedSequence(state.seed(label))
+        _set_spawning(generator, _Spawning(type(generator)(seeds).state, seeds))

@@ -238,3 +238,35 @@ def test_a_refused_submission_leaves_the_streams_as_they_were(notebook: Notebook
     with pytest.raises(Refused):
         notebook.hand(DRAW, "--memory 1000")
     assert (randomness.digest(randomness.states()), notebook.main["toy"].rng.bit_generator.state) == before
+
+
+KINDS = ["PCG64", "PCG64DXSM", "Philox", "SFC64", "MT19937"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_children_of_a_generator_are_of_its_own_point(kind: str) -> None:
+    def children(label: str) -> list[int]:
+        generator = np.random.Generator(getattr(np.random, kind)(7))
+        randomness.derive([generator.bit_generator], label)
+        return [int(child.integers(1 << 60)) for child in generator.spawn(2)]
+
+    assert children("point 0") == children("point 0")
+    assert not set(children("point 0")) & set(children("point 1"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_children_go_on_where_the_job_has_come_to(kind: str) -> None:
+    here, job = (np.random.Generator(getattr(np.random, kind)(7)) for _ in range(2))
+    drawn = int(job.spawn(1)[0].integers(1 << 60))
+    randomness.set_state(here.bit_generator, randomness.state_of(job.bit_generator))
+    assert int(here.spawn(1)[0].integers(1 << 60)) != drawn
+    assert here.integers(1 << 60) == job.integers(1 << 60)
+
+
+def test_a_generator_whose_seeds_are_of_chance_has_the_same_streams_at_every_run() -> None:
+    def drawn() -> int:
+        generator = np.random.RandomState(5)._bit_generator
+        randomness.derive([generator], "point 0")
+        return int(np.random.Generator(generator).integers(1 << 60))
+
+    assert drawn() == drawn()
