@@ -29,6 +29,7 @@ from nodes import deployment
 from pools import Lab
 
 from timeshare.hub_config.command import parser
+from timeshare.hub_config.run.folders import FolderError
 from timeshare.hub_config.saved import plan as plans
 from timeshare.hub_config.saved.archive import opened
 from timeshare.hub_config.saved.making import make_backup
@@ -314,6 +315,33 @@ def test_a_backup_overwrites_nothing(tmp_path: Path) -> None:
         make_backup(state, tmp_path / "link")
     assert (tmp_path / "there").read_text() == "mine"
     assert not list(tmp_path.glob(".timeshare-backup-*"))
+
+
+@pytest.mark.parametrize("open_to", ["its owner", "all"])
+def test_a_folder_that_others_can_change_gets_no_backup(tmp_path: Path, open_to: str) -> None:
+    state, folder = site(tmp_path / "state"), tmp_path / "theirs"
+    folder.mkdir()
+    if open_to == "all":
+        folder.chmod(0o777)
+    elif os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+    else:
+        pytest.skip("only root can give a folder to another account")
+    with pytest.raises(FolderError, match=r"theirs, on the way to .*--to"):
+        make_backup(state, folder)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_byte_that_names_another_packing_is_damage(tmp_path: Path, method: int) -> None:
+    path, _ = make_backup(site(tmp_path / "state"), tmp_path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\1\2") + 10  # in the directory at the end: how the first part is packed
+    assert data[at] == zipfile.ZIP_DEFLATED
+    data[at] = method
+    path.write_bytes(data)
+    with pytest.raises(BackupError, match="damaged"), opened(path) as archive:
+        archive.check()
 
 
 def test_a_state_that_is_not_empty_is_set_aside_when_asked(tmp_path: Path, ledger_url: str) -> None:

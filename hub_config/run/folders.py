@@ -126,12 +126,12 @@ def prepare_run_dir(folder: Path, shared: bool) -> None:
         raise FolderError(f"{folder} cannot be used for sockets: {error.strerror}") from None
 
 
-def check_way(folder: Path, sticky: bool = True) -> None:
+def check_way(folder: Path, sticky: bool = True, option: str = "--state") -> None:
     """Raise FolderError when another account could put something else in the place of ``folder``.
 
     ``sticky``: a folder such as /tmp on the way is good enough where what follows is ours already: there only the
     owner of an entry can rename or remove it (inode(7)). It is not for what must live long, as cleaners of /tmp do
-    not ask.
+    not ask. ``option``: the one that names another folder.
     """
     way = steps(folder)
     for above in way:
@@ -139,12 +139,12 @@ def check_way(folder: Path, sticky: bool = True) -> None:
         if why := _foreign(status):
             raise FolderError(
                 f"{above}, on the way to {folder}, {why}, who can put something else in its place: name another by "
-                "--state, below folders of root or of your own"
+                f"{option}, below folders of root or of your own"
             )
         if above != way[-1] and (why := _open(status, sticky)):
             raise FolderError(
                 f"{above}, on the way to {folder}, {why}, who can put something else in its place: "
-                f"`chmod go-w {above}`, or name another by --state"
+                f"`chmod go-w {above}`, or name another by {option}"
             )
 
 

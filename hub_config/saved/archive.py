@@ -20,6 +20,7 @@ from ...reservations.files import open_plain
 from .manifest import LARGEST, NAME, PARTS, BackupError, Manifest, Part, read_manifest
 
 PIECE = 1 << 20
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error, ValueError)
 
 
@@ -80,6 +81,8 @@ class Archive:
         odd = [name for name in names if name not in PARTS and name != NAME]
         if odd or len(set(names)) != len(names):
             raise BackupError(f"it holds what no backup does ({(odd or names)[0][:80]!r}): nothing of it is used")
+        if any(entry.compress_type not in PACKED for entry in entries):
+            raise BackupError("its parts are packed as no backup's are: it is damaged")
         if self._zip.getinfo(NAME).file_size > LARGEST:
             raise BackupError("its manifest is too long: it is damaged")
         with self._zip.open(NAME) as part:

@@ -26,6 +26,7 @@ from ...reservations.clock import rfc3339
 from ...reservations.deployment import FILE_NAME, Deployment, load_deployment
 from ...reservations.files import open_plain
 from ...reservations.ledger import rowcopy
+from ..run.folders import check_way
 from .archive import PIECE, Writer
 from .contents import FILES, HUB, LIMITS_ELSEWHERE, RESTORING, hub_database_elsewhere, others
 from .manifest import BackupError, Manifest, file_part, table_part
@@ -48,7 +49,7 @@ class Contents:
 
 def make_backup(state_dir: Path, target: Path) -> tuple[Path, Manifest]:
     """Write a backup of the deployment in ``state_dir``: a new file called ``target``, or in that folder. Its path and
-    manifest. Raises BackupError, DeploymentError."""
+    manifest. Raises BackupError, DeploymentError, FolderError."""
     if (state_dir / RESTORING / "plan.json").exists():
         raise BackupError("a restore into it was interrupted: run `timeshare restore --finish` first")
     deployment = load_deployment(state_dir / FILE_NAME)
@@ -86,11 +87,13 @@ def _written(path: Path, source: Source) -> Manifest:
 @contextlib.contextmanager
 def _work_folder(folder: Path) -> Iterator[Path]:
     """A private folder in ``folder`` that goes away afterwards; those that earlier, killed runs left there too."""
-    for left in folder.glob(f"{WORK}*"):
-        _remove_unused(left)
     work = folder / f"{WORK}{secrets.token_hex(4)}"
     work.mkdir(mode=0o700)
     try:
+        check_way(work, option="--to")  # else others could lead what is written here, by links, to files elsewhere
+        for left in folder.glob(f"{WORK}*"):
+            if left != work:
+                _remove_unused(left)
         with open(work / "lock", "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield work
