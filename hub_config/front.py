@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from ..reservations.deployment import Deployment
 
@@ -30,12 +30,12 @@ def front_of(public_url: str, base_url: str | None) -> tuple[str, str]:
     """
     if not public_url:
         return base_path(base_url or ""), ""
-    if not ADDRESS.fullmatch(public_url):
+    parts = urlsplit(public_url) if ADDRESS.fullmatch(public_url) else None
+    if parts is None or not _is_kept(parts):
         raise FrontError(
             f"--public-url is {public_url!r}: it must be what people open in the browser, with scheme and host, and a "
             f"path where there is one, such as {EXAMPLE}"
         )
-    parts = urlsplit(public_url)
     base = base_path(parts.path)
     if base_url is not None and base_path(base_url) != base:
         raise FrontError(
@@ -43,6 +43,16 @@ def front_of(public_url: str, base_url: str | None) -> tuple[str, str]:
             "are, so both must be the same; --public-url alone is enough"
         )
     return base, f"{parts.scheme}://{parts.netloc}{base}"
+
+
+def _is_kept(parts: SplitResult) -> bool:
+    """Whether browsers and proxies keep an address as it is: they resolve ``..`` and may join slashes."""
+    try:
+        port = parts.port
+    except ValueError:
+        return False
+    segments = parts.path.strip("/").split("/") if parts.path.strip("/") else []
+    return port != 0 and "//" not in parts.path and not {".", ".."} & set(segments)
 
 
 def check_same_host(front: str, subdomain_host: str) -> None:
@@ -63,12 +73,17 @@ def believed(named: str | None, ip: str) -> tuple[str, ...]:
         return THIS_MACHINE if _is_loopback(ip) else ()
     found = [text.strip() for text in named.split(",") if text.strip()]
     try:
-        return tuple(str(ipaddress.ip_address(text)) for text in found)
+        return tuple(str(_plain(ipaddress.ip_address(text))) for text in found)
     except ValueError as error:
         raise FrontError(
             f"--web-server: {error}; give the addresses from which the web server in front connects, by commas, "
             "such as 10.0.0.7, or '' where there is none"
         ) from None
+
+
+def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IPv4 address that came over a socket of IPv6, as the proxy compares it."""
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _is_loopback(ip: str) -> bool:

@@ -55,7 +55,7 @@ def run(options: Namespace) -> int:
         print(f"timeshare restore: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"timeshare restore: {error.filename}: {error.strerror}; {FAILED}", file=sys.stderr)
+        print(f"timeshare restore: {error.filename or 'the state folder'}: {error.strerror}; {FAILED}", file=sys.stderr)
         return 1
     return 0
 

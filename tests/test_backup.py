@@ -405,6 +405,16 @@ DAMAGED: dict[str, tuple[Callable[[str, bytes], bytes | None], dict[str, bytes],
 }
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["[1]", "{}", '["a", {"x": 1}]', '["a", {"bytes": 3}]', '["a", [1]]', f"[1, {2**64}]", "[" * 100_000, "nothing"],
+)
+def test_rows_that_no_ledger_could_take_are_refused_before_anything_is_promised(line: str) -> None:
+    with pytest.raises(ValueError, match=r"meta|Expecting"):
+        rowcopy.check(['["epoch", "1"]', line], ["key", "value"], "meta")
+    rowcopy.check(['["epoch", {"bytes": "/w=="}]', '["epoch", null]'], ["key", "value"], "meta")
+
+
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_what_is_damaged_or_foreign_changes_nothing(tmp_path: Path, kind: str) -> None:
     path, _ = make_backup(site(tmp_path / "old"), tmp_path / "a.backup")

@@ -23,7 +23,7 @@ from timeshare.reservations.ledger import Ledger, balances
 from timeshare.reservations.ledger.reader import Reader, Span
 from timeshare.reservations.ledger.store import open_engine
 from timeshare.reservations.monitor import Monitor
-from timeshare.reservations.reservation import Reason
+from timeshare.reservations.reservation import Reason, State
 from timeshare.reservations.service.views import devices_view, health_view
 
 NAN, INF, HUGE = "NaN", "Infinity", "9" * 5000
@@ -130,6 +130,29 @@ def test_a_damaged_live_row_is_set_apart_on_postgresql(
     tmp_path: Path, postgres_url: str, column: str, value: Any
 ) -> None:
     check(tmp_path, fresh_schema(postgres_url), column, value)
+
+
+@pytest.mark.parametrize("damaged", [b"ab\xffc", b"ab\x00c", b"ab\nc"], ids=["no UTF-8", "NUL", "line end"])
+def test_a_row_whose_id_is_damaged_too_keeps_what_it_holds_until_it_is_ended(tmp_path: Path, damaged: bytes) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    lab = lab_on(tmp_path, url)
+    held = lab.pool.get(lab.ask("ada").id).holdings[0].device_uuid
+    lab.ledger.close()
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as file, file:
+        file.execute("UPDATE holdings SET reservation_id = CAST(? AS TEXT)", (damaged,))
+        file.execute("UPDATE reservations SET id = CAST(? AS TEXT), seq = 'x'", (damaged,))
+    for _ in range(2):  # what is made anew is not what it holds
+        lab = lab_on(tmp_path, url)
+        (apart,) = lab.pool.apart.values()
+        assert apart.devices == (held,)
+        assert apart.reservation_id.isprintable()
+        lab.ledger.close()
+    lab = lab_on(tmp_path, url)
+    lab.pool.settle(apart.reservation_id, "root")
+    lab.ledger.close()
+    lab = lab_on(tmp_path, url)
+    assert not lab.pool.apart
+    assert [r.state for r in (lab.pool.get(lab.ask("ben").id), lab.pool.get(lab.ask("cleo").id))] == [State.GRANTED] * 2
 
 
 def test_a_key_of_a_damaged_row_is_not_used_again(tmp_path: Path) -> None:

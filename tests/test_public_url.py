@@ -46,6 +46,7 @@ def test_the_base_url_is_the_path_of_the_public_one(
     [
         *("hub.lab.example", "ftp://hub.lab.example/", "https:///gpu/", "https://ada@hub/", "https://hub/?a=b"),
         *("https://hub/#x", "https://hub:port/", "https://hub/a b", "https://hub/\n", "https://hub/%2e"),
+        *("https://hub/a/../b", "https://hub/a//b", "https://hub/.", "https://hub:99999/x", "https://hub:0/"),
     ],
 )
 def test_what_nobody_can_open_is_no_public_url(wrong: str) -> None:
@@ -109,6 +110,7 @@ def test_so_does_the_token_of_forms_of_a_persons_server() -> None:
         (None, "10.0.0.5", ()),
         ("", "127.0.0.1", ()),
         ("10.0.0.7, 2001:DB8:0::7", "0.0.0.0", ("10.0.0.7", "2001:db8::7")),
+        ("::ffff:10.0.0.7", "0.0.0.0", ("10.0.0.7",)),
     ],
 )
 def test_whose_word_is_taken(tmp_path: Path, named: str | None, ip: str, found: tuple[str, ...]) -> None:

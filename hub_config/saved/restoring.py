@@ -163,8 +163,11 @@ def _lay_ready(archive: Archive, state_dir: Path, plan: Plan) -> None:
     new, rows = folder / STATE, folder / LEDGER_ROWS
     for made in (folder, new, rows):
         made.mkdir(mode=0o700)
-    for table in plan.columns:
-        _extract(archive, table_part(table), rows / f"{table}.jsonl")
+    for table, names in plan.columns.items():
+        path = rows / f"{table}.jsonl"
+        _extract(archive, table_part(table), path)
+        with open(path, encoding="utf-8") as told:  # before anything is promised: filling only goes forward
+            rowcopy.check(told, names, table)
     for name in plan.put:
         if name != LEDGER:
             _extract(archive, file_part(name), new / name)
@@ -190,6 +193,8 @@ def _new(path: Path) -> int:
 def _settle(path: Path, before: Path, state_dir: Path, url: str) -> None:
     """The deployment as it is here: its folder may be another one."""
     told = json.loads(path.read_bytes())
+    if not isinstance(told, dict):
+        raise ValueError(f"{FILE_NAME} in it is no deployment")
     told["state_dir"], told["ledger_url"] = str(state_dir), url or f"sqlite:///{state_dir / LEDGER}"
     limits = Path(str(told.get("limits_path") or ""))
     if limits.parent == before and limits.name in FILES:

@@ -133,11 +133,33 @@ def _insert(connection: sa.Connection, table: str, names: Sequence[str], told: I
                 _execute(connection, table, names, [row], flags)
 
 
+def check(told: Iterable[str], names: Sequence[str], table: str) -> None:
+    """Raise ValueError for rows that ``fill`` could not take."""
+    for line in told:
+        _row(line, len(names), table)
+
+
 def _row(line: str, width: int, table: str) -> Row:
-    row = json.loads(line)
+    try:
+        row = json.loads(line)
+    except RecursionError:
+        raise ValueError(f"a row of {table} has not {width} values") from None
     if not isinstance(row, list) or len(row) != width:
         raise ValueError(f"a row of {table} has not {width} values")
+    for value in row:
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise ValueError(f"a row of {table} has {str(value)[:30]}, which no database keeps")
+        if isinstance(value, list) or (isinstance(value, dict) and not _are_bytes(value)):
+            raise ValueError(f"a row of {table} has {str(value)[:30]}, which is no value of a database")
     return row
+
+
+def _are_bytes(value: dict[str, Any]) -> bool:
+    try:
+        base64.b64decode(value["bytes"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_raw(value: Any) -> bool:

@@ -43,12 +43,14 @@ class LedgerLost(Exception):
 
 @dataclass(frozen=True)
 class Apart:
-    """A live row that is not understood, for ``why``. Nobody knows what became of it: ``devices`` (UUIDs) stay its."""
+    """A live row that is not understood, for ``why``. Nobody knows what became of it: ``devices`` (UUIDs) stay its.
+    ``key``: its id as it is written, which may be damaged too."""
 
     reservation_id: str
     owner: str
     devices: tuple[str, ...]
     why: str
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,30 +256,33 @@ class Ledger:
                     found.append(from_row(dict(row)))
                 except (*sound.ODD, PublicError) as error:
                     self._set_apart(connection, row, str(error))
-            odd = held.not_as_written(connection, found, self.apart)
+            odd = held.not_as_written(connection, found, {row.key for row in self.apart.values()})
         if odd:
             with self.transaction() as connection:
                 held.mend(connection, found, odd)
         return found
 
     def _set_apart(self, connection: sa.Connection, row: sa.RowMapping, why: str) -> None:
-        name = escaped(str(row["id"]))
-        where = _H.c.reservation_id == row["id"]
+        key = str(row["id"])
+        name = escaped(key)
+        where = _H.c.reservation_id == as_written(key)
         devices = connection.scalars(sa.select(_H.c.device_uuid).where(where).distinct())
         both = {*map(str, devices), *_placed(row)}
         uuids = tuple(sorted(map(escaped, both)))
-        self.apart[name] = Apart(name, escaped(str(row["owner"])), uuids, escaped(why)[:MOST_SAID])
+        self.apart[name] = Apart(name, escaped(str(row["owner"])), uuids, escaped(why)[:MOST_SAID], key)
         log.error("the live row of reservation %s is not understood, and set apart: %s", name, self.apart[name].why)
 
     def settle(self, reservation_id: str, now: float, detail: str) -> None:
         """Write the end of one that is ``apart``: nothing of it runs, and what it held is free."""
+        apart = self.apart.get(reservation_id)
+        key = as_written(reservation_id if apart is None else apart.key)
         with self.transaction() as connection:
             gone = {"state": State.ENDED.value, "reason": Reason.LOST.value, "ended_at": now, "detail": detail}
-            connection.execute(sa.update(_T).where(_T.c.id == reservation_id).values(**gone))
+            connection.execute(sa.update(_T).where(_T.c.id == key).values(**gone))
             for table in (_H, tables.promises, tables.activity):
-                connection.execute(sa.delete(table).where(table.c.reservation_id == reservation_id))
-            event = {"reservation_id": reservation_id, "at": now, "state": State.ENDED.value, "detail": detail}
-            connection.execute(_INSERT_EVENTS, [event])
+                connection.execute(sa.delete(table).where(table.c.reservation_id == key))
+            event = {"reservation_id": key, "at": now, "state": State.ENDED.value, "detail": detail}
+            connection.execute(sa.insert(tables.events).values(**event))
         self.apart.pop(reservation_id, None)
 
     def get(self, reservation_id: str) -> Reservation | None:
@@ -401,6 +406,15 @@ def read_rows(rows: Iterable[sa.RowMapping]) -> Iterator[Reservation]:
 def _as_text(data: bytes) -> str:
     """What is no text is read all the same, so that its row can be told from the others: see ``sound``."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def as_written(text: str) -> Any:
+    """Return what finds ``text`` in the ledger: SQLite keeps bytes that are no UTF-8, which cannot be bound as text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return sa.cast(sa.literal(text.encode("utf-8", "surrogateescape"), sa.LargeBinary), sa.Text)
+    return text
 
 
 def _placed(row: sa.RowMapping) -> list[str]:
