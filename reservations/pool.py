@@ -464,7 +464,7 @@ class Pool:
         self._ledger.write_meta("cordons", cordons)
         self._fleet.cordons = cordons
         if self.inventory is not None and self._renew(self.inventory):
-            self.touch()
+            self._settle()
 
     def events_heard(self, boot_id: str) -> int:
         """The number of the last event that was taken in; events are numbered anew with every boot of the node."""

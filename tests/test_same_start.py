@@ -36,7 +36,7 @@ LIMITS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", sorted({*range(SEEDS), 283}))  # 283: a device came back, and nobody had decided yet
 def test_what_the_form_tells_is_what_comes_of_it(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     lab = Lab(tmp_path, dice.choice(LIMITS), "a100", "a100", "t4")
