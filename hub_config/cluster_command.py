@@ -15,7 +15,7 @@ from ..reservations.errors import PublicError
 from ..reservations.files import from_start
 from .cluster.ask import Answers, ask_all, read_all
 from .cluster.hosts import Hosts, HostsError, read_hosts
-from .cluster.output import SURVEYS, differences, files_of, is_new, password_in, write_into, write_new
+from .cluster.output import SURVEYS, close_secrets, differences, files_of, is_new, password_in, write_into, write_new
 from .cluster.plan import Plan, plan
 from .cluster.survey import survey
 
@@ -103,6 +103,7 @@ def write(out: Path, found: Plan, new: bool, replace: bool) -> int:
         write_new(out, files)
         print(f"Written: {', '.join(sorted(files))}, in {out}. What to copy where: {out / 'NEXT_STEPS.md'}")
         return 0
+    close_secrets(out)
     changed = list(differences(out, files, password))
     for one in changed:
         print(one.text, end="")

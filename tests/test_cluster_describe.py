@@ -113,6 +113,12 @@ def test_what_is_wrong_with_a_host_is_told_with_its_line(name: str) -> None:
         ("{t4: 4}", "{t4: \x00}", "line 3: holds the control character \\x00"),
         ("cluster: lab", "public_url: 'https://a\"b'\ncluster: lab", "line 1: public_url: must match"),
         ("cluster: lab", "timeshare: '/opt/a; rm -r /'\ncluster: lab", "line 1: timeshare: must match"),
+        (
+            "cluster: lab",
+            "ports: 9000-1000\ncluster: lab",
+            "line 1: ports: is '9000-1000': must be such as 20000-29999",
+        ),
+        ("cluster: lab", "ports: 90000-99999\ncluster: lab", "within 1024 and 65535"),
         (SMALL, "", "is empty"),
     ],
 )
@@ -260,10 +266,15 @@ def test_gpus_that_cannot_be_handed_out_are_left_out_and_told() -> None:
         {"model": "t4", "memory_mib": 15109, "minor": 0, "why_not": "it fell off the bus"},
         {"model": "t4", "memory_mib": 15109, "minor": 1},
         {"model": "t4", "memory_mib": 15109, "minor": None},
+        {"model": "t4", "memory_mib": 15109, "minor": 2},
+        {"model": "v100", "memory_mib": 32768, "minor": 2},
     ]
     found = described(answer(gpus=gpus), answer(has_slurmd=False))
     assert "NodeName=one Name=gpu Type=t4 File=/dev/nvidia1\n" in gres_conf(found)
     assert "one: GPU 0 (t4) is left out: it fell off the bus" in found.notes
+    assert "one: GPU 2 (t4) is left out: it tells no device file" in found.notes
+    assert "one: GPU 4 (v100) is left out: another GPU says that it is /dev/nvidia2 too" in found.notes
+    assert "v100" not in gres_conf(found)
     assert "two has no slurmd yet: apt-get install slurmd" in found.notes
 
 
@@ -311,6 +322,10 @@ def test_a_folder_is_written_whole_and_keeps_its_secret(place: Path) -> None:
     again = describe(place)
     assert (again.returncode, password in again.stdout) == (0, False)
     assert "Nothing has changed" in again.stdout
+    for name in SECRET:
+        (place / "out" / name).chmod(0o644)
+    assert describe(place).returncode == 0
+    assert {stat.S_IMODE((place / "out" / name).stat().st_mode) for name in SECRET} == {0o600}
 
 
 def test_a_second_run_shows_what_changes_and_writes_it_only_when_told(place: Path) -> None:
@@ -478,4 +493,5 @@ def test_limits_of_the_lab_are_clean_where_its_devices_are_known(snapshots: dict
 
 def test_limits_to_begin_with_are_valid_for_any_plan() -> None:
     assert judge(limits_text(described(answer(), answer())), None).is_valid
+    assert judge(limits_text(described(answer(gpus=[]), answer(gpus=[]))), None).is_valid
     assert isinstance(parse_hosts(SMALL), Hosts)

@@ -93,6 +93,14 @@ class Hosts(Section):
     hosts: tuple[Host, ...]
     partitions: dict[PartitionName, Partition]
 
+    @field_validator("ports")
+    @classmethod
+    def _a_span(cls, value: str) -> str:
+        first, last = map(int, value.split("-"))
+        if not 1024 <= first <= last <= 65535:
+            raise ValueError(f"is '{value}': must be such as 20000-29999, within 1024 and 65535, the lower one first")
+        return value
+
     @field_validator("shards")
     @classmethod
     def _few(cls, value: dict[str, int]) -> dict[str, int]:

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +118,17 @@ def write_into(folder: Path, files: Mapping[str, str]) -> None:
     (folder / SURVEYS).mkdir(mode=0o700, exist_ok=True)
     for name, text in files.items():
         write_anew(folder / name, text, 0o600 if name in SECRET else 0o644)
+
+
+def close_secrets(folder: Path) -> None:
+    """Close to others what holds a password, whoever opened it. Raises OSError."""
+    for name in SECRET:
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.fchmod(descriptor, 0o600)
+            finally:
+                os.close(descriptor)
 
 
 def _text(path: Path) -> str:

@@ -101,12 +101,19 @@ def plan(hosts: Hosts, surveys: Mapping[str, Survey], silent: Mapping[str, str])
 
 
 def _node(hosts: Hosts, host: Host, survey: Survey) -> Node:
-    gpus = tuple(_sets(gpu for gpu in survey.gpus if not gpu.why_not and gpu.minor is not None))
+    twice = _twice(survey)
+    gpus = tuple(_sets(gpu for gpu in survey.gpus if not gpu.why_not and gpu.minor not in (None, *twice)))
     each = {hosts.shards.get(gpu.model, 0) for gpu in gpus}
     shards = each.pop() * sum(len(gpu.minors) for gpu in gpus) if len(each) == 1 else 0
     left = survey.memory_mib - hosts.keep_memory_gib * MIB_PER_GIB
     memory = max(256, int(min(survey.memory_mib * TOLERANCE, left)))
     return Node(host, hosts.partition_of(host), survey, gpus, shards, memory)
+
+
+def _twice(survey: Survey) -> frozenset[int]:
+    """Device files that several GPUs say they have: nobody can say which of them is meant."""
+    minors = [gpu.minor for gpu in survey.gpus if not gpu.why_not and gpu.minor is not None]
+    return frozenset(minor for minor in minors if minors.count(minor) > 1)
 
 
 def _sets(gpus: Iterable[Gpu]) -> Iterator[GpuSet]:
@@ -121,11 +128,11 @@ def _sets(gpus: Iterable[Gpu]) -> Iterator[GpuSet]:
 def _notes(hosts: Hosts, node: Node) -> Iterator[str]:
     name, survey = node.host.name, node.survey
     for number, gpu in enumerate(survey.gpus):
-        if gpu.why_not:
-            yield f"{name}: GPU {number} ({gpu.model}) is left out: {gpu.why_not}"
-    minors = [minor for gpu in node.gpus for minor in gpu.minors]
-    if len(minors) != len(set(minors)):
-        yield f"{name}: two of its GPUs say that they have the same device file: look at its gres.conf line"
+        why = gpu.why_not or ("it tells no device file" if gpu.minor is None else "")
+        if gpu.minor in _twice(survey) and not why:
+            why = f"another GPU says that it is /dev/nvidia{gpu.minor} too"
+        if why:
+            yield f"{name}: GPU {number} ({gpu.model}) is left out: {why}"
     if not node.gpus:
         yield f"{name} has no GPU that can be handed out{f' ({survey.note})' if survey.note else ''}"
     each = {hosts.shards.get(gpu.model, 0) for gpu in node.gpus}

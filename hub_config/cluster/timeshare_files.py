@@ -85,7 +85,8 @@ def _limits(plan: Plan) -> Iterator[str]:
     yield "# share, quotas, preemption, GPUs kept for sessions, events and maintenance are Slurm's: see docs/slurm.md."
     yield ""
     yield "timezone: UTC"
-    yield "weights:                 # what a GPU of a model counts in budgets"
+    if plan.models:
+        yield "weights:                 # what a GPU of a model counts in budgets"
     yield from (f"  {model}: 1" for model in plan.models)
     yield ""
     yield "defaults:"

@@ -27,7 +27,7 @@ export class Forwarded {
     for (const name of Object.keys(headers)) {
       if (name.startsWith("x-forwarded-") || OTHERS.includes(name)) delete headers[name];
     }
-    const encrypted = scheme === "https" || scheme === "wss";
+    const encrypted = ["https", "wss"].includes(scheme?.toLowerCase());
     const host = headers.host ?? "";
     headers["x-forwarded-for"] = net.isIP(address) ? address : peer;
     headers["x-forwarded-proto"] = encrypted ? "https" : "http";
