@@ -126,10 +126,10 @@ def _sets(gpus: Iterable[Gpu]) -> Iterator[GpuSet]:
 
 
 def _notes(hosts: Hosts, node: Node) -> Iterator[str]:
-    name, survey = node.host.name, node.survey
+    name, survey, twice = node.host.name, node.survey, _twice(node.survey)
     for number, gpu in enumerate(survey.gpus):
         why = gpu.why_not or ("it tells no device file" if gpu.minor is None else "")
-        if gpu.minor in _twice(survey) and not why:
+        if gpu.minor in twice and not why:
             why = f"another GPU says that it is /dev/nvidia{gpu.minor} too"
         if why:
             yield f"{name}: GPU {number} ({gpu.model}) is left out: {why}"
